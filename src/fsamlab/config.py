@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 
@@ -26,21 +26,37 @@ class ConfigError(ValueError):
         self.key = key
 
 
+class StrayKey(ConfigError):
+    """A key that no schema has."""
+
+    def __init__(self, line: str) -> None:
+        ValueError.__init__(self, line)
+        self.key = line.split(":")[0]
+
+
 def did_you_mean(word: str, known: list[str]) -> str:
     """Return `" (did you mean X?)"` for the nearest of `known`, or an empty string."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def unknown_key(key: str, name: str, known: list[str], where: str) -> str:
+    """Return the line for a key that does not exist: the nearest that does, or all of them."""
+    near = did_you_mean(name, known)
+    return f"{key}: unknown key{near or f'; {where} has ' + ', '.join(known)}"
+
+
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among `allowed`."""
     if value not in allowed:
-        raise ConfigError(key, value, f"must be one of {', '.join(allowed)}{did_you_mean(str(value), list(allowed))}")
+        raise ConfigError(
+            key, value, f"must be one of {', '.join(allowed)}{did_you_mean(str(value), list(allowed))}"
+        )
 
 
 def in_range(
     key: str,
-    value: Optional[float],
+    value: float | None,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -55,7 +71,9 @@ def in_range(
     if not math.isfinite(value) or below or above:
         left = "" if low == -math.inf else f"{'>' if open_low else '>='} {low:g}"
         right = "" if high == math.inf else f"{'<' if open_high else '<='} {high:g}"
-        raise ConfigError(key, value, f"must be finite and {' and '.join(p for p in (left, right) if p)}".rstrip(" and"))
+        raise ConfigError(
+            key, value, f"must be finite and {' and '.join(p for p in (left, right) if p)}".rstrip(" and")
+        )
 
 
 @dataclass
@@ -74,20 +92,20 @@ class OptimizerConfig:
     # the axes
     ascent: str = "none"  # none | batch | other_batch | full | gaussian
     component: str = "all"  # all | subtract | project_out | project_on | reference
-    reference: Optional[str] = None  # ema | full
+    reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive
     every: int = 1  # perturb in every k-th step, plain base steps between
     rho: float = 0.0
     # parameters of single choices; null where the choice does not use them
-    sigma: Optional[float] = None  # component=subtract
-    lmbda: Optional[float] = None  # reference=ema
-    order: Optional[str] = None  # reference=ema: official | paper
-    ema_init: Optional[str] = None  # reference=ema: first_gradient | zero | zero_debiased
-    eta: Optional[float] = None  # metric=adaptive
-    adaptive_form: Optional[str] = None  # metric=adaptive: official | all
-    ascent_batch_size: Optional[int] = None  # ascent=other_batch; null: the descent batch's size
-    ascent_nested: Optional[bool] = None  # ascent=other_batch: shares samples with the descent batch
-    full_every_steps: Optional[int] = None  # ascent=full or reference=full: recompute every n steps
+    sigma: float | None = None  # component=subtract
+    lmbda: float | None = None  # reference=ema
+    order: str | None = None  # reference=ema: official | paper
+    ema_init: str | None = None  # reference=ema: first_gradient | zero | zero_debiased
+    eta: float | None = None  # metric=adaptive
+    adaptive_form: str | None = None  # metric=adaptive: official | all
+    ascent_batch_size: int | None = None  # ascent=other_batch; null: the descent batch's size
+    ascent_nested: bool | None = None  # ascent=other_batch: shares samples with the descent batch
+    full_every_steps: int | None = None  # ascent=full or reference=full: recompute every n steps
     floor: float = 1e-5  # |d| <= floor*|a| leaves the weights unperturbed
     same_rng: bool = False  # the perturbed pass replays the clean pass's dropout masks
 
@@ -115,21 +133,41 @@ class OptimizerConfig:
         self._check_parameters(k)
 
     def _check_axes(self, k: str) -> None:
-        if self.ascent == "none" and (self.component != "all" or self.rho > 0):
-            raise ConfigError(k + "ascent", "none", "a plain base step takes component=all and rho=0; choose an ascent gradient")
+        if self.ascent == "none" and self.rho > 0:
+            raise ConfigError(
+                k + "rho",
+                self.rho,
+                f"optimizer={self.name} has no perturbation (ascent=none); leave rho at 0",
+            )
+        if self.ascent == "none" and self.component != "all":
+            raise ConfigError(
+                k + "component", self.component, "ascent=none perturbs nothing; choose an ascent gradient"
+            )
         if (self.component == "all") != (self.reference is None):
             raise ConfigError(
-                k + "reference", self.reference, f"component={self.component} {'takes none' if self.reference else 'needs ema or full'}"
+                k + "reference",
+                self.reference,
+                f"component={self.component} {'takes none' if self.reference else 'needs ema or full'}",
             )
         if self.reference is not None:
             one_of(k + "reference", self.reference, ("ema", "full"))
             if self.ascent == "gaussian":
-                raise ConfigError(k + "reference", self.reference, "a Gaussian ascent direction has no mean to remove; use component=all")
+                raise ConfigError(
+                    k + "reference",
+                    self.reference,
+                    "a Gaussian ascent direction has no mean to remove; use component=all",
+                )
         if self.ascent == "full" and self.reference == "full":
-            raise ConfigError(k + "reference", "full", "the ascent gradient is the full gradient already; use component=all")
+            raise ConfigError(
+                k + "reference", "full", "the ascent gradient is the full gradient already; use component=all"
+            )
 
     def _check_parameters(self, k: str) -> None:
-        ema, adaptive, full = self.reference == "ema", self.metric == "adaptive", "full" in (self.ascent, self.reference)
+        ema, adaptive, full = (
+            self.reference == "ema",
+            self.metric == "adaptive",
+            "full" in (self.ascent, self.reference),
+        )
         other = self.ascent == "other_batch"
         users = {  # field: (used by this variant, may be null then, who uses it)
             "sigma": (self.component == "subtract", False, "component=subtract"),
@@ -145,7 +183,11 @@ class OptimizerConfig:
         for name, (used, optional, by) in users.items():
             value = getattr(self, name)
             if value is not None and not used:
-                raise ConfigError(k + name, value, f"has no effect in optimizer={self.name}; only {by} uses it: leave it null")
+                raise ConfigError(
+                    k + name,
+                    value,
+                    f"has no effect in optimizer={self.name}; only {by} uses it: leave it null",
+                )
             if value is None and used and not optional:
                 raise ConfigError(k + name, "null", f"has to be set with {by}")
         in_range(k + "sigma", self.sigma)
@@ -160,10 +202,16 @@ class OptimizerConfig:
             one_of(k + "ema_init", self.ema_init, ("first_gradient", "zero", "zero_debiased"))
             if self.order == "paper" and self.sigma is not None:
                 if self.sigma >= 1 / (1 - self.lmbda):
-                    raise ConfigError(k + "sigma", self.sigma, f"{PAPER_SIGMA_LIMIT} (= {1 / (1 - self.lmbda):g} for lmbda={self.lmbda:g})")
+                    raise ConfigError(
+                        k + "sigma",
+                        self.sigma,
+                        f"{PAPER_SIGMA_LIMIT} (= {1 / (1 - self.lmbda):g} for lmbda={self.lmbda:g})",
+                    )
                 if self.sigma == 1 and self.ema_init != "zero":
                     raise ConfigError(
-                        k + "ema_init", self.ema_init, "with order=paper and sigma=1 the first direction is zero; use ema_init=zero"
+                        k + "ema_init",
+                        self.ema_init,
+                        "with order=paper and sigma=1 the first direction is zero; use ema_init=zero",
                     )
 
 
@@ -187,16 +235,16 @@ class DataConfig:
     """A data set with its split, label noise and augmentation."""
 
     name: str = MISSING
-    import_path: Optional[str] = None  # package.module:function for a data set of one's own
+    import_path: str | None = None  # package.module:function for a data set of one's own
     root: str = "data"  # relative to the project's directory
     download: bool = False
     batch_size: int = 64
     eval_batch_size: int = 1024
     drop_last: bool = False
     num_workers: int = 0  # streamed data only; in-memory sets need none
-    train_size: Optional[int] = None  # keep so many training images; null: all that the split leaves
+    train_size: int | None = None  # keep so many training images; null: all that the split leaves
     val_size: int = 0  # held out from the training part, by seed; labels stay clean
-    test_size: Optional[int] = None  # only for sets without a test part of their own
+    test_size: int | None = None  # only for sets without a test part of their own
     label_noise: float = 0.0  # share of training labels that are redrawn
     noise_type: str = "symmetric"  # symmetric | asymmetric
     noise_includes_true: bool = True  # symmetric: the draw may return the true class
@@ -256,14 +304,14 @@ class ModelConfig:
 
     name: str = MISSING
     library: str = "own"  # own | timm
-    import_path: Optional[str] = None  # package.module:function(num_classes=, in_channels=) -> nn.Module
+    import_path: str | None = None  # package.module:function(num_classes=, in_channels=) -> nn.Module
     pretrained: bool = False  # library=timm
-    checkpoint: Optional[str] = None  # weights to start from: a run's last.pt or a plain state_dict
-    width: Optional[int] = None  # small_cnn, wrn28_10 (widening factor)
-    depth: Optional[int] = None  # wrn28_10, pyramidnet110
-    alpha: Optional[int] = None  # pyramidnet110
-    dropout: Optional[float] = None  # vgg16_bn, wrn28_10
-    drop_path: Optional[float] = None  # library=timm
+    checkpoint: str | None = None  # weights to start from: a run's last.pt or a plain state_dict
+    width: int | None = None  # small_cnn, wrn28_10 (widening factor)
+    depth: int | None = None  # wrn28_10, pyramidnet110
+    alpha: int | None = None  # pyramidnet110
+    dropout: float | None = None  # vgg16_bn, wrn28_10
+    drop_path: float | None = None  # library=timm
 
     def __post_init__(self) -> None:
         one_of("model.library", self.library, ("own", "timm"))
@@ -272,7 +320,9 @@ class ModelConfig:
         in_range("model.dropout", self.dropout, 0, 1, open_high=True)
         in_range("model.drop_path", self.drop_path, 0, 1, open_high=True)
         if self.pretrained and self.library != "timm":
-            raise ConfigError("model.pretrained", True, "only timm models come with weights; use model=timm model.name=...")
+            raise ConfigError(
+                "model.pretrained", True, "only timm models come with weights; use model=timm model.name=..."
+            )
 
 
 @dataclass
@@ -280,22 +330,22 @@ class TrainConfig:
     """Length, schedule, precision and bookkeeping of training."""
 
     epochs: int = 60
-    max_steps: Optional[int] = None  # stop after so many optimizer steps (dry runs)
+    max_steps: int | None = None  # stop after so many optimizer steps (dry runs)
     precision: str = "fp32"  # fp32 | bf16
     device: str = "auto"  # auto | cpu | cuda
-    num_threads: Optional[int] = None  # intra-op threads; null: torch's choice, or the launcher's share
+    num_threads: int | None = None  # intra-op threads; null: torch's choice, or the launcher's share
     schedule: str = "cosine"  # cosine | step | constant, per iteration
     warmup_epochs: float = 0.0  # linear from 0
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # schedule=step, shares of training
     gamma: float = 0.1  # schedule=step
     label_smoothing: float = 0.0
-    max_grad_norm: Optional[float] = None  # clips the descent gradient only
+    max_grad_norm: float | None = None  # clips the descent gradient only
     accumulate_steps: int = 1  # micro-batches in a step
     accumulate_mode: str = "joint"  # joint: same as one big batch | per_micro_batch: m-SAM
     eval_every_epochs: int = 1
-    log_every_steps: Optional[int] = None  # rows between the epochs' rows
+    log_every_steps: int | None = None  # rows between the epochs' rows
     checkpoint_every_minutes: float = 5.0
-    checkpoint_every_steps: Optional[int] = None
+    checkpoint_every_steps: int | None = None
     save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
     on_divergence: str = "stop"  # stop | continue
     progress: bool = True  # progress bar where the output is a terminal
@@ -325,7 +375,7 @@ class DiagnosticsConfig:
     """Which quantities are measured during training, and how often."""
 
     name: str = MISSING
-    every_steps: Optional[int] = None  # free scalars of the perturbation; null is off
+    every_steps: int | None = None  # free scalars of the perturbation; null is off
 
     def __post_init__(self) -> None:
         in_range("diagnostics.every_steps", self.every_steps, 1)
@@ -338,7 +388,7 @@ class TrackerConfig:
     name: str = MISSING  # wandb | none
     mode: str = "auto"  # auto | online | offline | disabled
     project: str = "fsamlab"
-    entity: Optional[str] = None
+    entity: str | None = None
     tags: list[str] = field(default_factory=list)
     init_timeout: float = 20.0  # seconds until an unreachable server is given up
     finish_timeout: float = 120.0
@@ -368,7 +418,9 @@ class Config:
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**31 - 1)
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
-            raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
+            raise ConfigError(
+                "name", repr(self.name), "must be usable as one directory name, without slashes"
+            )
 
 
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs
@@ -404,10 +456,18 @@ def _build(cls: type, node: Any, prefix: str) -> Any:
     known = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key in node:
+        if key == "hydra" and cls is Config:
+            continue  # there while Hydra resolves its own directories; jobs are handed the config without it
         if key not in known:
-            raise ConfigError(prefix + str(key), node[key], f"unknown key{did_you_mean(str(key), known)}; {cls.__name__} has {', '.join(known)}")
+            raise StrayKey(
+                unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config")
+            )
         if node._get_node(key)._is_missing():
-            raise ConfigError(prefix + str(key), "???", f"has to be given, for example {prefix}{key}=VALUE on the command line")
+            raise ConfigError(
+                prefix + str(key),
+                "???",
+                f"has to be given, for example {prefix}{key}=VALUE on the command line",
+            )
         child = node[key]
         nested = schema_of(child) if hasattr(child, "_metadata") else None
         if nested is not None:
@@ -427,7 +487,11 @@ def typed(cfg: Any) -> Config:
     """
     for group in SCHEMAS:
         if schema_of(cfg[group]) is None:
-            raise ConfigError(group, cfg[group], f"the option's YAML names no schema; start its defaults list with /schema/{group}/...@_here_")
+            raise ConfigError(
+                group,
+                cfg[group],
+                f"the option's YAML names no schema; start its defaults list with /schema/{group}/...@_here_",
+            )
     return _build(Config, cfg, "")
 
 

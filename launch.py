@@ -1,0 +1,21 @@
+"""Compose a run from conf/ and train it; with -m, train every run of a sweep.
+
+`python launch.py --help` lists the groups and examples. fsamlab/run.py is the file to read next.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from fsamlab import door
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Run one composed job; torch is imported here and not before."""
+    from fsamlab.run import run_composed
+
+    run_composed(cfg)
+
+
+if __name__ == "__main__":
+    door.enter(main)

@@ -1,0 +1,50 @@
+"""Data sets: `build_data` turns the `data` section of a config into batches on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from fsamlab.config import ConfigError, DataConfig, did_you_mean
+from fsamlab.data.in_memory import build_in_memory
+from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
+from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
+from fsamlab.data.streamed import build_streamed
+from fsamlab.import_path import import_function
+
+__all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
+
+DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
+    "digits": partial(build_in_memory, read_digits),
+    "fashion_mnist": partial(build_in_memory, read_fashion_mnist),
+    "cifar10": partial(build_in_memory, read_cifar),
+    "cifar100": partial(build_in_memory, read_cifar),
+    "synthetic": partial(build_in_memory, read_synthetic),
+    "imagenet": build_streamed,
+    "image_folder": build_streamed,
+}
+
+
+def build_data(cfg: DataConfig, seed: int, device: torch.device, project_root: Path) -> Data:
+    """Build the data set `cfg` names.
+
+    Args:
+        seed: determines split, label noise, order and augmentation.
+        device: where the batches are wanted; in-memory sets live there.
+        project_root: what a relative `cfg.root` is relative to.
+
+    Raises:
+        ConfigError: unknown name, missing files, or sizes that do not fit the set.
+    """
+    if cfg.import_path is not None:
+        return import_function("data.import_path", cfg.import_path)(cfg, seed, device, project_root)
+    if cfg.name not in DATASETS:
+        known = list(DATASETS)
+        hint = did_you_mean(cfg.name, known)
+        raise ConfigError(
+            "data.name", cfg.name, f"must be one of {', '.join(known)}{hint}, or set data.import_path"
+        )
+    return DATASETS[cfg.name](cfg, seed, device, project_root / Path(cfg.root).expanduser())

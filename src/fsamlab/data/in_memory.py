@@ -1,0 +1,151 @@
+"""Small image sets: tensors on the training device, augmented in whole batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fsamlab.config import ConfigError, DataConfig
+from fsamlab.data.augment import augment, normalise
+from fsamlab.data.interface import Batch, Data, concatenate
+from fsamlab.data.noise import add_label_noise
+from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
+from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.seeding import Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: pixels uint8 0..255 or float32 (n, channels, height, width), labels int64 (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def at(self, positions: Tensor) -> Images:
+        """Return the images at `positions`."""
+        return Images(self.pixels[positions], self.labels[positions])
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as its files have it; `test` is None where the files know no test part."""
+
+    train: Images
+    test: Images | None
+    num_classes: int
+
+
+Reader = Callable[[DataConfig, int, Path], Raw]  # (cfg, seed, the data set's root)
+
+
+class Normalisation:
+    """Mean and standard deviation per channel, float32 (channels, 1, 1); a single value serves all channels.
+
+    Raises:
+        ConfigError: neither one value nor one for each of the images' channels.
+    """
+
+    def __init__(self, cfg: DataConfig, channels: int, device: torch.device) -> None:
+        if len(cfg.mean) not in (1, channels):
+            raise ConfigError(
+                "data.mean", cfg.mean, f"must have {channels} values, one per channel of {cfg.name}"
+            )
+        self.mean = torch.tensor(cfg.mean, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(cfg.std, device=device).view(-1, 1, 1)
+
+
+class InMemoryTrain:
+    """Implements :class:`~fsamlab.data.interface.TrainSource` on tensors."""
+
+    def __init__(self, images: Images, cfg: DataConfig, seed: int, device: torch.device) -> None:
+        self.num_samples = len(images.labels)
+        self._cfg, self._seed, self._device = cfg, seed, device
+        self._pixels, self._labels = images.pixels.to(device), images.labels.to(device)
+        self._normalisation = Normalisation(cfg, images.pixels.shape[1], device)
+
+    def num_batches(self) -> int:
+        """Return the number of batches in an epoch."""
+        return num_batches(self.num_samples, self._cfg)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on."""
+        order = epoch_order(self.num_samples, self._seed, epoch).to(self._device)
+        size = self._cfg.batch_size
+        for number in range(start, self.num_batches()):
+            yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number)
+
+    def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
+        """Return the ascent batch of a global step: independent, or sharing samples with `nested_in`."""
+        if nested_in is None:
+            return self._batch(draw_other(self.num_samples, size, self._seed, step), Stream.OTHER_BATCH, step)
+        if size <= len(nested_in):
+            return nested_in.first(size)
+        more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
+        return concatenate([nested_in, self._batch(more, Stream.OTHER_BATCH, step)])
+
+    def full(self, step: int) -> Iterator[Batch]:
+        """Yield the whole training set once, augmented from (seed, step)."""
+        for number, indices in enumerate(even_chunks(self.num_samples, self._cfg.eval_batch_size)):
+            yield self._batch(indices, Stream.FULL_PASS, step, number)
+
+    def _batch(self, indices: Tensor, *stream: int) -> Batch:
+        indices = indices.to(self._device)
+        gen = generator(self._seed, *stream)
+        to = self._normalisation
+        images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen)
+        return Batch(images, self._labels[indices], indices)
+
+
+class InMemoryEval:
+    """Implements :class:`~fsamlab.data.interface.EvalSource` on tensors."""
+
+    def __init__(self, images: Images, cfg: DataConfig, device: torch.device) -> None:
+        self.num_samples = len(images.labels)
+        self._cfg, self._device = cfg, device
+        self._pixels, self._labels = images.pixels.to(device), images.labels.to(device)
+        self._normalisation = Normalisation(cfg, images.pixels.shape[1], device)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
+        for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size):
+            to = self._normalisation
+            yield Batch(normalise(self._pixels[indices], to.mean, to.std), self._labels[indices], indices)
+
+
+def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:
+    """Read a set, split it, add label noise to the training part and move everything to the device.
+
+    Raises:
+        ConfigError: missing files, or sizes that do not fit the set.
+    """
+    if cfg.num_workers:
+        log.warning("data.num_workers=%d has no effect: %s is held in memory", cfg.num_workers, cfg.name)
+    raw = read(cfg, seed, root)
+    channels, height, width = raw.train.pixels.shape[1:]
+    if cfg.augment.cutout >= min(height, width):
+        raise ConfigError(
+            "data.augment.cutout",
+            cfg.augment.cutout,
+            f"must be smaller than {cfg.name}'s {height}x{width} images",
+        )
+    split = make_split(len(raw.train.labels), raw.test is not None, cfg, seed)
+    check_batch_size(len(split.train), cfg)
+    train, val = raw.train.at(split.train), raw.train.at(split.val)
+    noisy = add_label_noise(train.labels, raw.num_classes, cfg, seed)
+    test = raw.test if split.test is None else raw.train.at(split.test)
+    assert test is not None  # either the files or the split have one
+    return Data(
+        train=InMemoryTrain(Images(train.pixels, noisy), cfg, seed, device),
+        val=InMemoryEval(val, cfg, device) if cfg.val_size else None,
+        test=InMemoryEval(test, cfg, device),
+        num_classes=raw.num_classes,
+        in_channels=channels,
+        facts=facts_of(split, len(test.labels), train.labels, noisy),
+    )

@@ -1,0 +1,104 @@
+"""What training needs of a data set: batches that are functions of (seed, epoch, batch number)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels, all on the training device.
+
+    Attributes:
+        images: float32 (batch, channels, height, width), normalised and, for training, augmented.
+        labels: int64 (batch,); training labels carry the label noise.
+        indices: int64 (batch,); positions in the training (or evaluation) set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, size: int) -> Batch:
+        """Return the first `size` samples; views, not copies."""
+        return Batch(self.images[:size], self.labels[:size], self.indices[:size])
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Join batches to one."""
+    images, labels, indices = (
+        [getattr(b, name) for b in batches] for name in ("images", "labels", "indices")
+    )
+    return Batch(torch.cat(images), torch.cat(labels), torch.cat(indices))
+
+
+class TrainSource(Protocol):
+    """The training set. No method changes it: the same arguments give the same batches."""
+
+    num_samples: int
+
+    def num_batches(self) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on; the same ones whatever `start` was."""
+        ...
+
+    def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
+        """Return the ascent batch of SAM-db and of Figure 2c (arXiv 2403.12350) at a global step.
+
+        Args:
+            step: the global step; with the seed it determines the draw.
+            size: number of samples, drawn without replacement and independently of the epoch's order.
+            nested_in: the descent batch to share samples with. A smaller `size` takes its first
+                samples with the same augmented pixels, a larger one takes all of it and draws the rest.
+
+        Raises:
+            ConfigError: more samples than the training set has.
+        """
+        ...
+
+    def full(self, step: int) -> Iterator[Batch]:
+        """Yield the whole training set once, augmented anew for each step.
+
+        The chunks have at most `data.eval_batch_size` samples and differ in size by at most one, so
+        that no chunk is too small for batch statistics: weigh each by its length.
+        """
+        ...
+
+
+class EvalSource(Protocol):
+    """A validation or test set."""
+
+    num_samples: int
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the set once, in order, without augmentation."""
+        ...
+
+
+@dataclass
+class Data:
+    """A data set, split and ready for training.
+
+    Attributes:
+        val: held out from the training part, with clean labels; None with `data.val_size=0`.
+        facts: what a run records: `num_train`, `num_val`, `num_test`, `effective_label_noise` (share of
+            training labels that differ from the true ones) and `split_hash` (of split and labels).
+    """
+
+    train: TrainSource
+    val: EvalSource | None
+    test: EvalSource
+    num_classes: int
+    in_channels: int
+    facts: dict[str, int | float | str]

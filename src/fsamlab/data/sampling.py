@@ -1,0 +1,49 @@
+"""Order of an epoch, draws of other batches, cuts into chunks: what both kinds of source share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fsamlab.config import ConfigError, DataConfig
+from fsamlab.seeding import Stream, derive_seed
+
+
+def generator(*ints: int) -> torch.Generator:
+    """Return a CPU generator seeded with `derive_seed(*ints)`; on the CPU so that devices draw alike."""
+    return torch.Generator().manual_seed(derive_seed(*ints))
+
+
+def num_batches(num_samples: int, cfg: DataConfig) -> int:
+    """Return the number of batches in an epoch."""
+    full, rest = divmod(num_samples, cfg.batch_size)
+    return full + (1 if rest and not cfg.drop_last else 0)
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
+    """Return the permutation (int64, on the CPU) in which an epoch visits the samples."""
+    return torch.randperm(num_samples, generator=generator(seed, Stream.ORDER, epoch))
+
+
+def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor | None = None) -> Tensor:
+    """Draw `size` positions (int64, on the CPU) without replacement, none of them in `taken`.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    num_taken = 0 if taken is None else len(taken)
+    if size + num_taken > num_samples:
+        raise ConfigError(
+            "optimizer.ascent_batch_size", size + num_taken, f"must be <= {num_samples}, the training samples"
+        )
+    order = torch.randperm(num_samples, generator=generator(seed, Stream.OTHER_BATCH, step))
+    if taken is not None:
+        order = order[~torch.isin(order, taken.cpu())]
+    return order[:size]
+
+
+def even_chunks(num_samples: int, at_most: int) -> Iterator[Tensor]:
+    """Yield 0..num_samples-1 in order, in the fewest chunks of at most `at_most`, as even as possible."""
+    yield from torch.arange(num_samples).tensor_split(-(-num_samples // at_most))

@@ -1,0 +1,190 @@
+"""Large image sets: files in class folders, decoded and augmented by DataLoader workers.
+
+A sample's augmentation is seeded from (seed, what for, epoch or step, sample), so it does not depend on
+which worker draws it, how many there are, or where in the epoch a run resumed.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from fsamlab.config import AugmentConfig, ConfigError, DataConfig, ImageFolderConfig
+from fsamlab.data.interface import Batch, Data, concatenate
+from fsamlab.data.noise import add_label_noise
+from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
+from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.seeding import Stream, derive_seed
+
+Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the seed of its augmentation
+
+
+class _Samples(Dataset[tuple[Tensor, int, int]]):
+    """Map a key to (image float32 (3, size, size), label, position in the set); used inside the workers."""
+
+    def __init__(
+        self, folder: ImageFolder, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int
+    ):
+        self.folder, self.positions, self.labels = folder, positions, labels
+        self.transform, self.seed = transform, seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+        index, *stream = key
+        image = self.folder.loader(self.folder.samples[int(self.positions[index])][0])
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from the global generator
+            torch.default_generator.manual_seed(derive_seed(self.seed, *stream, index))
+            return self.transform(image), int(self.labels[index]), index
+
+
+def ignore_signals(worker: int) -> None:
+    """Make a worker deaf to what ends the run; it ends when the main process does, or tells it to.
+
+    Schedulers signal every process of a job: a worker that died of it would take the batch, and with it
+    the main process, down before the checkpoint is written.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Loader:
+    """Batches of keys in, batches of samples on the device out."""
+
+    def __init__(self, samples: _Samples, num_workers: int, device: torch.device) -> None:
+        self.samples, self.num_workers, self.device = samples, num_workers, device
+
+    def load(self, batches_of_keys: Iterable[list[Key]]) -> Iterator[Batch]:
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=batches_of_keys,  # type: ignore[arg-type]  # typed as lists of one int each
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_signals,
+            generator=torch.Generator(),  # its own, so that the global generator's state stays as it is
+        )
+        for parts in loader:
+            yield Batch(*(part.to(self.device, non_blocking=True) for part in parts))
+
+
+class StreamedTrain:
+    """Implements :class:`~fsamlab.data.interface.TrainSource` on files."""
+
+    def __init__(self, samples: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
+        self.num_samples = len(samples.positions)
+        self._cfg, self._seed = cfg, seed
+        self._loader = _Loader(samples, cfg.num_workers, device)
+
+    def num_batches(self) -> int:
+        """Return the number of batches in an epoch."""
+        return num_batches(self.num_samples, self._cfg)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on, without decoding those before."""
+        order, size = epoch_order(self.num_samples, self._seed, epoch), self._cfg.batch_size
+        chunks = (order[n * size : (n + 1) * size] for n in range(start, self.num_batches()))
+        return self._loader.load(_keys(chunk, Stream.AUGMENT, epoch) for chunk in chunks)
+
+    def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
+        """Return the ascent batch of a global step: independent, or sharing samples with `nested_in`."""
+        if nested_in is None:
+            return self._draw(draw_other(self.num_samples, size, self._seed, step), step)
+        if size <= len(nested_in):
+            return nested_in.first(size)
+        more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
+        return concatenate([nested_in, self._draw(more, step)])
+
+    def full(self, step: int) -> Iterator[Batch]:
+        """Yield the whole training set once, augmented from (seed, step)."""
+        chunks = even_chunks(self.num_samples, self._cfg.eval_batch_size)
+        return self._loader.load(_keys(chunk, Stream.FULL_PASS, step) for chunk in chunks)
+
+    def _draw(self, indices: Tensor, step: int) -> Batch:
+        shares = indices.tensor_split(min(len(indices), max(1, self._cfg.num_workers)))  # one per worker
+        return concatenate(
+            list(self._loader.load(_keys(share, Stream.OTHER_BATCH, step) for share in shares))
+        )
+
+
+class StreamedEval:
+    """Implements :class:`~fsamlab.data.interface.EvalSource` on files."""
+
+    def __init__(self, samples: _Samples, cfg: DataConfig, device: torch.device) -> None:
+        self.num_samples = len(samples.positions)
+        self._cfg = cfg
+        self._loader = _Loader(samples, cfg.num_workers, device)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
+        chunks = torch.arange(self.num_samples).split(self._cfg.eval_batch_size)
+        return self._loader.load(_keys(chunk) for chunk in chunks)
+
+
+def _keys(indices: Tensor, *stream: int) -> list[Key]:
+    return [(index, *stream) for index in indices.tolist()]
+
+
+def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:
+    """Index `<root>/train/<class>/` and `<root>/val/<class>/`; the latter is the test set.
+
+    Training images get a random resized crop and a flip; the validation split, held out from train/ by
+    seed, and the test set are resized at the shorter side and cropped at the centre.
+
+    Raises:
+        ConfigError: missing folders, classes that differ between them, or sizes that do not fit.
+    """
+    if not isinstance(cfg, ImageFolderConfig):
+        raise ConfigError("data.name", cfg.name, f"is chosen with data={cfg.name}, which has its image sizes")
+    if cfg.augment != AugmentConfig():
+        raise ConfigError(
+            "data.augment", cfg.augment, f"is for in-memory sets; {cfg.name} has data.min_scale"
+        )
+    if len(cfg.mean) not in (1, 3):
+        raise ConfigError("data.mean", cfg.mean, "must have 3 values: the images are read as RGB")
+    train, test = _folder(cfg, root / "train"), _folder(cfg, root / "val")
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ConfigError(
+            "data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}"
+        )
+    split = make_split(len(train), True, cfg, seed)
+    check_batch_size(len(split.train), cfg)
+    targets, num_classes = torch.tensor(train.targets), len(train.classes)
+    clean = targets[split.train]
+    noisy = add_label_noise(clean, num_classes, cfg, seed)
+
+    as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(cfg.mean, cfg.std)]
+    random_crop = v2.RandomResizedCrop(cfg.image_size, scale=(cfg.min_scale, 1.0), antialias=True)
+    train_transform = v2.Compose([random_crop, v2.RandomHorizontalFlip(), *as_tensor])
+    resize = v2.Resize(cfg.resize, antialias=True)
+    eval_transform = v2.Compose([resize, v2.CenterCrop(cfg.image_size), *as_tensor])
+
+    def held_out(folder: ImageFolder, positions: Tensor, labels: Tensor) -> StreamedEval:
+        return StreamedEval(_Samples(folder, positions, labels[positions], eval_transform, seed), cfg, device)
+
+    return Data(
+        train=StreamedTrain(_Samples(train, split.train, noisy, train_transform, seed), cfg, seed, device),
+        val=held_out(train, split.val, targets) if cfg.val_size else None,
+        test=held_out(test, torch.arange(len(test)), torch.tensor(test.targets)),
+        num_classes=num_classes,
+        in_channels=3,
+        facts=facts_of(split, len(test), clean, noisy),
+    )
+
+
+def _folder(cfg: DataConfig, path: Path) -> ImageFolder:
+    try:
+        return ImageFolder(str(path))
+    except FileNotFoundError as error:  # no such folder, no class folders, or one without images
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            "data.root",
+            cfg.root,
+            f"{path} must hold one folder of images per class ({reason}); "
+            f"arrange the files so and give the place with `python launch.py data={cfg.name} data.root=PATH`",
+        ) from None

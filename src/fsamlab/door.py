@@ -1,0 +1,141 @@
+"""The way in and out of launch.py: errors become one line and an exit code, results a table.
+
+Hydra's own messages span several lines and a traceback; a user who mistyped a key wants to read which
+key, which value, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf.errors import OmegaConfBaseException
+
+from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, typed, unknown_key
+from fsamlab.identity import register_resolvers
+
+
+class JobFailed(RuntimeError):
+    """A run ended with an unforeseen exception; its traceback is in run.log."""
+
+
+class SweepFailed(RuntimeError):
+    """Some jobs of a multirun did not finish; the table printed before says which."""
+
+
+def register() -> None:
+    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs it."""
+    register_schemas()
+    register_resolvers()
+
+
+def enter(main: Callable[[], Any]) -> None:
+    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from fsamlab.help import page
+
+        print(page())
+        return
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
+    try:
+        main()
+    except Exception as e:
+        sys.exit(report(e))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def report(error: BaseException) -> int:
+    """Print what went wrong to stderr and return the exit code; a traceback only for the unforeseen."""
+    signum = getattr(error, "signum", None)
+    line = one_line(error)
+    if line is None:
+        traceback.print_exception(error)
+        line = f"{type(error).__name__}: {error}"
+    print(f"{'stopped' if signum else 'error'}: {line}", file=sys.stderr)
+    return 1 if signum is None else 128 + signum
+
+
+def one_line(error: BaseException) -> str | None:
+    """Return the one line for an error a user can act on, None for any other."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return from_hydra(error)
+    known = (
+        "ConfigError",
+        "StrayKey",
+        "Diverged",
+        "Preempted",
+        "DirectoryBusy",
+        "Superseded",
+        "SweepFailed",
+        "JobFailed",
+    )
+    if type(error).__name__ in known:  # by name: some of these live in modules that import torch
+        return " ".join(str(error).split())
+    return None
+
+
+def from_hydra(error: BaseException) -> str:
+    """Condense an exception of Hydra or OmegaConf to key, value and what is allowed."""
+    if isinstance(error.__cause__, ConfigError):
+        return str(error.__cause__)
+    text = str(error)
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        return (
+            f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
+        )
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    detail = str(error.__cause__ or "")
+    if unknown and re.search(r"not in|No match in the defaults list", text + detail):
+        return unknown_anywhere(unknown[1])
+    if unknown or "full_key" in text + detail:
+        found = re.search(r"full_key: (\S+)", detail or text)
+        value = re.search(r"Value '(.*?)'", detail or text)
+        key = found[1] if found else (unknown[1] if unknown else "?")
+        reason = (detail or text).splitlines()[0]
+        return f"{key}={value[1]}: {reason}" if value else f"{key}: {reason}"
+    parts = [*text.splitlines(), *detail.splitlines()]
+    return "; ".join(dict.fromkeys(p.strip() for p in parts if p.strip()))
+
+
+def unknown_anywhere(key: str) -> str:
+    """Return the line for a key that no schema has, with the nearest that one has."""
+    group, *path = key.split(".")
+    if group not in SCHEMAS or not path:
+        known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
+        return unknown_key(key, key, known, "the config")
+    schemas: list[Any] = list(SCHEMAS[group].values())
+    for name in path[:-1]:
+        schemas = [get_type_hints(schema).get(name) for schema in schemas if schema is not None]
+    known = sorted({f.name for schema in schemas if is_dataclass(schema) for f in fields(schema)})
+    return unknown_key(key, path[-1], known, key.rpartition(".")[0])
+
+
+class CheckBeforeRun(Callback):
+    """Hydra callback: a single run's values are checked before its directory is made."""
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Leave with one line and exit code 1 when a value cannot be used."""
+        try:
+            typed(config)
+        except ConfigError as e:
+            sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
+
+
+def project_relative(path: Path) -> str:
+    """Return a path as one would type it: relative to the working directory where it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,60 @@
+"""The page of `launch.py --help`: printed without composing anything, so that it is there at once."""
+
+from __future__ import annotations
+
+from fsamlab.identity import PROJECT_ROOT
+
+PAGE = """\
+fsamlab: train, compare and diagnose sharpness-aware optimizers.
+
+USAGE
+  python launch.py [group=option ...] [key=value ...]          one run
+  python launch.py -m +sweeps=NAME [key=a,b,c ...]             many runs, several at once
+
+FIRST STEPS
+  python launch.py                                             one F-SAM run on digits, a minute on a CPU
+  python launch.py -m +sweeps=quickstart                       F-SAM against SAM, SGD and controls, with a table
+  python launch.py optimizer=sam optimizer.rho=0.1 seed=3      another method, radius, seed
+  python launch.py -m optimizer=sgd,sam,fsam seed=0,1,2        your own comparison, 9 runs
+  python launch.py experiment=cifar100_resnet18 data.download=true
+  fsamlab collect runs/quickstart                              all runs of a directory as CSV and table
+
+GROUPS (group=option)
+{groups}
+
+OFTEN CHANGED (key=value)
+  name=my_study             groups runs: runs/<name>/..., the W&B group
+  seed=0                    split, label noise, initialisation, order, augmentation
+  optimizer.rho=0.2         radius of the perturbation        optimizer.base=sgd|adamw
+  optimizer.sigma=1         F-SAM: share of the EMA removed   optimizer.lmbda=0.9   its decay
+  optimizer.lr=0.05         optimizer.weight_decay=5e-4       data.batch_size=64
+  data.label_noise=0.4      share of redrawn training labels  data.root=data
+  train.epochs=60           train.precision=fp32|bf16         train.num_threads=1
+  tracker=none              local files only                  tracker.mode=auto|online|offline|disabled
+
+A run's files: runs/<name>/<optimizer>-<model>-<data>-s<seed>-<hash>/
+  config.yaml  status.json  metrics.jsonl  summary.json  run.log  checkpoints/
+
+The same command again resumes an unfinished run and skips a finished one (force=true starts over).
+Powered by Hydra: --cfg job prints the composed config, --hydra-help all of Hydra's flags.
+"""
+
+
+def option_groups() -> str:
+    """Return the groups a user chooses from and their options, a line each, for the help page."""
+    groups = [
+        (d.name, d)
+        for d in sorted((PROJECT_ROOT / "conf").iterdir())
+        if d.is_dir() and d.name not in ("hydra", "local", "sweeps")
+    ]
+    groups += [("hydra/launcher", PROJECT_ROOT / "conf/hydra/launcher"), ("+sweeps", PROJECT_ROOT / "sweeps")]
+    lines = []
+    for name, directory in groups:
+        options = ", ".join(sorted(p.stem for p in directory.glob("*.yaml")))
+        lines.append(f"    {name:<16}{options}")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the whole page."""
+    return PAGE.replace("{groups}", option_groups())

@@ -1,0 +1,97 @@
+"""A run's identity: what can change the trained weights, and nothing else.
+
+Two configurations that differ in it never share a directory; two that agree never run twice. Only
+what differs from the schemas' defaults counts, so a field added later does not rename old runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fsamlab.config import Config, typed
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part of the identity
+    {
+        "name",
+        "seed",  # stands in the directory's name by itself, so that seeds of one setting share a hash
+        "force",
+        "runs_dir",
+        "diagnostics",
+        "tracker",
+        "data.root",
+        "data.download",
+        "data.num_workers",
+        "train.device",
+        "train.num_threads",
+        "train.eval_every_epochs",
+        "train.log_every_steps",
+        "train.checkpoint_every_minutes",
+        "train.checkpoint_every_steps",
+        "train.save_best",
+        "train.progress",
+    }
+)
+ROOT_IS_CONTENT = frozenset({"image_folder"})  # here data.root says which images, not where they lie
+
+
+def differences(config: Config) -> dict[str, Any]:
+    """Return the dotted keys whose values differ from the schemas' defaults, flat and sorted."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{f.name}.")
+                continue
+            has_factory = f.default_factory is not dataclasses.MISSING
+            default = f.default_factory() if has_factory else f.default  # type: ignore[misc]
+            if value != default:
+                found[prefix + f.name] = value
+
+    walk(config, "")
+    return dict(sorted(found.items()))
+
+
+def is_neutral(key: str, config: Config) -> bool:
+    """Return whether a dotted key is left out of the identity."""
+    if key == "data.root" and config.data.name in ROOT_IS_CONTENT:
+        return False
+    return key in NEUTRAL or key.split(".")[0] in NEUTRAL
+
+
+def config_hash(config: Config) -> str:
+    """Return 8 hex digits over what can change the trained weights, the seed left out."""
+    semantic = {k: v for k, v in differences(config).items() if not is_neutral(k, config)}
+    return hashlib.sha256(json.dumps(semantic, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_id(config: Config) -> str:
+    """Return `<optimizer>-<model>-<data>-s<seed>-<hash>`, usable as a file name."""
+    names = "-".join((config.optimizer.name, config.model.name, config.data.name))
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', names)}-s{config.seed}-{config_hash(config)}"
+
+
+def runs_root(runs_dir: str) -> Path:
+    """Return the absolute directory of all runs; a relative one is anchored at the project, not at the cwd."""
+    return PROJECT_ROOT / Path(runs_dir).expanduser()
+
+
+def run_directory(config: Config) -> Path:
+    """Return the run's own directory, `<runs_dir>/<name>/<run_id>`."""
+    return runs_root(config.runs_dir) / config.name / run_id(config)
+
+
+def register_resolvers() -> None:
+    """Make the resolvers of conf/ known to OmegaConf: run_id, anchored."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("run_id", lambda _root_: run_id(typed(_root_)), replace=True)
+    OmegaConf.register_new_resolver("anchored", lambda d: str(runs_root(d)), replace=True)

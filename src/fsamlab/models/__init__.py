@@ -1,0 +1,71 @@
+"""Models: `build_model` turns the `model` section of a config into a freshly initialised module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from fsamlab.config import ConfigError, ModelConfig, did_you_mean
+from fsamlab.import_path import import_function
+from fsamlab.models.checkpoint import load_weights
+from fsamlab.models.pyramidnet import pyramidnet110
+from fsamlab.models.resnet import resnet18, small_cnn
+from fsamlab.models.timm_model import timm_model
+from fsamlab.models.vgg import vgg16_bn
+from fsamlab.models.wide_resnet import wrn28_10
+
+__all__ = ["MODELS", "build_model"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {  # builder(num_classes, in_channels, fields it uses)
+    "small_cnn": small_cnn,
+    "resnet18": resnet18,
+    "vgg16_bn": vgg16_bn,
+    "wrn28_10": wrn28_10,
+    "pyramidnet110": pyramidnet110,
+}
+
+OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields only some of the models use
+
+
+def build_model(cfg: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
+    """Build a model, initialised from torch's global generator, and load `cfg.checkpoint` if there is one.
+
+    A builder's signature says which of the optional fields it uses; the others must be null.
+
+    Args:
+        num_classes: width of the classifier.
+        in_channels: channels of the images.
+
+    Raises:
+        ConfigError: unknown name, a field without effect in this model, or weights that do not fit.
+    """
+    options = {name: getattr(cfg, name) for name in OPTIONS if getattr(cfg, name) is not None}
+    builder = _builder(cfg)
+    used = inspect.signature(builder).parameters
+    for name, value in options.items():
+        if name not in used:
+            raise ConfigError(f"model.{name}", value, f"has no effect in model={cfg.name}; leave it null")
+    if cfg.library == "timm" and cfg.import_path is None:
+        options |= {"name": cfg.name, "pretrained": cfg.pretrained}
+    model = builder(num_classes=num_classes, in_channels=in_channels, **options)
+    if cfg.checkpoint is not None:
+        load_weights(model, cfg.checkpoint)
+    return model
+
+
+def _builder(cfg: ModelConfig) -> Callable[..., nn.Module]:
+    if cfg.import_path is not None:
+        return import_function("model.import_path", cfg.import_path)
+    if cfg.library == "timm":
+        return timm_model
+    if cfg.name not in MODELS:
+        known = list(MODELS)
+        raise ConfigError(
+            "model.name",
+            cfg.name,
+            f"must be one of {', '.join(known)}{did_you_mean(cfg.name, known)}, "
+            "a timm model (model=timm model.name=...), or come by model.import_path",
+        )
+    return MODELS[cfg.name]

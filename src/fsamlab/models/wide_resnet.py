@@ -1,0 +1,72 @@
+"""Wide residual networks (Zagoruyko, Komodakis 2016, arXiv 1605.07146), pre-activation, for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsamlab.config import ConfigError
+from fsamlab.models.init import he_init
+
+
+class WideBlock(nn.Module):
+    """BN-ReLU-conv-BN-ReLU-dropout-conv; where the shape changes the shortcut is a 1x1 convolution.
+
+    That shortcut starts from the activated input, the identity from the input itself.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if channels_in != channels_out or stride != 1:
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels_in, height, width) to (batch, channels_out, height/stride, width/stride)."""
+        activated = F.relu(self.bn1(x))
+        out = self.dropout(F.relu(self.bn2(self.conv1(activated))))
+        return self.conv2(out) + (x if self.shortcut is None else self.shortcut(activated))
+
+
+def wrn28_10(
+    num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0
+) -> nn.Module:
+    """Return a wide ResNet, by default WRN-28-10.
+
+    Convolutions have He's initialisation; the classifier starts at zero (weights and bias), as in the
+    F-SAM authors' code. Input (batch, in_channels, height, width), output (batch, num_classes) logits.
+
+    Args:
+        depth: number of convolutions, 6n + 4.
+        width: widening factor of the 16, 32 and 64 channels.
+        dropout: probability, between the two convolutions of each block.
+
+    Raises:
+        ConfigError: a depth of another form.
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ConfigError("model.depth", depth, "must be 6n+4 (10, 16, 22, 28, ...)")
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)]
+    channels = 16
+    for stage, stride in ((16, 1), (32, 2), (64, 2)):
+        for block in range((depth - 4) // 6):
+            layers.append(WideBlock(channels, stage * width, stride if block == 0 else 1, dropout))
+            channels = stage * width
+    classifier = nn.Linear(channels, num_classes)
+    model = nn.Sequential(
+        *layers,
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        classifier,
+    )
+    he_init(model)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return model

@@ -1,0 +1,209 @@
+"""Second axis: the component d of the ascent gradient that is kept, relative to a reference r."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fsamlab.config import in_range, one_of
+from fsamlab.optim._ops import Ops, Tensors, global_dot
+
+
+@dataclass
+class Part:
+    """Tensors of one step that share rho and the form of their reference, r = on_a a + on_m m.
+
+    Attributes:
+        rho: radius of their parameter group.
+        on_a: weight of the ascent gradient in r.
+        on_m: weight of the stored tensor in r.
+        params: the parameters.
+        a: `alpha` times the ascent gradient minus `beta` m; the gradient itself until a component
+            reuses its memory for d.
+        m: the stored tensors (EMA or full gradient); empty where there are none yet.
+        d: the direction, once the component has set it.
+    """
+
+    rho: float
+    on_a: float
+    on_m: float
+    params: Tensors = field(default_factory=list)
+    a: Tensors = field(default_factory=list)
+    m: Tensors = field(default_factory=list)
+    d: Tensors = field(default_factory=list)
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def reference(self, ops: Ops) -> Tensors | None:
+        """Return r, not to be written to; None where there is no reference yet."""
+        if not self.m:
+            return ops.scaled(self.a, self.on_a) if self.on_a else None
+        if not self.on_a:
+            return self.m if self.on_m == 1 else ops.scaled(self.m, self.on_m)
+        r = ops.scaled(self.m, self.on_m)
+        ops.add_(r, self.a, alpha=self.on_a)
+        return r
+
+
+@dataclass
+class Ema:
+    """Moving average of the raw ascent gradients, m_t = lmbda m_{t-1} + (1 - lmbda) a_t, as reference.
+
+    Order `official` (nblt/F-SAM) uses m_{t-1}, so that the first step has no reference and is SAM's;
+    `paper` (arXiv 2403.12350, Algorithm 1) uses m_t. Start `first_gradient` sets m_0 = a_0; `zero` sets
+    m_{-1} = 0; `zero_debiased` divides by 1 - lmbda^n after n updates. Starts and counts are per tensor;
+    a tensor without a gradient keeps its average. It has the dtype of its parameter.
+    """
+
+    name: ClassVar[str] = "ema"
+    lmbda: float = 0.9
+    order: str = "official"
+    ema_init: str = "first_gradient"
+
+    def __post_init__(self) -> None:
+        in_range("lmbda", self.lmbda, 0, 1, open_high=True)
+        one_of("order", self.order, ("official", "paper"))
+        one_of("ema_init", self.ema_init, ("first_gradient", "zero", "zero_debiased"))
+
+    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
+        """Return (m_{t-1} or None, on_a, on_m) of r for a tensor with this state."""
+        m, n = state.get("ema"), state.get("ema_steps", 0)
+        debiased = self.ema_init == "zero_debiased"
+        if self.order == "official":
+            return m, 0.0, (1 / (1 - self.lmbda**n) if debiased and n else 1.0)
+        if m is None and self.ema_init == "first_gradient":
+            return None, 1.0, 0.0
+        bias = 1 - self.lmbda ** (n + 1) if debiased else 1.0
+        return m, (1 - self.lmbda) / bias, self.lmbda / bias
+
+    def update(self, part: Part, state: dict[Tensor, dict[str, Any]], ops: Ops) -> None:
+        """Feed the raw gradients of a part, recovered from part.a = alpha a - beta m where it was reused."""
+        new = 1 - self.lmbda
+        if part.m:
+            keep = 1 - new * (1 - part.beta / part.alpha)
+            if keep != 1:
+                ops.mul_(part.m, keep)
+            ops.add_(part.m, part.a, alpha=new / part.alpha)
+        else:
+            first = (1.0 if self.ema_init == "first_gradient" else new) / part.alpha
+            for p, m in zip(part.params, ops.scaled(part.a, first)):
+                state[p]["ema"] = m
+        for p in part.params:
+            state[p]["ema_steps"] = state[p].get("ema_steps", 0) + 1
+
+
+@dataclass
+class FullGradient:
+    """The gradient over the full training set, recomputed every `full_every_steps` steps, as reference."""
+
+    name: ClassVar[str] = "full"
+    full_every_steps: int = 1
+
+    def __post_init__(self) -> None:
+        in_range("full_every_steps", self.full_every_steps, 1)
+
+    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
+        """Return (G or None, 0, 1)."""
+        return state.get("full_gradient"), 0.0, 1.0
+
+
+Reference = Ema | FullGradient
+
+
+class Component:
+    """Which part of the ascent gradient is kept. Tensors without a reference yet keep all of it."""
+
+    name: ClassVar[str]
+
+    def set_direction(self, parts: list[Part], ops: Ops) -> None:
+        """Set part.d of every part."""
+        raise NotImplementedError
+
+
+class All(Component):
+    """d = a."""
+
+    name = "all"
+
+    def set_direction(self, parts: list[Part], ops: Ops) -> None:
+        """Set d = a."""
+        for part in parts:
+            part.d = part.a
+
+
+@dataclass
+class Subtract(Component):
+    """d = a - sigma r (F-SAM, arXiv 2403.12350, Eq. 10 and Algorithm 1)."""
+
+    name = "subtract"
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        in_range("sigma", self.sigma)
+
+    def set_direction(self, parts: list[Part], ops: Ops) -> None:
+        """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a: one model copy less."""
+        for part in parts:
+            part.alpha = 1 - self.sigma * part.on_a
+            part.beta = self.sigma * part.on_m if part.m else 0.0
+            if part.alpha != 1:
+                ops.mul_(part.a, part.alpha)
+            if part.beta != 0:
+                ops.add_(part.a, part.m, alpha=-part.beta)
+            part.d = part.a
+
+
+class _Projection(Component):
+    def set_direction(self, parts: list[Part], ops: Ops) -> None:
+        """Set d from the joint coefficient c = <a, r> / |r|^2; c = 0 for r = 0."""
+        references = [part.reference(ops) for part in parts]
+        known = [(part, r) for part, r in zip(parts, references) if r is not None]
+        c: Tensor | None = None
+        if known:
+            r_all = [x for _, r in known for x in r]
+            square = global_dot(r_all, r_all)
+            c = global_dot([x for part, _ in known for x in part.a], r_all)
+            c = torch.where(square == 0, 0.0, c / square)
+        for part, r in zip(parts, references):
+            part.d = part.a if r is None or c is None else self.kept(part.a, ops.scaled(r, c), ops)
+
+    def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
+        """Return d, given a and its projection c r (which may be overwritten)."""
+        raise NotImplementedError
+
+
+class ProjectOut(_Projection):
+    """d = a - (<a, r> / |r|^2) r: the batch-specific noise (SAM-noise)."""
+
+    name = "project_out"
+
+    def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
+        """Return a - c r."""
+        ops.mul_(projection, -1.0)
+        ops.add_(projection, a)
+        return projection
+
+
+class ProjectOn(_Projection):
+    """d = (<a, r> / |r|^2) r: the full-gradient component (SAM-component, Figure 1)."""
+
+    name = "project_on"
+
+    def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
+        """Return c r."""
+        return projection
+
+
+class ReferenceOnly(Component):
+    """d = r (SAM-full with the EMA as estimate; VaSSO, arXiv 2309.15639)."""
+
+    name = "reference"
+
+    def set_direction(self, parts: list[Part], ops: Ops) -> None:
+        """Set d = r."""
+        for part in parts:
+            r = part.reference(ops)
+            part.d = part.a if r is None else r

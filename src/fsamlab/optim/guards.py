@@ -1,0 +1,61 @@
+"""Keep a second forward pass from leaving traces: batch-norm running statistics and random state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextmanager
+def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
+    """Leave running statistics of batch (and tracked instance) norms alone inside the context.
+
+    Modules in training mode still normalise with the statistics of the batch; `running_mean`,
+    `running_var` and `num_batches_tracked` keep their values, also where `momentum` is None. Modules in
+    evaluation mode are not touched. The context may be nested and restores after exceptions. No copies
+    are made and nothing waits for the device.
+    """
+    # A training-mode module that does not track passes no buffers to the kernel: exactly what is wanted.
+    # An inner context finds nothing left to switch off, so only the outermost one switches on again.
+    tracking = [
+        m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats
+    ]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+def rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the default generators' state: CPU, and `device` if that is a CUDA device."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_rng_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+@contextmanager
+def replayed_rng(device: torch.device, state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
+    """Run the context from an earlier random state; afterwards the state is what it was on entry."""
+    now = rng_state(device)
+    _set_rng_state(device, state)
+    try:
+        yield
+    finally:
+        _set_rng_state(device, now)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return a generator seed for one step. Hashed, because CPU generators use its low 32 bits only."""
+    return int.from_bytes(hashlib.blake2s(f"{seed}/{step}".encode(), digest_size=4).digest(), "little")

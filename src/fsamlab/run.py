@@ -1,0 +1,241 @@
+"""One run from top to bottom: the file to read first.
+
+A composed config becomes a plain one, the pieces are built from visible tables, the trainer trains,
+and everything a run leaves behind lies in its directory (record.py, checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsamlab import checkpoint, door, terminal
+from fsamlab.config import Config, ConfigError, TrainConfig, to_plain, typed
+from fsamlab.data import build_data
+from fsamlab.environment import decisive_differences, environment
+from fsamlab.files import read_json
+from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
+from fsamlab.models import build_model
+from fsamlab.optim import build_optimizer
+from fsamlab.ownership import Superseded
+from fsamlab.record import RunRecord, is_finished
+from fsamlab.seeding import derive_seed
+from fsamlab.signals import Preempted, SignalFlag
+from fsamlab.tracking import Tracker, build_tracker
+from fsamlab.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+INIT_STREAM = 0  # of the weights' initialisation; the trainer's streams are other numbers
+
+
+def run_composed(cfg: Any) -> None:
+    """Run one job that Hydra has composed, in the output directory that Hydra has made."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    try:
+        run(typed(cfg), Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    except Exception as e:
+        failure: Exception = e
+        if door.one_line(e) is None:
+            log.error("%s", traceback.format_exc())
+            failure = door.JobFailed(f"{type(e).__name__}: {e}")
+        if hydra.mode is RunMode.RUN:
+            sys.exit(door.report(failure))  # before Hydra prints a message of its own
+        raise failure from e
+
+
+def run(config: Config, directory: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Train one configuration in `directory`, from the start or from its last checkpoint.
+
+    Returns:
+        The summary, as in summary.json. A finished run is not run again unless `force` is set.
+
+    Raises:
+        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded: each one line for the user; the status
+            file says the same.
+    """
+    if is_finished(directory) and not config.force:
+        return _skip(config, directory)
+    record = RunRecord(directory, config, overrides or [])
+    try:
+        with SignalFlag() as signals:
+            return _train(config, directory, record, signals)
+    except Preempted as e:
+        record.set_status("preempted", exception=str(e))
+        raise
+    except Superseded as e:
+        log.error("%s", e)
+        raise  # the newer attempt owns status.json
+    except BaseException as e:
+        record.set_status("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
+        raise
+    finally:
+        record.close()
+
+
+def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFlag) -> dict[str, Any]:
+    device = choose_device(config.train)
+    if config.train.num_threads is not None:
+        torch.set_num_threads(config.train.num_threads)
+
+    data = build_data(config.data, config.seed, device, PROJECT_ROOT)
+    torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
+    model = build_model(config.model, data.num_classes, data.in_channels).to(device)
+    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
+    trainer = Trainer(
+        model,
+        optimizer,
+        data,
+        config.train,
+        epochs=config.train.epochs * config.optimizer.epoch_multiplier,
+        seed=config.seed,
+        device=device,
+        every_steps=config.diagnostics.every_steps,
+    )
+    resume(trainer, record, environment(PROJECT_ROOT, device), force=config.force)
+    tracker = build_tracker(
+        config.tracker,
+        run_id=f"{config.name}-{run_id(config)}",
+        name=run_id(config),
+        group=config.name,
+        job_type=config.optimizer.name,
+        config=to_plain(config),
+        directory=directory.parent,
+        start_step=trainer.step,
+    )
+    exit_code = 1
+    summary: dict[str, Any] = {}
+    try:
+        with terminal.progress(trainer, run_id(config), config.train.progress) as bar:
+            trainer.fit(Bookkeeper(trainer, config.train, record, tracker, signals, bar))
+        summary = {**trainer.summary(), **{f"data/{k}": v for k, v in data.facts.items()}}
+        record.write_summary(summary)
+        record.set_status("finished", step=trainer.step)
+        checkpoint.finish(directory / "checkpoints", model.state_dict(), trainer.step)
+        exit_code = 0
+    finally:
+        tracker.finish(summary or trainer.summary(), exit_code)
+    terminal.print_run(config, directory, summary, tracker.url)
+    return summary
+
+
+class Bookkeeper:
+    """What a run does around the loop: rows, checkpoints, signals. The trainer's observer."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        cfg: TrainConfig,
+        record: RunRecord,
+        tracker: Tracker,
+        signals: SignalFlag,
+        bar: terminal.Progress,
+    ) -> None:
+        self.trainer, self.cfg, self.record, self.tracker = trainer, cfg, record, tracker
+        self.signals, self.bar = signals, bar
+        self.directory = record.directory / "checkpoints"
+        self.last_save = time.monotonic()
+
+    def poll(self) -> None:
+        """Leave an evaluation or a full-gradient pass early when asked to stop."""
+        if self.signals.stops:
+            self._leave()
+
+    def row(self, row: dict[str, float]) -> None:
+        """Write a row to metrics.jsonl, then mirror it."""
+        self.record.append(row)
+        self.tracker.log(row, int(row["step"]))
+        progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
+        self.record.set_status(
+            "running", **progress, latest={k: v for k, v in row.items() if "acc1" in k or "loss" in k}
+        )
+
+    def boundary(self) -> None:
+        """Save when it is due or asked for; stop when a signal says so."""
+        trainer = self.trainer
+        self.bar.update(trainer)
+        if self.cfg.save_best and trainer.best.improved:
+            weights = {"model": trainer.model.state_dict(), "step": trainer.step}
+            checkpoint.save(self.directory, weights, "best.pt", keep_previous=False)
+            trainer.best.improved = False
+        if self.signals.stops:
+            self._leave()
+        every = self.cfg.checkpoint_every_steps
+        due = time.monotonic() - self.last_save > 60 * self.cfg.checkpoint_every_minutes
+        if due or self.signals.received is not None or (every is not None and trainer.step % every == 0):
+            self.save()
+            if self.signals.take() is not None:
+                log.warning("signal received: checkpoint written at step %d, training goes on", trainer.step)
+
+    def save(self) -> None:
+        """Write last.pt, with the length of metrics.jsonl that belongs to it."""
+        self.record.ownership.check()
+        state = {**self.trainer.state_dict(), "metrics_bytes": self.record.offset()}
+        checkpoint.save(self.directory, state)
+        self.last_save = time.monotonic()
+
+    def _leave(self) -> None:
+        signum = self.signals.take()
+        assert signum is not None
+        self.save()
+        self.record.set_status("preempted", step=self.trainer.step)
+        self.signals.requeue(signum)
+        raise Preempted(signum, self.trainer.step)
+
+
+def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], *, force: bool) -> None:
+    """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length."""
+    directory = record.directory / "checkpoints"
+    before = read_json(record.directory / "env.json")
+    record.write_env(env)
+    if force:
+        checkpoint.discard(directory)
+    state = checkpoint.load_latest(directory)
+    if state is None:
+        record.cut(0)
+        return
+    trainer.load_state_dict(state)
+    record.cut(state["metrics_bytes"])
+    log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
+    for line in decisive_differences(before or {}, env):
+        log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
+
+
+def choose_device(cfg: TrainConfig) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        ConfigError: `train.device=cuda` without a usable GPU.
+    """
+    available = torch.cuda.is_available()
+    if cfg.device == "cuda" and not available:
+        raise ConfigError(
+            "train.device", "cuda", "no usable GPU on this machine; use train.device=cpu or auto"
+        )
+    return torch.device("cuda" if available and cfg.device != "cpu" else "cpu")
+
+
+def _skip(config: Config, directory: Path) -> dict[str, Any]:
+    """Say that the run is finished, and which of the settings outside its identity are other ones now."""
+    import yaml
+
+    summary = read_json(directory / "summary.json") or {}
+    log.info("already finished: %s (force=true starts it again)", directory)
+    before = yaml.safe_load((directory / "config.yaml").read_text())
+    ours = differences(config)
+    for key in sorted(ours):
+        value: Any = before
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if is_neutral(key, config) and value != ours[key] and key not in ("force", "runs_dir"):
+            log.info("  it ran with %s=%s, not %s; that does not change the weights", key, value, ours[key])
+    return summary

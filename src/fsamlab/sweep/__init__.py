@@ -1,0 +1,1 @@
+"""Sweeps: their record, their results."""

@@ -1,0 +1,179 @@
+"""The local launcher: N jobs at once on this machine, each a process of its own.
+
+Processes are forked from a server that has imported torch once. A job that dies takes nothing with
+it; its result is read from its run directory, like every result.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from fsamlab import door
+
+log = logging.getLogger(__name__)
+
+PRELOAD = ["fsamlab.run", "fsamlab.sweep.local"]
+STOP_SECONDS = 120.0  # for the checkpoints of jobs that are told to stop
+
+
+def visible_gpus() -> list[str]:
+    """Return the ids of the GPUs jobs may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
+
+
+class LocalLauncher(Launcher):
+    """Runs `num_jobs` jobs at once.
+
+    Args:
+        num_jobs: null is one for each GPU, or for each core where there is no GPU.
+        threads_per_job: null divides the cores evenly.
+    """
+
+    def __init__(self, num_jobs: int | None = None, threads_per_job: int | None = None) -> None:
+        self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
+        self.directories: list[Path] | None = None  # of the jobs, from a sweeper that knows them already
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.task_function: TaskFunction | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what every job needs."""
+        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all jobs; one that fails is a FAILED JobReturn and stops no other."""
+        import cloudpickle
+
+        from fsamlab.terminal import SweepBoard
+
+        assert self.config is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        gpus = visible_gpus()
+        num_jobs = min(self.num_jobs or len(gpus) or cores, len(job_overrides))
+        threads = self.threads_per_job or max(1, cores // num_jobs)
+        log.info("%d jobs at once, %d thread%s each", num_jobs, threads, "" if threads == 1 else "s")
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read once, when the server imports torch
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+
+        # parsed while composing for the check, so it holds no open files and no threads
+        common = cloudpickle.dumps(
+            (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        )
+        waiting = list(enumerate(job_overrides, initial_job_idx))
+        free = list(range(num_jobs))
+        running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index
+        returns: dict[int, JobReturn] = {}
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        directories = self.directories or [self._directory(overrides) for overrides in job_overrides]
+        board = SweepBoard(dict(enumerate(directories, initial_job_idx)))
+        try:
+            with board:
+                while waiting or running:
+                    while waiting and free:
+                        index, overrides = waiting.pop(0)
+                        slot = free.pop(0)
+                        env = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+                        arguments = (common, list(overrides), index, threads, env)
+                        process = context.Process(target=_job, args=arguments, name=f"job {index}")
+                        process.start()
+                        running[process.sentinel] = (process, slot, index)
+                        board.started(index)
+                    for sentinel in wait(list(running), timeout=0.5):
+                        process, slot, index = running.pop(sentinel)  # type: ignore[index]
+                        process.join()
+                        free.append(slot)
+                        returns[index] = _job_return(job_overrides[index - initial_job_idx], process.exitcode)
+                        board.ended(index, process.exitcode)
+                    board.refresh(index for _, _, index in running.values())
+        except KeyboardInterrupt:
+            _stop([process for process, _, _ in running.values()])
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        return [returns[i] for i in sorted(returns)]
+
+    def _directory(self, overrides: Sequence[str]) -> Path:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        return Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(processes: list[Any]) -> None:
+    """Ask jobs to checkpoint and end. TERM, not INT: a second INT would make them leave at once."""
+    log.warning(
+        "stopping: %d running jobs write their checkpoints; the same command goes on from there",
+        len(processes),
+    )
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(STOP_SECONDS)
+
+
+def _job_return(overrides: Sequence[str], exitcode: int) -> JobReturn:
+    ret = JobReturn(
+        overrides=list(overrides), status=JobStatus.COMPLETED if exitcode == 0 else JobStatus.FAILED
+    )
+    if exitcode < 0:
+        ret._return_value = RuntimeError(f"killed by {signal.Signals(-exitcode).name}")
+    elif exitcode > 0:
+        ret._return_value = RuntimeError(f"ended with exit code {exitcode}; see its run.log")
+    return ret
+
+
+def _job(common: bytes, overrides: list[str], index: int, threads: int, env: dict[str, str]) -> None:
+    """Compose and run one job in this fresh process; output of any kind goes to its run.log."""
+    import cloudpickle
+    import torch
+
+    os.environ.update(env)
+    torch.set_num_threads(threads)
+    hydra_context, config, task_function, singletons = cloudpickle.loads(common)
+    setup_globals()
+    Singleton.set_state(singletons)
+    door.register()
+    cfg = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(cfg):
+        cfg.hydra.job.id = str(index)
+        cfg.hydra.job.num = index
+        cfg.hydra.job_logging.root.handlers = ["file"]
+    directory = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+    directory.mkdir(parents=True, exist_ok=True)
+    output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    ret = run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    if ret.status is JobStatus.FAILED:
+        sys.exit(door.report(ret._return_value))

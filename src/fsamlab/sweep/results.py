@@ -1,0 +1,114 @@
+"""Run directories -> one tidy frame (a row each) -> means and spreads over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fsamlab.files import read_json
+from fsamlab.ownership import why_alive
+from fsamlab.record import read_status
+
+FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
+NOT_A_SETTING = ("seed", "name", "force", "runs_dir")
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the run directories at or one level below `paths`, sorted."""
+    found: set[Path] = set()
+    for path in paths:
+        if (path / "config.yaml").exists():
+            found.add(path)
+        else:
+            found.update(p.parent for p in path.glob("*/config.yaml"))
+    return sorted(found)
+
+
+def current_status(directory: Path) -> dict[str, Any]:
+    """Return status.json, with `lost` for a run marked running whose process is gone."""
+    status = read_status(directory)
+    if status["status"] != "running":
+        return status
+    owner = read_json(directory / "owner.json")
+    age = pd.Timestamp.now().timestamp() - (directory / "owner.json").stat().st_mtime if owner else 0.0
+    if owner is None or owner.get("released") or why_alive(owner, age) is None:
+        return {
+            **status,
+            "status": "lost",
+            "exception": "its process is gone without a word (killed, out of memory?)",
+        }
+    return status
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def collect(directories: Iterable[Path]) -> pd.DataFrame:
+    """Return one row for each run: config keys (dotted), summary keys (with slashes), status, directory."""
+    rows: list[dict[str, Any]] = []
+    for directory in directories:
+        row: dict[str, Any] = {"directory": str(directory)}
+        if (directory / "config.yaml").exists():
+            row.update(flatten(yaml.safe_load((directory / "config.yaml").read_text())))
+        row.update(read_json(directory / "summary.json") or {})
+        status = current_status(directory)
+        rows.append({**row, "status": status["status"], "exception": status.get("exception")})
+    return pd.DataFrame(rows)
+
+
+def varied_keys(frame: pd.DataFrame) -> list[str]:
+    """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
+
+    A key that follows from those before it (rho, where each method has its own) is left out.
+    """
+    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
+    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
+    candidates = [
+        c for c in ordered if not c.startswith(("tracker.", "diagnostics.")) and c not in NOT_A_SETTING
+    ]
+    kept: list[str] = []
+    groups = 1
+    for key in candidates:
+        parts = frame[[*kept, key]].astype(str).drop_duplicates()
+        if len(parts) > groups:
+            kept, groups = [*kept, key], len(parts)
+    return kept or ["optimizer.name"]
+
+
+def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each setting: n, mean and standard deviation (n - 1) of the accuracies, relative step time.
+
+    `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting.
+    """
+    finished = frame[frame["status"] == "finished"]
+    if finished.empty:
+        return pd.DataFrame()
+    keys = varied_keys(frame)
+    rows = []
+    for values, runs in finished.groupby(keys, sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
+        row["n"] = len(runs)
+        for metric in ("best/test/acc1", "final/test/acc1"):
+            if metric in runs and runs[metric].notna().any():
+                row[f"{metric} mean"], row[f"{metric} std"] = runs[metric].mean(), runs[metric].std(ddof=1)
+        row["step_ms"] = runs["cost/step_ms"].median()
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    others = [k for k in keys if k != "optimizer.name"]
+    sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
+    for i, row in table.iterrows():
+        same = sgd[(sgd[others] == row[others]).all(axis=1)] if others else sgd
+        table.loc[i, "step_vs_sgd"] = row["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan")
+    return table

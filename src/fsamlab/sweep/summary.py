@@ -1,0 +1,80 @@
+"""The table at the end of a sweep: what came out, what failed, where it lies, what to try next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from fsamlab.door import project_relative
+from fsamlab.sweep.plan import JobPlan
+from fsamlab.sweep.results import by_setting, collect, varied_keys
+from fsamlab.terminal import console
+
+
+def mean_std(row: pd.Series, metric: str) -> str:
+    """Return `mean ± std` in per cent; the mean alone for one run, `-` where there is none."""
+    mean, std = row.get(f"{metric} mean"), row.get(f"{metric} std")
+    if mean is None or math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.2f}")
+
+
+def settings_table(frame: pd.DataFrame) -> Table:
+    """Return the accuracies and costs by setting; methods stay in the order of the sweep."""
+    table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
+    keys = varied_keys(frame)
+    for key in keys:
+        table.add_column(key.removesuffix(".name"))
+    for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD"):
+        table.add_column(column, justify="right")
+    for _, row in by_setting(frame).iterrows():
+        ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
+        accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
+        table.add_row(
+            *(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio
+        )
+    return table
+
+
+def print_failures(frame: pd.DataFrame, screen: Console) -> None:
+    """Print what did not finish, each with its last line and its log."""
+    for _, row in frame[frame["status"] != "finished"].iterrows():
+        directory = Path(row["directory"])
+        reason = row["exception"] if isinstance(row["exception"], str) else "did not run"
+        screen.print(
+            f"{row['status']:>9}  {directory.name}: {reason}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        if (directory / "run.log").exists():
+            screen.print(
+                f"           log: {project_relative(directory / 'run.log')}", highlight=False, soft_wrap=True
+            )
+
+
+def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
+    """Print the end of a sweep; return how many of its runs did not finish."""
+    screen = console()
+    frame = collect(p.directory for p in plans)
+    if (frame["status"] == "finished").any():
+        screen.print(settings_table(frame))
+    print_failures(frame, screen)
+    num_failed = int((frame["status"] != "finished").sum())
+    where = project_relative(sweep_dir)
+    lines = [
+        f"{len(frame) - num_failed} of {len(frame)} runs finished; each has its directory below {where}/",
+        "next:",
+        f"  fsamlab collect {where}                      one row per run, as {where}/results.csv",
+        f"  less {project_relative(Path(frame['directory'].iloc[0]))}/metrics.jsonl",
+        "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.05,0.1,0.2,0.4 seed=0,1 name=my_rho_study",
+    ]
+    for line in lines:
+        screen.print(line, highlight=False, soft_wrap=True)
+    return num_failed

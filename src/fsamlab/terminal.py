@@ -1,0 +1,209 @@
+"""What a user sees while and after runs train: bars and tables on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fsamlab.config import Config
+from fsamlab.door import project_relative
+from fsamlab.record import read_status
+
+if TYPE_CHECKING:
+    from fsamlab.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+PLAIN_WIDTH = 120  # of tables where there is no terminal to ask
+REFRESH_SECONDS = 0.1
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console: coloured and as wide as the terminal, plain and PLAIN_WIDTH wide without one."""
+    plain = Console(stderr=stderr)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=max(PLAIN_WIDTH, plain.width))
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy in 0..1 as per cent with two digits, `-` for None."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+class Progress(Protocol):
+    """Shows how far a run is."""
+
+    def update(self, trainer: Trainer) -> None:
+        """Show the trainer's present state; called after each step, so it has to be cheap."""
+
+
+class _Lines:
+    """One log line for each evaluation, at most one in ten seconds, and one for the last."""
+
+    def __init__(self) -> None:
+        self.last_step, self.last_time = -1, 0.0
+
+    def update(self, trainer: Trainer) -> None:
+        row = trainer.last_row
+        if not row or row["step"] == self.last_step or not any(k.endswith("acc1") for k in row):
+            return
+        if time.monotonic() - self.last_time < 10 and trainer.step < trainer.last_step:
+            return
+        self.last_step, self.last_time = int(row["step"]), time.monotonic()
+        log.info("epoch %.4g of %d  %s", row["epoch"], trainer.epochs, describe(row))
+
+
+class _Bar:
+    """A progress bar over the optimizer steps."""
+
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self.bar, self.task, self.last_time = bar, task, 0.0
+
+    def update(self, trainer: Trainer) -> None:
+        moment = time.monotonic()
+        if moment - self.last_time < REFRESH_SECONDS and trainer.step < trainer.last_step:
+            return
+        self.last_time = moment
+        epoch = f"epoch {trainer.epoch}/{trainer.epochs}"
+        self.bar.update(self.task, completed=trainer.step, epoch=epoch, latest=describe(trainer.last_row))
+
+
+def describe(row: dict[str, float]) -> str:
+    """Return loss and accuracies of a row in a few words."""
+    words = []
+    if "train/loss" in row or "train/loss_perturbed" in row:
+        words.append(f"loss {row.get('train/loss', row.get('train/loss_perturbed')):.3f}")
+    words += [f"{part} {percent(row[f'{part}/acc1'])} %" for part in ("val", "test") if f"{part}/acc1" in row]
+    return "  ".join(words)
+
+
+@contextmanager
+def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
+    """Show the training: a bar on a terminal, lines in the log elsewhere or with train.progress=false."""
+    screen = console(stderr=True)
+    if not (enabled and screen.is_terminal):
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    screen.print(title, style="bold")
+    with Bar(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[latest]}"), console=screen, transient=True
+    ) as bar:
+        task = bar.add_task(title, total=trainer.last_step, completed=trainer.step, epoch="", latest="")
+        yield _Bar(bar, task)
+
+
+def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str | None) -> None:
+    """Print one run's summary."""
+    table = Table(
+        title=f"{config.optimizer.name} on {config.data.name}, seed {config.seed}", title_justify="left"
+    )
+    for column in ("", "epoch", "train loss", "val acc %", "test acc %"):
+        table.add_column(column, justify="left" if not column else "right")
+    loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))
+    final = (summary["cost/epochs"], loss, summary.get("final/val/acc1"), summary.get("final/test/acc1"))
+    table.add_row(
+        "at the end",
+        f"{final[0]:g}",
+        "-" if loss is None else f"{loss:.4f}",
+        percent(final[2]),
+        percent(final[3]),
+    )
+    if "best/val/acc1" in summary:
+        best = (summary["best/epoch"], summary["best/val/acc1"], summary["best/test/acc1"])
+        table.add_row(
+            "at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2])
+        )
+    screen = console()
+    screen.print(table)
+    step, seconds = summary["cost/step_ms"], summary["cost/train_seconds"] + summary["cost/eval_seconds"]
+    screen.print(
+        f"{summary['cost/steps']} steps, {step:.1f} ms each, {seconds:.0f} s in all", highlight=False
+    )
+    screen.print(f"files: {project_relative(directory)}", highlight=False, soft_wrap=True)
+    if url is not None:
+        screen.print(f"W&B:   {url}", highlight=False, soft_wrap=True)
+
+
+class SweepBoard:
+    """The jobs of a local multirun while they run: a bar for the whole and a line for each running job.
+
+    Args:
+        directories: job index -> run directory.
+    """
+
+    def __init__(self, directories: dict[int, Path]) -> None:
+        self.directories = directories
+        self.began: dict[int, float] = {}
+        self.num_ended = 0
+        self.screen = console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[text]}"),
+        )
+        self.bar = Bar(
+            *columns,
+            TimeElapsedColumn(),
+            console=self.screen,
+            transient=True,
+            disable=not self.screen.is_terminal,
+        )
+        self.tasks: dict[int, TaskID] = {}
+
+    def __enter__(self) -> SweepBoard:
+        self.bar.start()
+        self.total = self.bar.add_task("all runs", total=len(self.directories), text="")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+
+    def started(self, index: int) -> None:
+        """Show a job that begins."""
+        self.began[index] = time.monotonic()
+        self.tasks[index] = self.bar.add_task(self.directories[index].name, total=1.0, text="starting")
+
+    def refresh(self, indices: Iterable[int]) -> None:
+        """Show how far the running jobs are, from their status files."""
+        for index in indices:
+            status = read_status(self.directories[index])
+            done = status.get("step", 0) / max(1, status.get("last_step", 1))
+            self.bar.update(self.tasks[index], completed=done, text=describe(status.get("latest") or {}))
+
+    def ended(self, index: int, exitcode: int) -> None:
+        """Print one line for a job that ended."""
+        self.num_ended += 1
+        self.bar.remove_task(self.tasks.pop(index))
+        self.bar.update(
+            self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}"
+        )
+        status = read_status(self.directories[index])
+        if exitcode == 0:
+            outcome = describe(status.get("latest") or {})
+        elif exitcode < 0:
+            outcome = f"killed by {signal.Signals(-exitcode).name}"
+        else:
+            outcome = f"{status['status']}: {status.get('exception') or 'see its run.log'}"
+        seconds = time.monotonic() - self.began[index]
+        width = len(str(len(self.directories)))
+        line = f"[{self.num_ended:{width}}/{len(self.directories)}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
+        self.screen.print(
+            line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red"
+        )

@@ -1,0 +1,308 @@
+"""The training loop: steps, evaluation, rows, and a state from which it continues bit for bit.
+
+It knows no Hydra, no W&B and no SLURM. What a run does at a boundary (writing rows and checkpoints,
+looking at signals) is an :class:`Observer`. All randomness of a step is a function of (seed, step), all
+order of (seed, epoch), so there is no generator state to save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsamlab.config import TrainConfig
+from fsamlab.data import Batch, Data, EvalSource
+from fsamlab.metrics import Best, Sums
+from fsamlab.optim import SharpnessAware
+from fsamlab.schedule import lr_factor
+from fsamlab.seeding import derive_seed
+
+STEP_STREAM = 1  # keeps the seeds of dropout apart from those of order and augmentation
+
+
+class Diverged(RuntimeError):
+    """The training loss became NaN or infinite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"diverged at step {step}: the training loss is not finite")
+        self.step = step
+
+
+class Observer(Protocol):
+    """What a run does around the loop; every method may raise to leave it."""
+
+    def poll(self) -> None:
+        """Look at signals; called between the batches of evaluation and of full-gradient passes."""
+
+    def row(self, row: dict[str, float]) -> None:
+        """Take one finished row of metrics."""
+
+    def boundary(self) -> None:
+        """Write a checkpoint if one is due; called after each step, the weights unperturbed."""
+
+
+class Trainer:
+    """Trains `model` on `data` with `optimizer`; the state of training is its attributes.
+
+    Args:
+        model: on `device`, in its initial state.
+        optimizer: any variant; its param_groups' learning rates are the schedule's peak.
+        epochs: passes over the training set.
+        seed: of order, augmentation and dropout.
+        every_steps: how often the perturbation's free scalars are recorded; None is never.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: SharpnessAware,
+        data: Data,
+        cfg: TrainConfig,
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+        every_steps: int | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
+        self.seed, self.device, self.every_steps = seed, device, every_steps
+        self.steps_per_epoch = data.train.num_batches()
+        self.epochs = epochs
+        self.total_steps = epochs * self.steps_per_epoch
+        self.last_step = min(self.total_steps, cfg.max_steps or self.total_steps)
+        self.warmup_steps = round(cfg.warmup_epochs * self.steps_per_epoch)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.step = 0  # finished optimizer steps
+        self.boundary_done = True  # evaluation and row of the current step are behind us
+        self.sums = Sums(device)
+        self.best = Best()
+        self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
+        self.scalars: dict[str, float] = {}  # the perturbation's, of the step just made
+        self.train_seconds = 0.0
+        self.eval_seconds = 0.0
+        self.last_row: dict[str, float] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    def fit(self, observer: Observer) -> dict[str, float]:
+        """Train from the current state to the end; return the last row."""
+        self._observer = observer
+        if not self.boundary_done:  # a stop inside the evaluation of this very step
+            self._boundary()
+        while self.step < self.last_step:
+            for batch in self.data.train.batches(self.epoch, start=self.step % self.steps_per_epoch):
+                start = time.perf_counter()
+                self._step(batch)
+                self.train_seconds += time.perf_counter() - start
+                self._boundary()
+                if self.step >= self.last_step:
+                    break
+        return self.last_row
+
+    def _step(self, batch: Batch) -> None:
+        """One optimizer step. Nothing of the state changes before the optimizer has finished it."""
+        torch.manual_seed(derive_seed(self.seed, STEP_STREAM, self.step))
+        factor = lr_factor(self.cfg, self.step, self.total_steps, self.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.model.train()
+        self.optimizer.record_scalars = (
+            self.every_steps is not None and (self.step + 1) % self.every_steps == 0
+        )
+        correct: list[Tensor] = []  # from the first pass over the descent batch
+        if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
+            closures = [self._closure([part], correct) for part in self._micro_batches(batch)]
+            loss = self.optimizer.step_micro(closures)
+        else:
+            descent = self._closure(self._micro_batches(batch), correct)
+            loss = self.optimizer.step(descent, self._ascent_closure(batch), self._reference_closure())
+        self.step += 1
+        self.boundary_done = False
+        self.scalars = {k: float(v) for k, v in self.optimizer.scalars.items() if "/" in k}
+        self._count(loss, torch.stack(correct).sum(), len(batch.labels))
+
+    def _closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
+        """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
+
+        The number of right answers of the first call (the clean pass, where there is one) goes to `correct`.
+        """
+        total = sum(len(part.labels) for part in parts)
+        first = True
+
+        def closure() -> Tensor:
+            nonlocal first
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for part in parts:
+                logits, loss = self._backward(part, len(part.labels) / total)
+                losses.append(loss)
+                if first:
+                    correct.append((logits.argmax(1) == part.labels).sum())
+            first = False
+            return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+        return closure
+
+    def _backward(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
+        """Add `weight` times the batch's mean gradient to .grad; return logits and the weighted loss, detached."""
+        logits, loss = self._forward(batch, self.cfg.label_smoothing)
+        if weight != 1.0:
+            loss = loss * weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        return logits.detach(), loss.detach()
+
+    def _forward(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            logits = self.model(batch.images)
+        return logits, F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+
+    def _micro_batches(self, batch: Batch) -> list[Batch]:
+        if self.cfg.accumulate_steps == 1:
+            return [batch]
+        n = self.cfg.accumulate_steps
+        pieces = zip(batch.images.chunk(n), batch.labels.chunk(n), batch.indices.chunk(n))
+        return [Batch(images, labels, indices) for images, labels, indices in pieces]
+
+    def _ascent_closure(self, batch: Batch) -> Callable[[], Tensor] | None:
+        need = self.optimizer.needs_ascent
+        if need == "full":
+            return self._full_gradient
+        if need == "other_batch":
+            size = self.optimizer.ascent_batch_size or len(batch.labels)
+            nested_in = batch if self.optimizer.ascent_nested else None
+            other = self.data.train.other(self.step, size, nested_in)
+            return self._closure([other], [])
+        return None
+
+    def _reference_closure(self) -> Callable[[], Tensor] | None:
+        return self._full_gradient if self.optimizer.needs_reference else None
+
+    def _full_gradient(self) -> Tensor:
+        """Leave the gradient of the mean loss over the whole training set in .grad; return that loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part in self.data.train.full(self.step):
+            self._observer.poll()
+            total += self._backward(part, len(part.labels) / self.data.train.num_samples)[1]
+        return total
+
+    def _count(self, loss: Tensor, correct: Tensor, n: int) -> None:
+        if self.optimizer.has_clean_loss:
+            self.sums.add("train/loss", loss, n)
+        if "loss_perturbed" in self.optimizer.scalars:
+            self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
+        self.sums.add("train/acc1", correct / n, n)
+        first = (self.diverged_at < 0) & ~torch.isfinite(loss)
+        self.diverged_at = torch.where(first, self.step, self.diverged_at)
+        if self.device.type == "cpu":  # elsewhere it would be a synchronisation: looked at with each row
+            self._stop_if_diverged()
+
+    def _stop_if_diverged(self) -> None:
+        if self.cfg.on_divergence == "stop" and int(self.diverged_at) >= 0:
+            raise Diverged(int(self.diverged_at))
+
+    def _boundary(self) -> None:
+        """Evaluation, row, checkpoint, in this order, so that a row is there exactly once after a resume."""
+        if not self.boundary_done:
+            end = self.step == self.last_step
+            epoch_done = self.step % self.steps_per_epoch == 0
+            every = self.cfg.log_every_steps
+            evaluate = end or (epoch_done and self.epoch % self.cfg.eval_every_epochs == 0)
+            if evaluate or epoch_done or self.scalars or (every is not None and self.step % every == 0):
+                self._stop_if_diverged()
+                self._row(evaluate)
+            self.boundary_done = True
+        self._observer.boundary()
+
+    def _row(self, evaluate: bool) -> None:
+        row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        row.update(self.sums.means())
+        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        row.update(self.scalars)
+        row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
+        if evaluate:
+            row.update(self._evaluate_all())
+        row["time"] = round(self.train_seconds + self.eval_seconds, 3)
+        row["time/step_ms"] = 1000 * self.train_seconds / self.step
+        self._observer.row(row)
+        self.last_row = row
+        if evaluate:
+            self.best.update(row)
+            self.sums.reset()
+
+    def _evaluate_all(self) -> dict[str, float]:
+        start = time.perf_counter()
+        found: dict[str, float] = {}
+        for part, source in (("val", self.data.val), ("test", self.data.test)):
+            if source is not None:
+                found[f"{part}/loss"], found[f"{part}/acc1"] = self.evaluate(source)
+        self.eval_seconds += time.perf_counter() - start
+        return found
+
+    @torch.no_grad()
+    def evaluate(self, source: EvalSource) -> tuple[float, float]:
+        """Return mean cross-entropy (nats, without label smoothing) and accuracy in 0..1, in eval mode."""
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in source.batches():
+            self._observer.poll()
+            logits, mean = self._forward(batch, label_smoothing=0.0)
+            loss += mean.double() * len(batch.labels)
+            correct += (logits.argmax(1) == batch.labels).sum()
+        return float(loss) / source.num_samples, float(correct) / source.num_samples
+
+    def summary(self) -> dict[str, float]:
+        """Return the run's numbers: final, at the best validation epoch, and cost."""
+        final = {
+            f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in ("train", "val", "test")
+        }
+        cost = {
+            "cost/steps": self.step,
+            "cost/epochs": self.step / self.steps_per_epoch,
+            "cost/train_seconds": round(self.train_seconds, 3),
+            "cost/eval_seconds": round(self.eval_seconds, 3),
+            "cost/step_ms": 1000 * self.train_seconds / max(1, self.step),
+        }
+        return {
+            **final,
+            **self.best.summary(),
+            **cost,
+            "perturbation/num_floored": int(self.optimizer.num_floored),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that fit() needs to go on from here."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "boundary_done": self.boundary_done,
+            "sums": self.sums.state_dict(),
+            "best": self.best.state_dict(),
+            "diverged_at": int(self.diverged_at),
+            "train_seconds": self.train_seconds,
+            "eval_seconds": self.eval_seconds,
+            "scalars": dict(self.scalars),
+            "last_row": dict(self.last_row),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state_dict` of the same configuration."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.boundary_done = state["step"], state["boundary_done"]
+        self.sums.load_state_dict(state["sums"])
+        self.best.load_state_dict(state["best"])
+        self.diverged_at.fill_(state["diverged_at"])
+        self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]
+        self.scalars, self.last_row = dict(state["scalars"]), dict(state["last_row"])
