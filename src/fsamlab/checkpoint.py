@@ -18,9 +18,7 @@ from fsamlab.files import sync_directory
 log = logging.getLogger(__name__)
 
 
-def save(
-    directory: Path, payload: dict[str, Any], name: str = "last.pt", *, keep_previous: bool = True
-) -> None:
+def save(directory: Path, payload: dict[str, Any], name: str = "last.pt", *, keep_previous: bool = True) -> None:
     """Write `payload` (tensors, numbers, strings and containers of them) as `directory/name`, atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{name}.tmp"
@@ -59,7 +57,7 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
             payload = load(path)
         except Exception as e:  # a torn file raises whatever the unpickler stumbles over
             broken.append(name)
-            log.warning("%s cannot be read (%s: %s)", path, type(e).__name__, str(e).splitlines()[0])
+            log.warning("%s cannot be read (%s: %s)", path, type(e).__name__, str(e).partition("\n")[0])
             continue
         if broken:
             log.warning("resuming from %s, one checkpoint earlier", path)

@@ -9,15 +9,11 @@ from pathlib import Path
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="fsamlab", description="Work with the runs that launch.py has made."
-    )
+    parser = argparse.ArgumentParser(prog="fsamlab", description="Work with the runs that launch.py has made.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("collect", help="one tidy CSV with a row per run, and the mean ± std table")
     one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
-    one.add_argument(
-        "--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)"
-    )
+    one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
     args = parser.parse_args(argv)
     return _collect(args.runs, args.csv)
 

@@ -49,9 +49,7 @@ def unknown_key(key: str, name: str, known: list[str], where: str) -> str:
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among `allowed`."""
     if value not in allowed:
-        raise ConfigError(
-            key, value, f"must be one of {', '.join(allowed)}{did_you_mean(str(value), list(allowed))}"
-        )
+        raise ConfigError(key, value, f"must be one of {', '.join(allowed)}{did_you_mean(str(value), list(allowed))}")
 
 
 def in_range(
@@ -201,7 +199,7 @@ class OptimizerConfig:
             one_of(k + "order", self.order, ("official", "paper"))
             one_of(k + "ema_init", self.ema_init, ("first_gradient", "zero", "zero_debiased"))
             if self.order == "paper" and self.sigma is not None:
-                if self.sigma >= 1 / (1 - self.lmbda):
+                if self.sigma * (1 - self.lmbda) > 1 - 1e-9:  # 1/(1-.9) is 10 but for the last bit
                     raise ConfigError(
                         k + "sigma",
                         self.sigma,
@@ -418,9 +416,7 @@ class Config:
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**31 - 1)
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
-            raise ConfigError(
-                "name", repr(self.name), "must be usable as one directory name, without slashes"
-            )
+            raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
 
 
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs
@@ -459,9 +455,7 @@ def _build(cls: type, node: Any, prefix: str) -> Any:
         if key == "hydra" and cls is Config:
             continue  # there while Hydra resolves its own directories; jobs are handed the config without it
         if key not in known:
-            raise StrayKey(
-                unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config")
-            )
+            raise StrayKey(unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config"))
         if node._get_node(key)._is_missing():
             raise ConfigError(
                 prefix + str(key),

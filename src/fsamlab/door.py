@@ -92,9 +92,7 @@ def from_hydra(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or [])
-        return (
-            f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
-        )
+        return f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     detail = str(error.__cause__ or "")
     if unknown and re.search(r"not in|No match in the defaults list", text + detail):

@@ -36,9 +36,7 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def environment(project_root: Path, device: Any) -> dict[str, Any]:
@@ -68,6 +66,4 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
 
 def decisive_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return `key: before -> now` for what bit-identical resuming depends on."""
-    return [
-        f"{key}: {before[key]} -> {now[key]}" for key in DECISIVE if key in before and before[key] != now[key]
-    ]
+    return [f"{key}: {before[key]} -> {now[key]}" for key in DECISIVE if key in before and before[key] != now[key]]

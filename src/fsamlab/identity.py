@@ -51,8 +51,7 @@ def differences(config: Config) -> dict[str, Any]:
             if dataclasses.is_dataclass(value):
                 walk(value, f"{prefix}{f.name}.")
                 continue
-            has_factory = f.default_factory is not dataclasses.MISSING
-            default = f.default_factory() if has_factory else f.default  # type: ignore[misc]
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             if value != default:
                 found[prefix + f.name] = value
 

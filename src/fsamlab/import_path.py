@@ -28,9 +28,7 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise ConfigError(
-            key, path, f"there is no module {error.name}; install it or set PYTHONPATH"
-        ) from None
+        raise ConfigError(key, path, f"there is no module {error.name}; install it or set PYTHONPATH") from None
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(key, path, f"{module_name} has no function {function_name}")

@@ -40,9 +40,7 @@ class Sums:
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Restore a :meth:`state_dict`."""
-        self._sums = {
-            k: torch.tensor(v[0], dtype=torch.float64, device=self.device) for k, v in state.items()
-        }
+        self._sums = {k: torch.tensor(v[0], dtype=torch.float64, device=self.device) for k, v in state.items()}
         self._counts = {k: int(v[1]) for k, v in state.items()}
 
 

@@ -78,9 +78,7 @@ class Ownership:
                 age = time.time() - self.path.stat().st_mtime
                 reason = why_alive(owner, age)
                 if reason is not None:
-                    raise DirectoryBusy(
-                        f"{directory}: already being written by {reason}; wait for it or stop it"
-                    )
+                    raise DirectoryBusy(f"{directory}: already being written by {reason}; wait for it or stop it")
             attempt = int(owner["attempt"]) + 1 if owner else 1
             write_json(self.path, self._entry(attempt))
         return attempt

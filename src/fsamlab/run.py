@@ -218,9 +218,7 @@ def choose_device(cfg: TrainConfig) -> torch.device:
     """
     available = torch.cuda.is_available()
     if cfg.device == "cuda" and not available:
-        raise ConfigError(
-            "train.device", "cuda", "no usable GPU on this machine; use train.device=cpu or auto"
-        )
+        raise ConfigError("train.device", "cuda", "no usable GPU on this machine; use train.device=cpu or auto")
     return torch.device("cuda" if available and cfg.device != "cpu" else "cpu")
 
 

@@ -20,9 +20,7 @@ class Preempted(Exception):
     """The run was asked to stop, has written its checkpoint and can be resumed by the same command."""
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(
-            f"preempted by {signal.Signals(signum).name} after step {step}; the same command resumes it"
-        )
+        super().__init__(f"preempted by {signal.Signals(signum).name} after step {step}; the same command resumes it")
         self.signum = signum
         self.step = step
 

@@ -111,9 +111,7 @@ def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
 
 def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str | None) -> None:
     """Print one run's summary."""
-    table = Table(
-        title=f"{config.optimizer.name} on {config.data.name}, seed {config.seed}", title_justify="left"
-    )
+    table = Table(title=f"{config.optimizer.name} on {config.data.name}, seed {config.seed}", title_justify="left")
     for column in ("", "epoch", "train loss", "val acc %", "test acc %"):
         table.add_column(column, justify="left" if not column else "right")
     loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))
@@ -127,15 +125,11 @@ def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str
     )
     if "best/val/acc1" in summary:
         best = (summary["best/epoch"], summary["best/val/acc1"], summary["best/test/acc1"])
-        table.add_row(
-            "at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2])
-        )
+        table.add_row("at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2]))
     screen = console()
     screen.print(table)
     step, seconds = summary["cost/step_ms"], summary["cost/train_seconds"] + summary["cost/eval_seconds"]
-    screen.print(
-        f"{summary['cost/steps']} steps, {step:.1f} ms each, {seconds:.0f} s in all", highlight=False
-    )
+    screen.print(f"{summary['cost/steps']} steps, {step:.1f} ms each, {seconds:.0f} s in all", highlight=False)
     screen.print(f"files: {project_relative(directory)}", highlight=False, soft_wrap=True)
     if url is not None:
         screen.print(f"W&B:   {url}", highlight=False, soft_wrap=True)
@@ -191,9 +185,7 @@ class SweepBoard:
         """Print one line for a job that ended."""
         self.num_ended += 1
         self.bar.remove_task(self.tasks.pop(index))
-        self.bar.update(
-            self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}"
-        )
+        self.bar.update(self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}")
         status = read_status(self.directories[index])
         if exitcode == 0:
             outcome = describe(status.get("latest") or {})
@@ -202,8 +194,6 @@ class SweepBoard:
         else:
             outcome = f"{status['status']}: {status.get('exception') or 'see its run.log'}"
         seconds = time.monotonic() - self.began[index]
-        width = len(str(len(self.directories)))
-        line = f"[{self.num_ended:{width}}/{len(self.directories)}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
-        self.screen.print(
-            line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red"
-        )
+        total = len(self.directories)
+        line = f"[{self.num_ended:{len(str(total))}}/{total}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
+        self.screen.print(line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red")

@@ -115,9 +115,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.model.train()
-        self.optimizer.record_scalars = (
-            self.every_steps is not None and (self.step + 1) % self.every_steps == 0
-        )
+        self.optimizer.record_scalars = self.every_steps is not None and (self.step + 1) % self.every_steps == 0
         correct: list[Tensor] = []  # from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
             closures = [self._closure([part], correct) for part in self._micro_batches(batch)]
@@ -157,7 +155,7 @@ class Trainer:
         logits, loss = self._forward(batch, self.cfg.label_smoothing)
         if weight != 1.0:
             loss = loss * weight
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return logits.detach(), loss.detach()
 
     def _forward(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -263,9 +261,7 @@ class Trainer:
 
     def summary(self) -> dict[str, float]:
         """Return the run's numbers: final, at the best validation epoch, and cost."""
-        final = {
-            f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in ("train", "val", "test")
-        }
+        final = {f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in ("train", "val", "test")}
         cost = {
             "cost/steps": self.step,
             "cost/epochs": self.step / self.steps_per_epoch,

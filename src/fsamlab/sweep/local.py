@@ -76,9 +76,7 @@ class LocalLauncher(Launcher):
         context.set_forkserver_preload(PRELOAD)
 
         # parsed while composing for the check, so it holds no open files and no threads
-        common = cloudpickle.dumps(
-            (self.hydra_context, self.config, self.task_function, Singleton.get_state())
-        )
+        common = cloudpickle.dumps((self.hydra_context, self.config, self.task_function, Singleton.get_state()))
         waiting = list(enumerate(job_overrides, initial_job_idx))
         free = list(range(num_jobs))
         running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index
@@ -98,8 +96,9 @@ class LocalLauncher(Launcher):
                         process.start()
                         running[process.sentinel] = (process, slot, index)
                         board.started(index)
-                    for sentinel in wait(list(running), timeout=0.5):
-                        process, slot, index = running.pop(sentinel)  # type: ignore[index]
+                    ready = set(wait(list(running), timeout=0.5))
+                    for sentinel in [s for s in running if s in ready]:
+                        process, slot, index = running.pop(sentinel)
                         process.join()
                         free.append(slot)
                         returns[index] = _job_return(job_overrides[index - initial_job_idx], process.exitcode)
@@ -137,9 +136,7 @@ def _stop(processes: list[Any]) -> None:
 
 
 def _job_return(overrides: Sequence[str], exitcode: int) -> JobReturn:
-    ret = JobReturn(
-        overrides=list(overrides), status=JobStatus.COMPLETED if exitcode == 0 else JobStatus.FAILED
-    )
+    ret = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED if exitcode == 0 else JobStatus.FAILED)
     if exitcode < 0:
         ret._return_value = RuntimeError(f"killed by {signal.Signals(-exitcode).name}")
     elif exitcode > 0:

@@ -75,9 +75,7 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     """
     dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
     ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-    candidates = [
-        c for c in ordered if not c.startswith(("tracker.", "diagnostics.")) and c not in NOT_A_SETTING
-    ]
+    candidates = [c for c in ordered if not c.startswith(("tracker.", "diagnostics.")) and c not in NOT_A_SETTING]
     kept: list[str] = []
     groups = 1
     for key in candidates:
@@ -108,7 +106,8 @@ def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     others = [k for k in keys if k != "optimizer.name"]
     sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
-    for i, row in table.iterrows():
-        same = sgd[(sgd[others] == row[others]).all(axis=1)] if others else sgd
-        table.loc[i, "step_vs_sgd"] = row["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan")
-    return table
+    ratios = []
+    for _, setting in table.iterrows():
+        same = sgd[(sgd[others] == setting[others]).all(axis=1)] if others else sgd
+        ratios.append(setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan"))
+    return table.assign(step_vs_sgd=ratios)

@@ -35,9 +35,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
     for _, row in by_setting(frame).iterrows():
         ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
         accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
-        table.add_row(
-            *(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio
-        )
+        table.add_row(*(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
     return table
 
 
@@ -54,9 +52,7 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
             soft_wrap=True,
         )
         if (directory / "run.log").exists():
-            screen.print(
-                f"           log: {project_relative(directory / 'run.log')}", highlight=False, soft_wrap=True
-            )
+            screen.print(f"           log: {project_relative(directory / 'run.log')}", highlight=False, soft_wrap=True)
 
 
 def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:

@@ -66,9 +66,7 @@ class CheckedSweeper(BasicSweeper):
         for overrides in jobs:
             try:
                 cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-                plan = JobPlan.of(
-                    typed(cfg), list(overrides), Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
-                )
+                plan = JobPlan.of(typed(cfg), list(overrides), Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
             except Exception as e:
                 line = one_line(e)
                 if line is None:

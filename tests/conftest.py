@@ -1,0 +1,52 @@
+"""What every test gets: one torch thread, a fixed seed, no W&B account and no SLURM of the outer world."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for key in list(os.environ):
+        if key.startswith(("WANDB_", "SLURM_", "SBATCH_")):
+            monkeypatch.delenv(key)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run launch.py as a user would, runs below tmp_path, one thread; returns the finished process."""
+
+    def run(
+        *arguments: str, timeout: float = 300, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "launch.py", *arguments, f"runs_dir={tmp_path / 'runs'}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
+
+    return run
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., object]]:
+    """Compose the real conf/ with overrides; returns the typed Config."""
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab import door
+    from fsamlab.config import typed
+
+    door.register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        yield lambda *overrides: typed(compose("config", overrides=list(overrides)))

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsamlab.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, TrainConfig, did_you_mean, in_range
+from fsamlab.identity import PROJECT_ROOT, config_hash, differences, run_directory, run_id
+
+FSAM = {
+    "name": "fsam",
+    "ascent": "batch",
+    "component": "subtract",
+    "reference": "ema",
+    "rho": 0.2,
+    "sigma": 1.0,
+    "lmbda": 0.9,
+    "order": "official",
+    "ema_init": "first_gradient",
+}
+
+
+def fsam(**changes):
+    return OptimizerConfig(**{**FSAM, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rho": -0.1}, "optimizer.rho=-0.1: must be finite and >= 0"),
+        ({"rho": float("nan")}, "optimizer.rho=nan"),
+        ({"rho": float("inf")}, "optimizer.rho=inf"),
+        ({"lr": float("nan")}, "optimizer.lr=nan"),
+        ({"lmbda": 1.0}, "optimizer.lmbda=1.0: must be finite and >= 0 and < 1"),
+        ({"sigma": float("nan")}, "optimizer.sigma=nan"),
+        ({"order": "offical"}, "did you mean official"),
+        ({"order": "paper", "ema_init": "zero", "sigma": 10.0}, "optimizer.sigma=10.0"),
+        ({"order": "paper"}, "optimizer.ema_init=first_gradient"),
+        ({"order": "paper", "ema_init": "zero_debiased"}, "optimizer.ema_init=zero_debiased"),
+        ({"sigma": None}, "optimizer.sigma=null: has to be set"),
+        ({"eta": 0.01}, "optimizer.eta=0.01: has no effect"),
+        ({"component": "all"}, "optimizer.reference=ema"),
+        ({"reference": None}, "optimizer.reference=None"),
+        ({"ascent": "none"}, "optimizer.rho=0.2"),
+        ({"ascent": "gaussian"}, "optimizer.reference=ema"),
+        ({"betas": [0.9]}, "optimizer.betas"),
+        ({"base": "adam"}, "did you mean adamw"),
+    ],
+)
+def test_impossible_values_are_one_line(changes, words):
+    with pytest.raises(ConfigError) as e:
+        fsam(**changes)
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_possible_values_pass():
+    fsam(sigma=0.0)
+    fsam(sigma=9.99, order="paper", ema_init="zero")
+    fsam(sigma=0.5, order="paper")
+
+
+@pytest.mark.parametrize(
+    ("cls", "values"),
+    [
+        (TrainConfig, {"epochs": 0}),
+        (TrainConfig, {"precision": "fp17"}),
+        (TrainConfig, {"label_smoothing": 1.0}),
+        (TrainConfig, {"warmup_epochs": 61.0}),
+        (DataConfig, {"name": "digits", "label_noise": 1.2}),
+        (DataConfig, {"name": "digits", "batch_size": 0}),
+        (DataConfig, {"name": "digits", "mean": [0.1, 0.2]}),
+        (AugmentConfig, {"cutout_prob": -0.1}),
+    ],
+)
+def test_other_groups_refuse_too(cls, values):
+    with pytest.raises(ConfigError):
+        cls(**values)
+
+
+@given(st.floats())
+def test_in_range_passes_exactly_the_closed_interval(x):
+    inside = 0 <= x <= 1
+    if inside:
+        in_range("k", x, 0, 1)
+    else:
+        with pytest.raises(ConfigError):
+            in_range("k", x, 0, 1)
+
+
+def test_did_you_mean():
+    assert did_you_mean("rhoo", ["rho", "lr"]) == " (did you mean rho?)"
+    assert did_you_mean("zzz", ["rho", "lr"]) == ""
+
+
+def test_every_option_composes_and_bears_its_file_name(composed):
+    for group in ("optimizer", "model", "data", "diagnostics", "tracker"):
+        for path in sorted((PROJECT_ROOT / "conf" / group).glob("*.yaml")):
+            config = composed(f"{group}={path.stem}")
+            if (group, path.stem) != ("model", "timm"):  # there the name is timm's
+                assert getattr(config, group).name == path.stem
+    for path in sorted((PROJECT_ROOT / "conf" / "experiment").glob("*.yaml")):
+        composed(f"experiment={path.stem}")
+
+
+def test_identity_covers_what_changes_weights_only(composed):
+    base = config_hash(composed())
+    for neutral in ("seed=5", "tracker=none", "name=x", "data.num_workers=2", "train.num_threads=1", "diagnostics=off"):
+        assert config_hash(composed(neutral)) == base, neutral
+    for semantic in ("optimizer.rho=0.3", "train.precision=bf16", "model.checkpoint=a.pt", "data.augment.flip=true"):
+        assert config_hash(composed(semantic)) != base, semantic
+
+
+def test_root_of_a_named_set_is_neutral_but_of_an_image_folder_is_content(composed):
+    assert config_hash(composed("data.root=/a")) == config_hash(composed("data.root=/b"))
+    folder = "data=image_folder"
+    assert config_hash(composed(folder, "data.root=/a")) != config_hash(composed(folder, "data.root=/b"))
+
+
+def test_identity_ignores_what_equals_the_default(composed):
+    explicit = composed("data.augment.flip=false", "optimizer.every=1")
+    assert config_hash(explicit) == config_hash(composed())
+    assert "data.augment.flip" not in differences(explicit)
+    assert differences(composed("optimizer.every=2"))["optimizer.every"] == 2
+
+
+def test_run_directory_is_anchored_at_the_project(composed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = composed("name=study", "seed=3")
+    assert run_directory(config) == PROJECT_ROOT / "runs" / "study" / run_id(config)
+    assert run_id(config).startswith("fsam-small_cnn-digits-s3-")
+    assert run_directory(composed("runs_dir=/scratch/r")).parent == Path("/scratch/r/default")
+
+
+def test_no_torch_below_the_login_node():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from hydra import compose, initialize_config_dir; from fsamlab import door\n"
+        "from fsamlab.config import typed; from fsamlab.identity import PROJECT_ROOT, run_id; import fsamlab.help\n"
+        "import hydra_plugins.fsamlab_plugins; door.register()\n"
+        "initialize_config_dir(config_dir=str(PROJECT_ROOT / 'conf'), version_base='1.3').__enter__()\n"
+        "print(run_id(typed(compose('config'))), fsamlab.help.page()[:7]); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

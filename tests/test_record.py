@@ -1,0 +1,155 @@
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from fsamlab import ownership
+from fsamlab.config import (
+    Config,
+    DataConfig,
+    DiagnosticsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrackerConfig,
+    TrainConfig,
+)
+from fsamlab.files import read_json, write_json
+from fsamlab.ownership import DirectoryBusy, Ownership, Superseded
+from fsamlab.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.sweep.results import current_status
+
+
+@pytest.fixture
+def config():
+    return Config(
+        optimizer=OptimizerConfig(name="sgd"),
+        model=ModelConfig(name="small_cnn"),
+        data=DataConfig(name="digits"),
+        train=TrainConfig(),
+        diagnostics=DiagnosticsConfig(name="off"),
+        tracker=TrackerConfig(name="none"),
+    )
+
+
+def test_rows_are_cut_to_the_checkpoint(tmp_path, config):
+    record = RunRecord(tmp_path, config, ["a=1"])
+    record.append({"step": 1})
+    offset = record.offset()
+    record.append({"step": 2})
+    record.close()
+    record = RunRecord(tmp_path, config, [])
+    record.cut(offset)
+    record.append({"step": 2, "again": 1.0})
+    record.close()
+    assert read_rows(tmp_path) == [{"step": 1}, {"step": 2, "again": 1.0}]
+    assert read_status(tmp_path)["attempts"] == 2
+
+
+def test_a_metrics_file_shorter_than_the_checkpoint_says_is_refused(tmp_path, config):
+    record = RunRecord(tmp_path, config, [])
+    with pytest.raises(RuntimeError, match="force=true"):
+        record.cut(10)
+    record.close()
+
+
+def test_half_a_line_is_no_row(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
+    assert read_rows(tmp_path) == [{"step": 1}]
+
+
+def test_status_of_a_run_that_never_started_is_queued(tmp_path):
+    assert read_status(tmp_path / "nothing") == {"status": "queued"}
+    assert not is_finished(tmp_path / "nothing")
+
+
+def _hold(directory, ready, leave):
+    owner = Ownership(directory)
+    ready.set()
+    leave.wait(30)
+    owner.release()
+
+
+def _other_process(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    process.start()
+    assert ready.wait(60)
+    return process, leave
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+    process, leave = _other_process(tmp_path)
+    with pytest.raises(DirectoryBusy, match=str(process.pid)):
+        Ownership(tmp_path)
+    leave.set()
+    process.join()
+    Ownership(tmp_path).release()  # released: free at once
+
+
+def test_a_killed_writer_is_superseded_at_once_and_shown_as_lost(tmp_path, config):
+    process, _ = _other_process(tmp_path)
+    write_json(tmp_path / "status.json", {"status": "running"})
+    assert current_status(tmp_path)["status"] == "running"
+    process.kill()
+    process.join()
+    assert current_status(tmp_path)["status"] == "lost"
+    owner = Ownership(tmp_path)
+    assert owner.attempt == 2
+    owner.release()
+
+
+def test_another_hosts_writer_counts_by_its_heartbeat(tmp_path, monkeypatch):
+    write_json(
+        tmp_path / "owner.json",
+        {"token": "x", "attempt": 4, "host": "elsewhere", "pid": 1, "pid_start": "1", "slurm_job_id": None},
+    )
+    with pytest.raises(DirectoryBusy, match="elsewhere"):
+        Ownership(tmp_path)
+    stale = time.time() - ownership.STALE_SECONDS - 1
+    os.utime(tmp_path / "owner.json", (stale, stale))
+    owner = Ownership(tmp_path)
+    assert owner.attempt == 5
+    owner.release()
+
+
+def test_a_restart_of_the_same_slurm_job_supersedes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    write_json(
+        tmp_path / "owner.json",
+        {"token": "x", "attempt": 1, "host": "elsewhere", "pid": 1, "pid_start": "1", "slurm_job_id": "77"},
+    )
+    Ownership(tmp_path).release()
+
+
+def test_the_older_attempt_stops_writing(tmp_path, config):
+    record = RunRecord(tmp_path, config, [])
+    record.append({"step": 1})
+    write_json(tmp_path / "owner.json", {**read_json(tmp_path / "owner.json"), "token": "newer"})
+    with pytest.raises(Superseded):
+        record.append({"step": 2})
+    record.close()
+    assert read_json(tmp_path / "owner.json")["token"] == "newer"
+    assert read_rows(tmp_path) == [{"step": 1}]
+
+
+def test_the_heartbeat_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.05)
+    owner = Ownership(tmp_path)
+    os.utime(tmp_path / "owner.json", (0, 0))
+    end = time.time() + 10
+    while (tmp_path / "owner.json").stat().st_mtime < 1 and time.time() < end:
+        time.sleep(0.02)
+    assert (tmp_path / "owner.json").stat().st_mtime > 1
+    owner.release()
+
+
+def test_config_and_overrides_are_plain_yaml(tmp_path, config):
+    import yaml
+
+    RunRecord(tmp_path, config, ["optimizer.rho=0.1"]).close()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["optimizer"]["name"] == "sgd"
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["optimizer.rho=0.1"]
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "running"
