@@ -344,6 +344,7 @@ class TrainConfig:
     log_every_steps: int | None = None  # rows between the epochs' rows
     checkpoint_every_minutes: float = 5.0
     checkpoint_every_steps: int | None = None
+    channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
     save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
     on_divergence: str = "stop"  # stop | continue
     progress: bool = True  # progress bar where the output is a terminal

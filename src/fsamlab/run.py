@@ -100,6 +100,8 @@ def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFl
         seed=config.seed,
         device=device,
         every_steps=config.diagnostics.every_steps,
+        ascent_batch_size=config.optimizer.ascent_batch_size,
+        ascent_nested=bool(config.optimizer.ascent_nested),
     )
     resume(trainer, record, environment(PROJECT_ROOT, device), force=config.force)
     tracker = build_tracker(

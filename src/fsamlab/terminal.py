@@ -195,5 +195,7 @@ class SweepBoard:
             outcome = f"{status['status']}: {status.get('exception') or 'see its run.log'}"
         seconds = time.monotonic() - self.began[index]
         total = len(self.directories)
-        line = f"[{self.num_ended:{len(str(total))}}/{total}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
+        line = (
+            f"[{self.num_ended:{len(str(total))}}/{total}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
+        )
         self.screen.print(line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red")

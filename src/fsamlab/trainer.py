@@ -55,6 +55,8 @@ class Trainer:
         epochs: passes over the training set.
         seed: of order, augmentation and dropout.
         every_steps: how often the perturbation's free scalars are recorded; None is never.
+        ascent_batch_size, ascent_nested: of the ascent batch of variants with one of their own; None is the
+            descent batch's size; a nested one shares samples with the descent batch.
     """
 
     def __init__(
@@ -68,9 +70,14 @@ class Trainer:
         seed: int,
         device: torch.device,
         every_steps: int | None = None,
+        ascent_batch_size: int | None = None,
+        ascent_nested: bool = False,
     ) -> None:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.every_steps = seed, device, every_steps
+        self.ascent_batch_size, self.ascent_nested = ascent_batch_size, ascent_nested
+        self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.steps_per_epoch = data.train.num_batches()
         self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch
@@ -160,7 +167,7 @@ class Trainer:
 
     def _forward(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            logits = self.model(batch.images)
+            logits = self.model(batch.images.contiguous(memory_format=self.memory_format))
         return logits, F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
@@ -175,8 +182,8 @@ class Trainer:
         if need == "full":
             return self._full_gradient
         if need == "other_batch":
-            size = self.optimizer.ascent_batch_size or len(batch.labels)
-            nested_in = batch if self.optimizer.ascent_nested else None
+            size = self.ascent_batch_size or len(batch.labels)
+            nested_in = batch if self.ascent_nested else None
             other = self.data.train.other(self.step, size, nested_in)
             return self._closure([other], [])
         return None
@@ -226,7 +233,8 @@ class Trainer:
         row.update(self.sums.means())
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row.update(self.scalars)
-        row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
+        if self.optimizer.choices.ascent.name != "none":
+            row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
         if evaluate:
             row.update(self._evaluate_all())
         row["time"] = round(self.train_seconds + self.eval_seconds, 3)

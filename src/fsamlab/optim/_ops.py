@@ -94,9 +94,7 @@ class Loop:
     @staticmethod
     def norms(xs: Tensors) -> Tensors:
         """Return the l2 norm of each tensor, in float32 at least."""
-        return [
-            torch.linalg.vector_norm(x, dtype=torch.float32 if x.dtype in LOW_PRECISION else None) for x in xs
-        ]
+        return [torch.linalg.vector_norm(x, dtype=torch.float32 if x.dtype in LOW_PRECISION else None) for x in xs]
 
 
 Ops = type[Foreach] | type[Loop]

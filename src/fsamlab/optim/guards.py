@@ -22,9 +22,7 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     """
     # A training-mode module that does not track passes no buffers to the kernel: exactly what is wanted.
     # An inner context finds nothing left to switch off, so only the outermost one switches on again.
-    tracking = [
-        m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats
-    ]
+    tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
     try:

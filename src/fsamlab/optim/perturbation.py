@@ -10,7 +10,10 @@ Fields of the classes bear the names of the config's fields, so that a table row
 
 from __future__ import annotations
 
-from fsamlab.config import PAPER_SIGMA_LIMIT, ConfigError
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from fsamlab.config import PAPER_SIGMA_LIMIT, ConfigError, one_of
 from fsamlab.optim.ascent import Ascent, Batch, FullSet, Gaussian, NoAscent, OtherBatch
 from fsamlab.optim.component import (
     All,
@@ -27,10 +30,69 @@ from fsamlab.optim.metric import L2, Adaptive, Metric
 
 ASCENTS: dict[str, type[Ascent]] = {c.name: c for c in (NoAscent, Batch, OtherBatch, FullSet, Gaussian)}
 REFERENCES: dict[str, type[Reference]] = {"ema": Ema, "full": FullGradient}
-COMPONENTS: dict[str, type[Component]] = {
-    c.name: c for c in (All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)
-}
+COMPONENTS: dict[str, type[Component]] = {c.name: c for c in (All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)}
 METRICS: dict[str, type[Metric]] = {"l2": L2, "adaptive": Adaptive}
+
+
+def _fields(choice: Any) -> list[str]:
+    return [f.name for f in fields(choice)] if is_dataclass(choice) else []
+
+
+def _choose(table: dict[str, Any], axis: str, name: str, parameters: dict[str, Any]) -> Any:
+    one_of(axis, name, tuple(table))
+    return table[name](**{k: parameters[k] for k in _fields(table[name]) if k in parameters})
+
+
+class Choices:
+    """One choice on each axis, with its parameters.
+
+    Raises:
+        ConfigError: an unknown choice, a value out of range, or choices that mean nothing together.
+        TypeError: a parameter that no choice uses.
+    """
+
+    def __init__(
+        self, ascent: str, component: str, reference: str | None, metric: str, parameters: dict[str, Any]
+    ) -> None:
+        self.ascent: Ascent = _choose(ASCENTS, "ascent", ascent, parameters)
+        self.component: Component = _choose(COMPONENTS, "component", component, parameters)
+        self.reference: Reference | None = (
+            _choose(REFERENCES, "reference", reference, parameters) if reference else None
+        )
+        self.metric: Metric = _choose(METRICS, "metric", metric, parameters)
+        unused = sorted(set(parameters) - {name for axis in self._axes() for name in _fields(axis)})
+        if unused:
+            raise TypeError(f"no choice made here uses {', '.join(unused)}")
+        check_combination(self.ascent, self.component, self.reference)
+
+    @property
+    def full_every_steps(self) -> int:
+        """Steps between two passes over the full training set."""
+        return next((a.full_every_steps for a in self._axes() if hasattr(a, "full_every_steps")), 1)
+
+    def _axes(self) -> list[Any]:
+        return [a for a in (self.ascent, self.component, self.reference, self.metric) if a is not None]
+
+    def state(self) -> dict[str, Any]:
+        """Return names and parameters."""
+        names = {
+            key: getattr(getattr(self, key), "name", None) for key in ("ascent", "component", "reference", "metric")
+        }
+        return {"choices": names, "parameters": {k: getattr(a, k) for a in self._axes() for k in _fields(a)}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore the parameters.
+
+        Raises:
+            ValueError: the choices are other ones.
+        """
+        mine, theirs = self.state()["choices"], state["choices"]
+        differing = [f"{k}={theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
+        if differing:
+            raise ValueError(f"this is the state of another variant: {'; '.join(differing)}")
+        for axis in self._axes():
+            for name in _fields(axis):
+                setattr(axis, name, state["parameters"][name])
 
 
 def check_combination(ascent: Ascent, component: Component, reference: Reference | None) -> None:

@@ -1,0 +1,142 @@
+"""The sharpness-aware family, usable in anyone's loop.
+
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = FSAM(base, rho=0.2, model=model)
+    def closure():
+        optimizer.zero_grad(); loss = criterion(model(x), y); loss.backward(); return loss
+    loss = optimizer.step(closure)
+
+Each factory takes a base optimizer, or parameters and SGD's keywords. What else it takes is
+:class:`SharpnessAware`'s: model, every, same_rng, seed, max_grad_norm, ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fsamlab.config import OptimizerConfig
+from fsamlab.optim.guards import frozen_batchnorm
+from fsamlab.optim.sharpness_aware import SharpnessAware
+
+__all__ = [
+    "ASAM",
+    "BASES",
+    "FASAM",
+    "FSAM",
+    "SAM",
+    "RandomSAM",
+    "SAMComponent",
+    "SAMFull",
+    "SAMFullEMA",
+    "SAMNoise",
+    "SAMdb",
+    "SharpnessAware",
+    "build_optimizer",
+    "frozen_batchnorm",
+]
+
+SGD_KEYWORDS = ("lr", "momentum", "weight_decay", "nesterov", "dampening")
+
+
+def _build(params_or_base: Any, keywords: dict[str, Any], **choices: Any) -> SharpnessAware:
+    base = params_or_base
+    if not isinstance(base, Optimizer):
+        base = torch.optim.SGD(base, **{k: keywords.pop(k) for k in SGD_KEYWORDS if k in keywords})
+    return SharpnessAware(base, **{**choices, **keywords})
+
+
+def SAM(params_or_base: Any, rho: float = 0.05, **keywords: Any) -> SharpnessAware:
+    """SAM (arXiv 2010.01412): perturb along the batch gradient."""
+    return _build(params_or_base, keywords, rho=rho)
+
+
+def ASAM(params_or_base: Any, rho: float = 0.5, eta: float = 0.01, **keywords: Any) -> SharpnessAware:
+    """ASAM (arXiv 2102.11600), form `official`, which needs model=; `adaptive_form="all"` is the popular port."""
+    choices = {"metric": "adaptive", "eta": eta, "adaptive_form": "official"}
+    return _build(params_or_base, keywords, rho=rho, **choices)
+
+
+def FSAM(
+    params_or_base: Any, rho: float = 0.2, sigma: float = 1.0, lmbda: float = 0.9, **keywords: Any
+) -> SharpnessAware:
+    """F-SAM (arXiv 2403.12350): perturb along what the EMA of past gradients does not explain."""
+    choices = {"component": "subtract", "reference": "ema"}
+    return _build(params_or_base, keywords, rho=rho, sigma=sigma, lmbda=lmbda, **choices)
+
+
+def FASAM(
+    params_or_base: Any,
+    rho: float = 0.5,
+    sigma: float = 1.0,
+    lmbda: float = 0.9,
+    eta: float = 0.01,
+    **keywords: Any,
+) -> SharpnessAware:
+    """F-SAM's direction in ASAM's metric."""
+    choices = {"component": "subtract", "reference": "ema", "metric": "adaptive", "adaptive_form": "official"}
+    return _build(params_or_base, keywords, rho=rho, sigma=sigma, lmbda=lmbda, eta=eta, **choices)
+
+
+def SAMFull(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, **keywords: Any) -> SharpnessAware:
+    """Perturb along the gradient over the full training set; step() takes an ascent_closure over it."""
+    return _build(params_or_base, keywords, rho=rho, ascent="full", full_every_steps=full_every_steps)
+
+
+def SAMComponent(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, **keywords: Any) -> SharpnessAware:
+    """Perturb along the batch gradient's projection on the full gradient (Figure 1); takes a reference_closure."""
+    choices = {"component": "project_on", "reference": "full", "full_every_steps": full_every_steps}
+    return _build(params_or_base, keywords, rho=rho, **choices)
+
+
+def SAMNoise(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, **keywords: Any) -> SharpnessAware:
+    """Perturb along what remains of the batch gradient without that projection; takes a reference_closure."""
+    choices = {"component": "project_out", "reference": "full", "full_every_steps": full_every_steps}
+    return _build(params_or_base, keywords, rho=rho, **choices)
+
+
+def SAMFullEMA(params_or_base: Any, rho: float = 0.2, lmbda: float = 0.9, **keywords: Any) -> SharpnessAware:
+    """Perturb along the EMA itself, the current gradient in it: SAM-full with an estimated full gradient."""
+    choices = {"component": "reference", "reference": "ema", "order": "paper"}
+    return _build(params_or_base, keywords, rho=rho, lmbda=lmbda, **choices)
+
+
+def SAMdb(params_or_base: Any, rho: float = 0.05, **keywords: Any) -> SharpnessAware:
+    """Perturb along another batch's gradient; step() takes an ascent_closure on it (Figures 2b, 2c)."""
+    return _build(params_or_base, keywords, rho=rho, ascent="other_batch")
+
+
+def RandomSAM(params_or_base: Any, rho: float = 0.05, **keywords: Any) -> SharpnessAware:
+    """Perturb along a Gaussian direction, a function of (seed, step)."""
+    return _build(params_or_base, keywords, rho=rho, ascent="gaussian")
+
+
+def _sgd(params: Any, cfg: OptimizerConfig) -> Optimizer:
+    keywords = {"lr": cfg.lr, "momentum": cfg.momentum, "weight_decay": cfg.weight_decay, "nesterov": cfg.nesterov}
+    return torch.optim.SGD(params, fused=True, **keywords)  # type: ignore[arg-type]
+
+
+def _adamw(params: Any, cfg: OptimizerConfig) -> Optimizer:
+    betas = (cfg.betas[0], cfg.betas[1])
+    return torch.optim.AdamW(params, lr=cfg.lr, betas=betas, eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True)
+
+
+BASES: dict[str, Callable[[Any, OptimizerConfig], Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
+PARAMETERS = ("sigma", "lmbda", "order", "ema_init", "eta", "adaptive_form", "full_every_steps")
+SHARED = ("ascent", "component", "reference", "metric", "rho", "every", "floor", "same_rng")
+
+
+def build_optimizer(
+    cfg: OptimizerConfig, model: nn.Module, seed: int, max_grad_norm: float | None = None
+) -> SharpnessAware:
+    """Return the variant that a config describes, over all parameters of `model`, weight decay on everything."""
+    values = dataclasses.asdict(cfg)
+    parameters = {k: values[k] for k in PARAMETERS if values[k] is not None}
+    base = BASES[cfg.base]([p for p in model.parameters() if p.requires_grad], cfg)
+    shared = {k: values[k] for k in SHARED}
+    return SharpnessAware(base, **shared, model=model, seed=seed, max_grad_norm=max_grad_norm, **parameters)

@@ -1,0 +1,382 @@
+"""The wrapper: perturb the weights, take the gradient there, let the base optimizer step from here.
+
+a   = ascent gradient                      (ascent.py)
+d   = component of a                       (component.py)
+eps = rho T^2 d / |T d|                    (metric.py)
+w  <- base step at w with grad L_B(w + eps)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from fsamlab.config import in_range
+from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm
+from fsamlab.optim.component import Ema, FullGradient, Part
+from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state, step_seed
+from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.scalars import Recorder
+from fsamlab.optim.wrapper import Wrapper
+
+Closure = Callable[[], Tensor]
+
+
+class SharpnessAware(Wrapper):
+    """One optimizer for the whole family; a variant is a choice on each axis.
+
+    Args:
+        base: any torch optimizer over the parameters; its param_groups are this one's, with `rho` added.
+        ascent, component, reference, metric: names in the tables of perturbation.py.
+        rho: radius, for groups that do not bring their own; a group with rho 0 is not perturbed, leaves
+            the joint norm and keeps no EMA.
+        every: perturb in every `every`-th step, with plain base steps between.
+        floor: |d| <= floor * |a| leaves the weights unperturbed: d is rounding noise there.
+        model: whose batch norms are kept from counting a batch twice, and whose parameter names tell ASAM
+            which of them are weights. Without it both are the caller's business.
+        same_rng: the perturbed pass replays the random state of the clean one (same dropout masks).
+        seed: of the random direction.
+        max_grad_norm: clips the descent gradient, never the ascent gradient.
+        skip_nonfinite: a step with a non-finite ascent gradient, perturbed loss or descent gradient leaves
+            weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA it costs two
+            synchronisations a step.
+        foreach: multi-tensor calls, or a loop over tensors.
+        **parameters: of the choices: sigma, lmbda, order, ema_init, eta, adaptive_form, full_every_steps.
+
+    Attributes:
+        scalars: of the last step, 0-dim tensors on the device: `loss_perturbed`, and `perturbation/...` when
+            `record_scalars` was set before the step.
+        num_floored: steps left unperturbed by the floor, a 0-dim tensor on the device.
+    """
+
+    own_keys = ("ema", "ema_steps", "full_gradient")
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        ascent: str = "batch",
+        component: str = "all",
+        reference: str | None = None,
+        metric: str = "l2",
+        rho: float = 0.05,
+        every: int = 1,
+        floor: float = 1e-5,
+        model: nn.Module | None = None,
+        same_rng: bool = False,
+        seed: int = 0,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = True,
+        foreach: bool = True,
+        **parameters: Any,
+    ) -> None:
+        in_range("rho", rho, 0)
+        in_range("every", every, 1)
+        in_range("floor", floor, 0, 1, open_high=True)
+        in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        self.choices = Choices(ascent, component, reference, metric, parameters)
+        self.every, self.floor, self.model, self.same_rng, self.seed = every, floor, model, same_rng, seed
+        self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
+        self.ops: Ops = Foreach if foreach else Loop
+        self.scalars: dict[str, Tensor] = {}
+        self.record_scalars = False
+        self.num_steps = self.num_nonfinite = 0
+        self._parts: list[Part] | None = None  # between ascend() and descend()
+        self._moved: Tensors = []  # the parameters that are perturbed now
+        self._finite = True
+        self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
+        super().__init__(base, rho)
+        self.device = next(self.parameters()).device
+        self.num_floored = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
+
+    # ------------------------------------------------------------------------------- what it needs
+
+    @property
+    def has_clean_loss(self) -> bool:
+        """Whether the descent batch is evaluated at the unperturbed weights; step() then returns that loss."""
+        return self.choices.ascent.has_clean_loss
+
+    @property
+    def needs_ascent(self) -> str | None:
+        """`other_batch` or `full` where step() takes an ascent_closure on such data."""
+        return self.choices.ascent.needs
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether step() takes a reference_closure over the full training set."""
+        return isinstance(self.choices.reference, FullGradient)
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether the coming step perturbs the weights: its turn, and a group with rho > 0."""
+        turn = self.choices.ascent.name != "none" and self.num_steps % self.every == 0
+        return turn and any(group["rho"] > 0 for group in self.param_groups)
+
+    # ------------------------------------------------------------------------------------ the step
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Closure | None = None,
+        ascent_closure: Closure | None = None,
+        reference_closure: Closure | None = None,
+    ) -> Tensor:
+        """Make one step; return the clean loss where the variant has one, else the perturbed loss.
+
+        Args:
+            closure: zeroes the gradients, runs forward and backward on the descent batch, returns the loss.
+            ascent_closure: the same on the ascent batch, for ascent=other_batch and full.
+            reference_closure: the same over the full training set, for reference=full.
+
+        Raises:
+            ValueError: a closure that the variant needs is missing.
+        """
+        if closure is None:
+            raise ValueError("step() needs a closure: zero_grad, forward, backward, return the loss")
+        descent = torch.enable_grad()(closure)
+        self.scalars = {}
+        if not self.perturbs:
+            loss = descent()
+            self._base_step()
+            self.num_steps += 1
+            return loss
+        random = rng_state(self.device) if self.same_rng else None
+        clean = self._ascent_pass(descent, ascent_closure, reference_closure)
+        self.ascend()
+        if not self._finite:
+            self.descend()
+            return torch.full((), math.nan, device=self.device) if clean is None else clean
+        perturbed = self._perturbed_pass(descent, clean, random)
+        self._finite = not self.skip_nonfinite or bool(torch.isfinite(perturbed))
+        self.descend()
+        self.scalars["loss_perturbed"] = perturbed
+        return perturbed if clean is None else clean
+
+    @torch.no_grad()
+    def step_micro(self, closures: Sequence[Closure]) -> Tensor:
+        """m-SAM: one perturbation for each micro-batch, one base step with the mean of their gradients.
+
+        The EMA is fed by each micro-batch in turn. Micro-batches count equally.
+
+        Raises:
+            ValueError: the ascent gradient is not the micro-batch's own.
+        """
+        if self.choices.ascent.name not in ("batch", "none") or self.needs_reference:
+            raise ValueError(f"ascent={self.choices.ascent.name}: one perturbation per micro-batch needs ascent=batch")
+        self.scalars = {}
+        perturbs, share = self.perturbs, 1 / len(closures)
+        clean, perturbed, mean = [], [], {}
+        for closure in closures:
+            descent = torch.enable_grad()(closure)
+            random = rng_state(self.device) if self.same_rng else None
+            clean.append(descent())
+            if perturbs:
+                self.ascend()
+                perturbed.append(self._perturbed_pass(descent, clean[-1], random))
+                self._restore()
+                if self._finite:
+                    self._commit()
+                self._parts = None
+            for p in self.parameters():
+                if p.grad is not None:
+                    mean[p] = mean[p].add_(p.grad, alpha=share) if p in mean else p.grad * share
+        for p in self.parameters():
+            p.grad = mean.get(p)
+        if not perturbs or self._all_finite([*clean, *perturbed]):
+            self._base_step()
+        else:
+            self.num_nonfinite += 1
+        self.num_steps += 1
+        if perturbed:
+            self.scalars["loss_perturbed"] = torch.stack(perturbed).mean()
+        return torch.stack(clean).mean()
+
+    @torch.no_grad()
+    def ascend(self) -> None:
+        """First phase: the ascent batch's gradients are in p.grad; move the weights to w + eps.
+
+        The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only
+        when the second phase has ended well.
+        """
+        if self._parts is not None:
+            raise RuntimeError("ascend() twice without descend()")
+        parts = self._gather()
+        self._parts, self._moved = parts, []
+        norm_a = global_norm([x for part in parts for x in part.a], self.ops)
+        self._finite = not self.skip_nonfinite or bool(torch.isfinite(norm_a))
+        if not parts or not self._finite:
+            return
+        recorder = Recorder(parts, norm_a, self.choices.reference, self.ops) if self.record_scalars else None
+        self.choices.component.set_direction(parts, self.ops)
+        direction = self._move(parts, norm_a)
+        if recorder is not None:
+            self.scalars.update(recorder.scalars(parts, direction))
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
+        if self._parts is None:
+            raise RuntimeError("descend() without ascend()")
+        self._restore()
+        if self._finite and (not self.skip_nonfinite or self._all_finite([])):
+            self._commit()
+            self._base_step()
+        else:
+            self.num_nonfinite += 1
+        self._parts = None
+        self.num_steps += 1
+
+    # ------------------------------------------------------------------------------------ its parts
+
+    def _ascent_pass(self, descent: Closure, ascent: Closure | None, reference: Closure | None) -> Tensor | None:
+        """Leave the ascent gradient in p.grad; return the clean loss if the descent batch gave it.
+
+        Full-set passes come first: they may be left early (a signal), and then nothing has happened yet.
+        """
+        choice, every = self.choices.ascent, self.choices.full_every_steps
+        if choice.name == "gaussian":
+            return None
+        if self.needs_reference or choice.name == "full":
+            closure, name = (ascent, "ascent_closure") if choice.name == "full" else (reference, "reference_closure")
+            known = any("full_gradient" in s for s in self.state.values())
+            if self.num_steps % every == 0 or not known:
+                self._required(closure, name, "the full training set")
+                for p in self.parameters():
+                    if p.grad is not None:
+                        self.state[p]["full_gradient"] = p.grad.clone()
+        if choice.name == "other_batch":
+            self._required(ascent, "ascent_closure", choice.data)
+        return descent() if choice.has_clean_loss else None
+
+    def _required(self, closure: Closure | None, name: str, data: str) -> None:
+        """Run a closure on data other than the descent batch; batch norms do not count it."""
+        if closure is None:
+            raise ValueError(f"ascent={self.choices.ascent.name} needs {name}: zero_grad, forward, backward on {data}")
+        with ExitStack() as stack:
+            if self.model is not None:
+                stack.enter_context(frozen_batchnorm(self.model))
+            torch.enable_grad()(closure)()
+
+    def _perturbed_pass(self, descent: Closure, clean: Tensor | None, random: Any) -> Tensor:
+        """Run the descent batch at w + eps; batch norms count it unless the clean pass was counted."""
+        with ExitStack() as stack:
+            if self.model is not None and clean is not None:
+                stack.enter_context(frozen_batchnorm(self.model))
+            if random is not None and clean is not None:
+                stack.enter_context(replayed_rng(self.device, random))
+            try:
+                return descent()
+            except BaseException:
+                self._restore()
+                self._parts = None
+                raise
+
+    def _gather(self) -> list[Part]:
+        """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
+        choices, parts = self.choices, {}
+        seed = step_seed(self.seed, self.num_steps)
+        active = [(group["rho"], p) for group in self.param_groups if group["rho"] > 0 for p in group["params"]]
+        gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
+        for (rho, p), a in zip(active, gradients):
+            if a is None:
+                continue
+            m, on_a, on_m = choices.reference.form(self.state[p]) if choices.reference else (None, 0.0, 0.0)
+            part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
+            part.params.append(p)
+            part.a.append(a)
+            if m is not None:
+                part.m.append(m)
+        for p in self.parameters():
+            p.grad = None
+        return list(parts.values())
+
+    def _move(self, parts: list[Part], norm_a: Tensor) -> Tensors:
+        """Set w <- w + eps, keeping w; return T^2 d, which eps is parallel to."""
+        params = [p for part in parts for p in part.params]
+        d = [x for part in parts for x in part.d]
+        norm_d = norm_a if self.choices.component.name == "all" else global_norm(d, self.ops)
+        td = self.choices.metric.stretch(d, params, self._weights, self.ops)
+        norm_td = norm_d if td is d else global_norm(td, self.ops)
+        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.ops)
+        floored = (norm_d <= self.floor * norm_a) | (norm_td == 0)
+        self.num_floored += floored
+        scale: Number = torch.where(floored, 0.0, 1 / norm_td)
+        if self.device.type == "cpu":
+            scale = float(scale)  # free here; elsewhere it would wait for the device
+        saved = [self._scratch(p) for p in params]
+        self.ops.copy_(saved, params)
+        self._moved = params
+        start = 0
+        for part in parts:
+            stop = start + len(part.params)
+            self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
+            start = stop
+        return direction
+
+    def _restore(self) -> None:
+        """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
+        if self._moved:
+            self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
+            self._moved = []
+
+    def _commit(self) -> None:
+        if isinstance(self.choices.reference, Ema):
+            for part in self._parts or []:
+                self.choices.reference.update(part, self.state, self.ops)
+
+    def _all_finite(self, losses: list[Tensor]) -> bool:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        values = [*losses, global_norm(gradients, self.ops)] if gradients else losses
+        return all(bool(torch.isfinite(v)) for v in values)
+
+    def _base_step(self) -> None:
+        if self.max_grad_norm is not None:
+            clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
+        self.base.step()
+
+    def _scratch(self, p: Tensor) -> Tensor:
+        if p not in self._saved:
+            self._saved[p] = torch.empty_like(p)
+        return self._saved[p]
+
+    def _named_weights(self) -> frozenset[Tensor]:
+        if self.model is None:
+            raise ValueError(
+                "adaptive_form=official treats weights by their names: pass model=, or use adaptive_form=all"
+            )
+        return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
+
+    # ----------------------------------------------------------------------------------- its state
+
+    def own_state(self) -> dict[str, Any]:
+        """Return counters and choices.
+
+        Raises:
+            RuntimeError: the weights are perturbed.
+        """
+        if self._parts is not None:
+            raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
+        counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
+        return {**counters, "num_floored": int(self.num_floored), **self.choices.state()}
+
+    def load_own_state(self, own: dict[str, Any]) -> None:
+        """Restore counters and the choices' parameters.
+
+        Raises:
+            ValueError: the state is of a variant with other choices.
+        """
+        self.choices.load_state(own)
+        self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
+        self.num_floored.fill_(own["num_floored"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes but scratch memory."""
+        return {**super().__getstate__(), "_saved": {}}

@@ -1,0 +1,35 @@
+import torch
+
+from fsamlab.metrics import Best, Sums
+
+
+def test_means_are_weighted_by_samples_and_survive_a_state_dict():
+    sums = Sums(torch.device("cpu"))
+    sums.add("train/loss", torch.tensor(1.0), 3)
+    sums.add("train/loss", torch.tensor(4.0), 1)
+    other = Sums(torch.device("cpu"))
+    other.load_state_dict(sums.state_dict())
+    for s in (sums, other):
+        assert s.means() == {"train/loss": 7 / 4}
+        s.add("train/loss", torch.tensor(0.1), 1)
+    assert sums.means() == other.means()
+    sums.reset()
+    assert sums.means() == {}
+
+
+def test_best_is_the_first_of_equals_by_validation_not_test():
+    best = Best()
+    for row in (
+        {"step": 1, "val/acc1": 0.5, "test/acc1": 0.9},
+        {"step": 2, "val/acc1": 0.7, "test/acc1": 0.6},
+        {"step": 3, "val/acc1": 0.7, "test/acc1": 0.8},
+    ):
+        best.update(row)
+    assert best.summary() == {"best/step": 2, "best/val/acc1": 0.7, "best/test/acc1": 0.6}
+    assert not best.improved
+
+
+def test_no_validation_no_best():
+    best = Best()
+    best.update({"step": 1, "test/acc1": 0.9})
+    assert best.summary() == {}
