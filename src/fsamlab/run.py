@@ -82,11 +82,8 @@ def run(config: Config, directory: Path, overrides: list[str] | None = None) -> 
         record.close()
 
 
-def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFlag) -> dict[str, Any]:
-    device = choose_device(config.train)
-    if config.train.num_threads is not None:
-        torch.set_num_threads(config.train.num_threads)
-
+def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]]:
+    """Build data, model, optimizer and trainer; return the trainer and the facts of the data."""
     data = build_data(config.data, config.seed, device, PROJECT_ROOT)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = build_model(config.model, data.num_classes, data.in_channels).to(device)
@@ -103,6 +100,14 @@ def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFl
         ascent_batch_size=config.optimizer.ascent_batch_size,
         ascent_nested=bool(config.optimizer.ascent_nested),
     )
+    return trainer, data.facts
+
+
+def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFlag) -> dict[str, Any]:
+    device = choose_device(config.train)
+    if config.train.num_threads is not None:
+        torch.set_num_threads(config.train.num_threads)
+    trainer, facts = build(config, device)
     resume(trainer, record, environment(PROJECT_ROOT, device), force=config.force)
     tracker = build_tracker(
         config.tracker,
@@ -119,10 +124,10 @@ def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFl
     try:
         with terminal.progress(trainer, run_id(config), config.train.progress) as bar:
             trainer.fit(Bookkeeper(trainer, config.train, record, tracker, signals, bar))
-        summary = {**trainer.summary(), **{f"data/{k}": v for k, v in data.facts.items()}}
+        summary = {**trainer.summary(), **{f"data/{k}": v for k, v in facts.items()}}
         record.write_summary(summary)
         record.set_status("finished", step=trainer.step)
-        checkpoint.finish(directory / "checkpoints", model.state_dict(), trainer.step)
+        checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
         exit_code = 0
     finally:
         tracker.finish(summary or trainer.summary(), exit_code)

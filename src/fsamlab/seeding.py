@@ -23,6 +23,8 @@ class Stream(IntEnum):
     OTHER_BATCH = 5
     FULL_PASS = 6
     SYNTHETIC = 7
+    STEP = 8  # dropout and random directions of a training step
+    INIT = 9  # initial weights
 
 
 def derive_seed(*ints: int) -> int:

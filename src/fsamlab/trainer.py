@@ -133,7 +133,7 @@ class Trainer:
         self.step += 1
         self.boundary_done = False
         self.scalars = {k: float(v) for k, v in self.optimizer.scalars.items() if "/" in k}
-        self._count(loss, torch.stack(correct).sum(), len(batch.labels))
+        self._count(loss, correct, len(batch.labels))
 
     def _closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
         """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
@@ -200,12 +200,13 @@ class Trainer:
             total += self._backward(part, len(part.labels) / self.data.train.num_samples)[1]
         return total
 
-    def _count(self, loss: Tensor, correct: Tensor, n: int) -> None:
+    def _count(self, loss: Tensor, correct: list[Tensor], n: int) -> None:
         if self.optimizer.has_clean_loss:
             self.sums.add("train/loss", loss, n)
         if "loss_perturbed" in self.optimizer.scalars:
             self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
-        self.sums.add("train/acc1", correct / n, n)
+        if correct:  # empty where a non-finite ascent gradient kept the descent batch from being run
+            self.sums.add("train/acc1", torch.stack(correct).sum() / n, n)
         first = (self.diverged_at < 0) & ~torch.isfinite(loss)
         self.diverged_at = torch.where(first, self.step, self.diverged_at)
         if self.device.type == "cpu":  # elsewhere it would be a synchronisation: looked at with each row

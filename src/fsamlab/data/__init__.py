@@ -44,7 +44,5 @@ def build_data(cfg: DataConfig, seed: int, device: torch.device, project_root: P
     if cfg.name not in DATASETS:
         known = list(DATASETS)
         hint = did_you_mean(cfg.name, known)
-        raise ConfigError(
-            "data.name", cfg.name, f"must be one of {', '.join(known)}{hint}, or set data.import_path"
-        )
+        raise ConfigError("data.name", cfg.name, f"must be one of {', '.join(known)}{hint}, or set data.import_path")
     return DATASETS[cfg.name](cfg, seed, device, project_root / Path(cfg.root).expanduser())

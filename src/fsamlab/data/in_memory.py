@@ -54,9 +54,7 @@ class Normalisation:
 
     def __init__(self, cfg: DataConfig, channels: int, device: torch.device) -> None:
         if len(cfg.mean) not in (1, channels):
-            raise ConfigError(
-                "data.mean", cfg.mean, f"must have {channels} values, one per channel of {cfg.name}"
-            )
+            raise ConfigError("data.mean", cfg.mean, f"must have {channels} values, one per channel of {cfg.name}")
         self.mean = torch.tensor(cfg.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(-1, 1, 1)
 

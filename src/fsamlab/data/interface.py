@@ -34,9 +34,7 @@ class Batch:
 
 def concatenate(batches: list[Batch]) -> Batch:
     """Join batches to one."""
-    images, labels, indices = (
-        [getattr(b, name) for b in batches] for name in ("images", "labels", "indices")
-    )
+    images, labels, indices = ([getattr(b, name) for b in batches] for name in ("images", "labels", "indices"))
     return Batch(torch.cat(images), torch.cat(labels), torch.cat(indices))
 
 

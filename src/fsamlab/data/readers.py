@@ -96,9 +96,7 @@ def read_idx(path: Path) -> Tensor:
     start = 4 + 4 * rank
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if rank == 0 or len(content) != start + math.prod(shape):
-        raise ConfigError(
-            "data.root", path, "is not an idx file of bytes, or is cut off; remove it and get it again"
-        )
+        raise ConfigError("data.root", path, "is not an idx file of bytes, or is cut off; remove it and get it again")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).copy()).view(shape)
 
 

@@ -32,9 +32,7 @@ def make_split(num_samples: int, has_test_part: bool, cfg: DataConfig, seed: int
         ConfigError: sizes that do not fit the set or each other.
     """
     if has_test_part and cfg.test_size is not None:
-        raise ConfigError(
-            "data.test_size", cfg.test_size, f"{cfg.name} has a test part of its own; leave it null"
-        )
+        raise ConfigError("data.test_size", cfg.test_size, f"{cfg.name} has a test part of its own; leave it null")
     if not has_test_part and cfg.test_size is None:
         raise ConfigError(
             "data.test_size",

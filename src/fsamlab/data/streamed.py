@@ -29,9 +29,7 @@ Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the 
 class _Samples(Dataset[tuple[Tensor, int, int]]):
     """Map a key to (image float32 (3, size, size), label, position in the set); used inside the workers."""
 
-    def __init__(
-        self, folder: ImageFolder, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int
-    ):
+    def __init__(self, folder: ImageFolder, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
         self.folder, self.positions, self.labels = folder, positions, labels
         self.transform, self.seed = transform, seed
 
@@ -62,7 +60,7 @@ class _Loader:
     def load(self, batches_of_keys: Iterable[list[Key]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.samples,
-            batch_sampler=batches_of_keys,  # type: ignore[arg-type]  # typed as lists of one int each
+            batch_sampler=batches_of_keys,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=ignore_signals,
@@ -106,9 +104,7 @@ class StreamedTrain:
 
     def _draw(self, indices: Tensor, step: int) -> Batch:
         shares = indices.tensor_split(min(len(indices), max(1, self._cfg.num_workers)))  # one per worker
-        return concatenate(
-            list(self._loader.load(_keys(share, Stream.OTHER_BATCH, step) for share in shares))
-        )
+        return concatenate(list(self._loader.load(_keys(share, Stream.OTHER_BATCH, step) for share in shares)))
 
 
 class StreamedEval:
@@ -141,17 +137,13 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     if not isinstance(cfg, ImageFolderConfig):
         raise ConfigError("data.name", cfg.name, f"is chosen with data={cfg.name}, which has its image sizes")
     if cfg.augment != AugmentConfig():
-        raise ConfigError(
-            "data.augment", cfg.augment, f"is for in-memory sets; {cfg.name} has data.min_scale"
-        )
+        raise ConfigError("data.augment", cfg.augment, f"is for in-memory sets; {cfg.name} has data.min_scale")
     if len(cfg.mean) not in (1, 3):
         raise ConfigError("data.mean", cfg.mean, "must have 3 values: the images are read as RGB")
     train, test = _folder(cfg, root / "train"), _folder(cfg, root / "val")
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ConfigError(
-            "data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}"
-        )
+        raise ConfigError("data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}")
     split = make_split(len(train), True, cfg, seed)
     check_batch_size(len(split.train), cfg)
     targets, num_classes = torch.tensor(train.targets), len(train.classes)

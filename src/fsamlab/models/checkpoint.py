@@ -42,9 +42,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
             shapes = f"{list(state[name].shape)} there, {list(own[name].shape)} here"
             raise ConfigError("model.checkpoint", checkpoint, f"{name} has another shape ({shapes})")
     if differing:
-        log.warning(
-            "%s: the classifier (%s) has another shape; it starts fresh", checkpoint, ", ".join(differing)
-        )
+        log.warning("%s: the classifier (%s) has another shape; it starts fresh", checkpoint, ", ".join(differing))
     # a classifier is replaced or kept as a whole: old biases mean nothing to new weights
     fresh = {name.rpartition(".")[0] for name in differing}
     model.load_state_dict({n: own[n] if n.rpartition(".")[0] in fresh else state[n] for n in own})

@@ -43,6 +43,4 @@ def small_cnn(num_classes: int, in_channels: int, width: int = 32) -> nn.Module:
 
 
 def _shortcut(channels_in: int, channels_out: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1, stride=2, bias=False), nn.BatchNorm2d(channels_out)
-    )
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride=2, bias=False), nn.BatchNorm2d(channels_out))

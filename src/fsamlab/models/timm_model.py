@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from torch import nn
 
@@ -28,17 +29,13 @@ def timm_model(
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ConfigError("model.name", name, f"is not a model of timm {timm.__version__}{hint}")
-    options = {} if drop_path is None else {"drop_path_rate": drop_path}
+    options: dict[str, Any] = {} if drop_path is None else {"drop_path_rate": drop_path}
     try:
-        return timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options
-        )
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options)
     except TypeError as error:
         if drop_path is None or "drop_path_rate" not in str(error):
             raise
-        raise ConfigError(
-            "model.drop_path", drop_path, f"{name} has no stochastic depth; leave it null"
-        ) from None
+        raise ConfigError("model.drop_path", drop_path, f"{name} has no stochastic depth; leave it null") from None
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise

@@ -33,9 +33,7 @@ class WideBlock(nn.Module):
         return self.conv2(out) + (x if self.shortcut is None else self.shortcut(activated))
 
 
-def wrn28_10(
-    num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0
-) -> nn.Module:
+def wrn28_10(num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0) -> nn.Module:
     """Return a wide ResNet, by default WRN-28-10.
 
     Convolutions have He's initialisation; the classifier starts at zero (weights and bias), as in the

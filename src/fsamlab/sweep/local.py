@@ -26,7 +26,7 @@ from fsamlab import door
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ["fsamlab.run", "fsamlab.sweep.local"]
+PRELOAD = ["fsamlab.run", "fsamlab.sweep.local", "sklearn.datasets"]
 STOP_SECONDS = 120.0  # for the checkpoints of jobs that are told to stop
 
 

@@ -1,0 +1,213 @@
+import gzip
+import hashlib
+import multiprocessing
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from fsamlab.config import ConfigError, DataConfig
+from fsamlab.data import build_data, readers
+from fsamlab.data.readers import DEBIAN_FASHION_MNIST, read_idx
+
+CPU = torch.device("cpu")
+
+
+def idx_bytes(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_fashion_mnist(folder, num_train, num_test, zipped):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, num in (("train", num_train), ("t10k", num_test)):
+        arrays = {
+            "images-idx3-ubyte": rng.integers(0, 256, (num, 28, 28)),
+            "labels-idx1-ubyte": np.arange(num) % 10,
+        }
+        for kind, array in arrays.items():
+            content = idx_bytes(array)
+            path = folder / f"{part}-{kind}{'.gz' if zipped else ''}"
+            path.write_bytes(gzip.compress(content) if zipped else content)
+
+
+def fashion(root, **fields):
+    cfg = DataConfig(**{"name": "fashion_mnist", "batch_size": 8, "val_size": 6, "root": "files", **fields})
+    return build_data(cfg, 0, CPU, root)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 2)])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx(tmp_path, shape, suffix):
+    array = np.arange(np.prod(shape)).reshape(shape) + 200  # the last ones wrap around at 256
+    content = idx_bytes(array)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    tensor = read_idx(path)
+    assert tensor.dtype == torch.uint8
+    assert torch.equal(tensor, torch.from_numpy(array.astype(np.uint8)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x0d\x01\0\0\0\x01a", b"\0\0\x08\x01\0\0\0\x05abc"])
+def test_damaged_idx(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ConfigError, match="not an idx file of bytes, or is cut off"):
+        read_idx(tmp_path / "x")
+
+
+def test_cut_off_gzip(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(os.urandom(500))[:200])
+    with pytest.raises(ConfigError, match="damaged gzip"):
+        read_idx(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_fashion_mnist_in_torchvisions_place(tmp_path, zipped):
+    write_fashion_mnist(tmp_path / "files" / "FashionMNIST" / "raw", 30, 20, zipped)
+    data = fashion(tmp_path)
+    assert (data.train.num_samples, data.val.num_samples, data.test.num_samples) == (24, 6, 20)
+    batch = next(data.test.batches())
+    assert batch.images.shape == (20, 1, 28, 28)
+    assert torch.equal(batch.labels, torch.arange(20) % 10)
+    assert 0.9 < batch.images.max() <= 1.0
+
+
+def test_fashion_mnist_in_debians_place_is_not_downloaded(tmp_path, monkeypatch):
+    write_fashion_mnist(tmp_path / "debian", 30, 20, zipped=True)
+    monkeypatch.setattr(readers, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", None)  # calling it would raise
+    assert fashion(tmp_path, download=True).train.num_samples == 24
+
+
+def test_fashion_mnist_has_its_own_test_part(tmp_path):
+    write_fashion_mnist(tmp_path / "files" / "FashionMNIST" / "raw", 30, 20, zipped=False)
+    with pytest.raises(ConfigError, match="data.test_size=5: fashion_mnist has a test part of its own"):
+        fashion(tmp_path, test_size=5)
+
+
+def test_missing_fashion_mnist(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    with pytest.raises(ConfigError) as raised:
+        fashion(tmp_path)
+    message = str(raised.value)
+    assert str(tmp_path / "files" / "FashionMNIST" / "raw") in message
+    assert "apt-get install dataset-fashion-mnist" in message
+    assert "python launch.py data=fashion_mnist data.download=true" in message
+    assert "\n" not in message
+    assert not (tmp_path / "files").exists()  # looking leaves nothing behind
+
+
+@pytest.mark.skipif(
+    not DEBIAN_FASHION_MNIST.exists() and os.environ.get("FSAMLAB_REQUIRE_FASHION_MNIST") != "1",
+    reason="Debian package dataset-fashion-mnist is not installed",
+)
+def test_real_fashion_mnist(tmp_path):
+    data = fashion(tmp_path, val_size=5000, mean=[0.2860], std=[0.3530], eval_batch_size=5000)
+    assert (data.train.num_samples, data.val.num_samples, data.test.num_samples) == (55_000, 5000, 10_000)
+    images, labels, _ = zip(*((b.images, b.labels, b.indices) for b in data.test.batches()))
+    assert torch.cat(labels).bincount().tolist() == [1000] * 10
+    assert abs(torch.cat(images).mean()) < 0.01
+    assert abs(torch.cat(images).std() - 1) < 0.01
+
+
+class Python2Dtype:
+    """Pickles as numpy's uint8 did under Python 2, whose `align` was an integer."""
+
+    def __reduce__(self):
+        return np.dtype, ("u1", 0, 1)
+
+
+class Python2Array:
+    def __init__(self, array):
+        self.array = array
+
+    def __reduce__(self):
+        return np.ndarray, (self.array.shape, Python2Dtype(), self.array.tobytes())
+
+
+def write_cifar(root, cls, key, monkeypatch):
+    """Write files of torchvision's form with 12 + 6 images, and teach torchvision their checksums."""
+    folder = root / cls.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    written = {}
+    for part, num in (("train", 12), ("test", 6)):
+        images = rng.integers(0, 256, (num, 3072), dtype=np.uint8)
+        content = {"data": Python2Array(images), key: [i % 10 for i in range(num)]}
+        written[part] = images
+        (folder / part).write_bytes(pickle.dumps(content, protocol=2))
+    (folder / "meta").write_bytes(pickle.dumps({cls.meta["key"]: list("abcdefghij")}, protocol=2))
+    sums = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    monkeypatch.setattr(cls, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(cls, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "filename": "meta", "md5": sums["meta"]})
+    return written
+
+
+CIFARS = [
+    ("cifar10", torchvision.datasets.CIFAR10, "labels", 10),
+    ("cifar100", torchvision.datasets.CIFAR100, "fine_labels", 100),
+]
+
+
+@pytest.mark.parametrize(("name", "cls", "key", "num_classes"), CIFARS)
+def test_cifar(tmp_path, monkeypatch, name, cls, key, num_classes):
+    written = write_cifar(tmp_path / "data", cls, key, monkeypatch)
+    cfg = DataConfig(name=name, batch_size=4, val_size=2, mean=[0.0] * 3, std=[1.0] * 3)
+    data = build_data(cfg, 0, CPU, tmp_path)
+    assert (data.num_classes, data.in_channels, data.train.num_samples) == (num_classes, 3, 10)
+    batch = next(data.test.batches())
+    expected = torch.from_numpy(written["test"]).view(6, 3, 32, 32).float() / 255
+    assert torch.equal(batch.images, expected)
+    assert batch.labels.tolist() == list(range(6))
+    (tmp_path / "data" / cls.base_folder / "test").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match="not completely"):
+        build_data(cfg, 0, CPU, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_missing_cifar(tmp_path, name):
+    with pytest.raises(ConfigError) as raised:
+        build_data(DataConfig(name=name), 0, CPU, tmp_path)
+    message = str(raised.value)
+    assert str(tmp_path / "data" / "cifar") in message
+    assert f"python launch.py data={name} data.download=true" in message
+    assert "\n" not in message
+
+
+def test_failed_download_is_one_line(tmp_path, monkeypatch):
+    def no_network(self):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", no_network)
+    with pytest.raises(ConfigError, match=r"could not get cifar10 .*no route to host.*node with network") as raised:
+        build_data(DataConfig(name="cifar10", download=True), 0, CPU, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def _enter_and_leave(root, name):
+    log = Path(root).parent / "log"
+    with readers._downloading(DataConfig(name="cifar10"), Path(root)):
+        for word in ("in", "out"):
+            with log.open("a") as f:
+                f.write(f"{name} {word}\n")
+            time.sleep(0.2)
+
+
+def test_downloads_into_one_root_take_turns(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_enter_and_leave, args=(str(tmp_path / "data"), n)) for n in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    lines = (tmp_path / "log").read_text().split()
+    assert lines[0] == lines[2] != lines[4] == lines[6]
+    assert lines[1::2] == ["in", "out", "in", "out"]

@@ -1,0 +1,44 @@
+"""Small real runs for tests: a tiny CNN on synthetic images, seconds on one core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from fsamlab import door
+from fsamlab.config import Config, typed
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "data=synthetic",
+    "data.num_samples=352",
+    "data.batch_size=32",
+    "data.label_noise=0.2",
+    "data.augment.flip=true",
+    "data.augment.crop_padding=1",
+    "model.width=4",
+    "tracker=none",
+    "train.num_threads=1",
+    "train.epochs=2",
+    "train.progress=false",
+)
+VARIANTS = sorted(p.stem for p in (ROOT / "conf" / "optimizer").glob("*.yaml"))
+ADAMW = ("optimizer.base=adamw", "optimizer.lr=0.002")
+
+
+def compose_tiny(*overrides: str) -> Config:
+    """Compose conf/ with the tiny setting and `overrides`."""
+    door.register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", overrides=[*TINY, *overrides]))
+
+
+def build_trainer(config: Config) -> Any:
+    """Build the trainer exactly as a run does."""
+    import torch
+
+    from fsamlab.run import build
+
+    return build(config, torch.device("cpu"))[0]

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch import nn
+
+from fsamlab.config import ConfigError, ModelConfig
+from fsamlab.models import MODELS, build_model
+from fsamlab.models.pyramidnet import PyramidBlock
+
+
+def build(num_classes=10, in_channels=3, **fields):
+    return build_model(ModelConfig(**fields), num_classes, in_channels)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "in_channels", "count"),
+    [
+        ("small_cnn", 10, 1, 308_074),
+        ("resnet18", 100, 3, 11_220_132),
+        ("vgg16_bn", 100, 3, 14_723_136 + 2 * (512 * 512 + 512) + 512 * 100 + 100),
+        ("wrn28_10", 10, 3, 36_479_194),
+        ("wrn28_10", 100, 3, 36_536_884),
+        ("pyramidnet110", 10, 3, 28_485_477),
+        ("pyramidnet110", 100, 3, 28_511_307),
+    ],
+)
+def test_parameter_counts(name, num_classes, in_channels, count):
+    with torch.device("meta"):
+        model = build(num_classes, in_channels, name=name)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+SMALL = {
+    "small_cnn": {"width": 4},
+    "resnet18": {},
+    "vgg16_bn": {"dropout": 0.2},
+    "wrn28_10": {"depth": 10, "width": 1, "dropout": 0.1},
+    "pyramidnet110": {"depth": 14, "alpha": 9},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_forward_and_backward(name, in_channels):
+    model = build(7, in_channels, name=name, **SMALL[name])
+    logits = model(torch.randn(2, in_channels, 32, 32))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "wrn28_10", "pyramidnet110", "resnet18"])
+def test_image_sizes_that_are_not_32(name):
+    for side in (8, 13, 28):
+        assert build(name=name, **SMALL[name])(torch.randn(2, 3, side, side)).shape == (2, 10)
+
+
+def test_every_model_here_is_exercised():
+    assert set(SMALL) == set(MODELS)
+
+
+def test_initialisation_follows_the_global_seed():
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build(name="small_cnn", width=4).state_dict()["0.weight"])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_convolutions_start_from_he(name):
+    model = build(name=name)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+def test_wide_resnet_classifier_starts_at_zero():
+    logits = build(name="wrn28_10", depth=10, width=1)(torch.randn(2, 3, 32, 32))
+    assert torch.equal(logits, torch.zeros(2, 10))
+
+
+def test_dropout_and_shape_fields_arrive():
+    def dropouts(model):
+        return [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
+
+    assert dropouts(build(name="vgg16_bn")) == [0.5, 0.5]
+    assert dropouts(build(name="vgg16_bn", dropout=0.2)) == [0.2, 0.2]
+    assert dropouts(build(name="wrn28_10", depth=10, width=1, dropout=0.3)) == [0.3] * 3
+    assert build(name="small_cnn", width=6)[0].out_channels == 6
+
+
+def test_pyramid_shortcut_fills_new_channels_with_zeros():
+    block = PyramidBlock(3, 5, stride=2).eval()
+    nn.init.zeros_(block.bn3.weight)  # leaves the shortcut alone
+    x = torch.randn(2, 3, 6, 6)
+    out = block(x)
+    torch.testing.assert_close(out[:, :3], nn.functional.avg_pool2d(x, 2))
+    assert torch.equal(out[:, 3:], torch.zeros(2, 2, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "resnet18", "width": 3}, "model.width=3: has no effect in model=resnet18"),
+        ({"name": "small_cnn", "dropout": 0.1}, "model.dropout=0.1: has no effect"),
+        ({"name": "wrn28_10", "alpha": 3}, "model.alpha=3: has no effect"),
+        ({"name": "pyramidnet110", "drop_path": 0.1}, "model.drop_path=0.1: has no effect"),
+        ({"name": "resnet18", "library": "timm", "depth": 4}, "model.depth=4: has no effect"),
+        ({"name": "wrn28_10", "depth": 27}, "model.depth=27: must be 6n\\+4"),
+        ({"name": "pyramidnet110", "depth": 100}, "model.depth=100: must be 6n\\+2"),
+        ({"name": "resnet19"}, "did you mean resnet18"),
+        ({"name": "resnet19", "library": "timm"}, "is not a model of timm .*nearest: .*resnet1"),
+        ({"name": "vgg11", "library": "timm", "drop_path": 0.1}, "vgg11 has no stochastic depth"),
+    ],
+)
+def test_refusals_are_one_line(fields, message):
+    with pytest.raises(ConfigError, match=message) as raised, torch.device("meta"):
+        build(**fields)
+    assert "\n" not in str(raised.value)
+
+
+def test_timm():
+    model = build(5, 1, name="resnet10t", library="timm", drop_path=0.1)
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 5)
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.1)
+
+
+def test_pretrained_weights_that_cannot_be_got(monkeypatch):
+    import timm
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(ConfigError, match="no route to host.*node with network") as raised:
+        build(name="resnet10t", library="timm", pretrained=True)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(OSError, match="no route"):  # without weights to fetch it is no matter of fetching
+        build(name="resnet10t", library="timm")
+
+
+def build_linear(num_classes, in_channels, width=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 4, num_classes * width))
+
+
+def test_import_path(monkeypatch, request):
+    monkeypatch.syspath_prepend(request.path.parent)
+    path = "test_models:build_linear"
+    assert build(3, 2, name="mine", import_path=path)(torch.zeros(1, 2, 2, 2)).shape == (1, 3)
+    assert build(3, 2, name="mine", import_path=path, width=2)(torch.zeros(1, 2, 2, 2)).shape == (1, 6)
+    with pytest.raises(ConfigError, match="model.depth=2: has no effect"):
+        build(3, 2, name="mine", import_path=path, depth=2)

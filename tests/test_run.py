@@ -1,0 +1,246 @@
+"""Runs as a whole: kill -9, torn files, signals, failures, skipping; every one with real processes."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ADAMW, compose_tiny
+
+from fsamlab import checkpoint
+from fsamlab.config import ConfigError
+from fsamlab.record import read_rows, read_status
+from fsamlab.run import run
+from fsamlab.signals import Preempted
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["fsamlab.run", "helpers"])
+
+
+def train(overrides, directory, slow_fsync=0.0):
+    """One run in a process of its own; a slow disk makes it likely that a kill hits a checkpoint."""
+    if slow_fsync:
+        real = os.fsync
+
+        def fsync(fd):
+            time.sleep(slow_fsync)
+            real(fd)
+
+        os.fsync = fsync
+    logging.basicConfig(filename=Path(directory) / "run.log", level=logging.INFO, force=True)
+    run(compose_tiny(*overrides), Path(directory))
+
+
+def start(overrides, directory, slow_fsync=0.0):
+    Path(directory).mkdir(exist_ok=True)
+    process = CONTEXT.Process(target=train, args=(overrides, str(directory), slow_fsync))
+    process.start()
+    return process
+
+
+def finish(overrides, directory):
+    process = start(overrides, directory)
+    process.join(120)
+    assert process.exitcode == 0
+    return checkpoint.load(Path(directory) / "checkpoints" / "last.pt")["model"]
+
+
+def wait_for(condition, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.005)
+
+
+def timeless(directory):
+    return [{k: v for k, v in row.items() if not k.startswith("time")} for row in read_rows(Path(directory))]
+
+
+def assert_same(a, b):
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "variant", [("optimizer=sgd",), ("optimizer=fsam", "diagnostics.every_steps=3"), ("optimizer=sam_full_ema", *ADAMW)]
+)
+def test_kill_9_at_random_moments(tmp_path, variant):
+    overrides = (*variant, "train.epochs=4", "train.checkpoint_every_steps=1", "train.log_every_steps=2")
+    whole = finish(overrides, tmp_path / "whole")
+    draw = random.Random(str(variant))
+    kills = {"training": 0, "during a save": 0}
+    directory = tmp_path / "killed"
+    for attempt in range(6):
+        process = start(overrides, directory, slow_fsync=0.03)
+        seen = read_rows(directory)
+        moment = draw.uniform(0.0, 0.6)
+        wait_for(lambda seen=seen: len(read_rows(directory)) > len(seen) or not process.is_alive())
+        time.sleep(moment)
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+        saving = any((directory / "checkpoints").glob(".*.tmp"))
+        kills["during a save" if saving else "training"] += 1
+        assert attempt < 6
+    assert sum(kills.values()) >= 3, kills
+    assert_same(finish(overrides, directory), whole)
+    assert timeless(directory) == timeless(tmp_path / "whole")
+    assert read_status(directory)["status"] == "finished"
+    assert read_status(directory)["attempts"] >= 4
+
+
+def test_a_truncated_last_falls_back_to_previous(tmp_path):
+    overrides = ("optimizer=fsam", "train.checkpoint_every_steps=2", "train.log_every_steps=1")
+    whole = finish(overrides, tmp_path / "whole")
+    directory = tmp_path / "torn"
+    process = start(overrides, directory, slow_fsync=0.05)
+    wait_for(lambda: (directory / "checkpoints" / "previous.pt").exists())
+    process.kill()
+    process.join()
+    last = directory / "checkpoints" / "last.pt"
+    with last.open("r+b") as f:
+        f.truncate(last.stat().st_size // 2)
+    assert_same(finish(overrides, directory), whole)
+    assert timeless(directory) == timeless(tmp_path / "whole")
+    assert "last.pt cannot be read" in (directory / "run.log").read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_signals_checkpoint_and_leave(tmp_path, signum):
+    overrides = ("optimizer=fsam", "train.log_every_steps=1", "train.epochs=3")
+    whole = finish(overrides, tmp_path / "whole")
+    directory = tmp_path / "stopped"
+    process = start(overrides, directory, slow_fsync=0.02)
+    wait_for(lambda: len(read_rows(directory)) > 3)
+    os.kill(process.pid, signum)
+    process.join(60)
+    status = read_status(directory)
+    assert status["status"] == "preempted", status
+    assert signal.Signals(signum).name in status["exception"]
+    saved = checkpoint.load(directory / "checkpoints" / "last.pt")
+    assert saved["step"] == status["step"]
+    assert_same(finish(overrides, directory), whole)
+    assert timeless(directory) == timeless(tmp_path / "whole")
+
+
+def test_term_inside_slurm_checkpoints_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    config = compose_tiny("optimizer=fsam", "train.log_every_steps=1")
+    sent = []
+
+    def send(record, row, append=__import__("fsamlab.record").record.RunRecord.append):
+        append(record, row)
+        if not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("fsamlab.record.RunRecord.append", send)
+    saves = []
+    real = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a, **k: (saves.append(1), real(*a, **k)))
+    run(config, tmp_path / "r")
+    assert read_status(tmp_path / "r")["status"] == "finished"
+    assert len(saves) == 2  # the signal's, and the weights at the end
+
+
+def test_a_finished_run_is_skipped_and_says_what_differs(tmp_path, caplog):
+    summary = run(compose_tiny("optimizer=sgd"), tmp_path)
+    rows = read_rows(tmp_path)
+    with caplog.at_level(logging.INFO):
+        again = run(compose_tiny("optimizer=sgd", "tracker.project=other", "diagnostics=off"), tmp_path)
+    assert again == json.loads((tmp_path / "summary.json").read_text())
+    assert again["final/test/acc1"] == summary["final/test/acc1"]
+    assert "already finished" in caplog.text
+    assert "tracker.project" in caplog.text
+    assert read_rows(tmp_path) == rows
+    run(compose_tiny("optimizer=sgd", "force=true"), tmp_path)
+    assert read_status(tmp_path)["attempts"] == 2
+    assert timeless(tmp_path) == [{k: v for k, v in r.items() if not k.startswith("time")} for r in rows]
+
+
+def test_a_finished_run_keeps_weights_only_and_best_on_request(tmp_path):
+    run(compose_tiny("optimizer=fsam", "train.save_best=true", "train.checkpoint_every_steps=3"), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+    best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
+    assert best["step"] == json.loads((tmp_path / "summary.json").read_text())["best/step"]
+    assert {p.name for p in tmp_path.iterdir()} >= {
+        "config.yaml", "overrides.yaml", "status.json", "env.json", "metrics.jsonl", "summary.json"
+    }  # fmt: skip
+
+
+def test_a_checkpoint_is_never_of_perturbed_weights(tmp_path, monkeypatch):
+    config = compose_tiny("optimizer=sam", "optimizer.rho=5", "train.epochs=1", "train.checkpoint_every_steps=1")
+    states = []
+    real = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda d, p, *a, **k: (states.append(p), real(d, p, *a, **k)))
+    run(config, tmp_path)
+    tiny = compose_tiny(
+        "optimizer=sam", "optimizer.rho=5", "train.epochs=1", "optimizer.lr=0", "optimizer.weight_decay=0"
+    )
+    states_lr0 = []
+    monkeypatch.setattr(checkpoint, "save", lambda d, p, *a, **k: states_lr0.append(p))
+    frozen = run(
+        compose_tiny("optimizer=sam", "optimizer.rho=5", "train.epochs=1", "optimizer.lr=0",
+                     "train.checkpoint_every_steps=1"), tmp_path / "lr0"
+    )  # fmt: skip
+    assert frozen
+    assert tiny
+    first, last = states_lr0[0]["model"], states_lr0[-1]["model"]
+    for key in first:
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(first[key], last[key]), key
+
+
+def test_an_exception_is_in_the_status_and_the_directory_is_free_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("fsamlab.trainer.Trainer.evaluate", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(compose_tiny(), tmp_path)
+    status = read_status(tmp_path)
+    assert (status["status"], status["exception"]) == ("failed", "ZeroDivisionError: division by zero")
+    monkeypatch.undo()
+    run(compose_tiny(), tmp_path)
+    assert read_status(tmp_path)["status"] == "finished"
+    assert read_status(tmp_path)["exception"] is None
+
+
+def test_divergence_is_in_the_status(tmp_path):
+    with pytest.raises(RuntimeError):
+        run(compose_tiny("optimizer.lr=1e18"), tmp_path)
+    assert read_status(tmp_path)["status"] == "failed"
+    assert "diverged at step" in read_status(tmp_path)["exception"]
+
+
+def test_resuming_elsewhere_is_said(tmp_path, caplog, monkeypatch):
+    config = compose_tiny("train.checkpoint_every_steps=2")
+    monkeypatch.setattr("fsamlab.run.terminal.print_run", lambda *a: 1 / 0)
+    real = checkpoint.finish
+    monkeypatch.setattr(checkpoint, "finish", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run(config, tmp_path)
+    monkeypatch.undo()
+    assert real is checkpoint.finish
+    env = json.loads((tmp_path / "env.json").read_text())
+    env["libraries"]["torch"] = "0.0"
+    (tmp_path / "env.json").write_text(json.dumps(env))
+    with caplog.at_level(logging.WARNING):
+        run(config, tmp_path)
+    assert "libraries" in caplog.text
+
+
+def test_no_gpu_is_one_line(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    with pytest.raises(ConfigError, match="train.device=cuda: no usable GPU"):
+        run(compose_tiny("train.device=cuda"), tmp_path)
+
+
+def test_a_preempted_run_says_how_to_go_on():
+    assert str(Preempted(signal.SIGTERM, 7)) == "preempted by SIGTERM after step 7; the same command resumes it"

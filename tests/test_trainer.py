@@ -1,0 +1,257 @@
+"""The loop: resume bit for bit, rows once each, accumulation, divergence, and an independent plain loop."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import ADAMW, VARIANTS, build_trainer, compose_tiny
+
+from fsamlab.schedule import lr_factor
+from fsamlab.seeding import derive_seed
+from fsamlab.trainer import STEP_STREAM, Diverged
+
+BASED = [(v, ()) for v in VARIANTS] + [(v, ADAMW) for v in VARIANTS if v not in ("adamw", "sgd", "sgd_2x")]
+
+
+class Stop(Exception):
+    pass
+
+
+class Observer:
+    """Collects rows; stops at a boundary or at the n-th poll, keeping the state as a file would."""
+
+    def __init__(self, trainer, stop_after=None, stop_at_poll=None):
+        self.trainer, self.stop_after, self.stop_at_poll = trainer, stop_after, stop_at_poll
+        self.rows, self.polls, self.saved = [], 0, None
+
+    def row(self, row):
+        self.rows.append(row)
+
+    def poll(self):
+        self.polls += 1
+        if self.polls == self.stop_at_poll:
+            self.stop()
+
+    def boundary(self):
+        if self.trainer.step == self.stop_after:
+            self.stop()
+
+    def stop(self):
+        buffer = io.BytesIO()
+        torch.save(self.trainer.state_dict(), buffer)
+        self.saved = buffer.getvalue()
+        raise Stop
+
+
+def train(*overrides, **stop):
+    trainer = build_trainer(compose_tiny(*overrides))
+    observer = Observer(trainer, **stop)
+    with contextlib.suppress(Stop):
+        trainer.fit(observer)
+    return trainer, observer
+
+
+def go_on(saved, *overrides):
+    trainer = build_trainer(compose_tiny(*overrides))
+    trainer.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
+    observer = Observer(trainer)
+    trainer.fit(observer)
+    return trainer, observer
+
+
+def weights(trainer):
+    return {k: v.clone() for k, v in trainer.model.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
+
+
+@pytest.mark.parametrize(("variant", "base"), BASED, ids=[f"{v}{'-adamw' if b else ''}" for v, b in BASED])
+def test_stop_and_resume_is_bit_identical(variant, base):
+    overrides = (f"optimizer={variant}", *base, "diagnostics.every_steps=4")
+    whole, seen = train(*overrides)
+    steps = whole.total_steps
+    for stop_after in (1, steps // 2 + 1, steps - 1):  # the middle one lies inside an epoch
+        _, first = train(*overrides, stop_after=stop_after)
+        resumed, second = go_on(first.saved, *overrides)
+        assert_same(weights(resumed), weights(whole))
+        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+        assert whole.optimizer.num_steps == resumed.optimizer.num_steps == steps
+
+
+@pytest.mark.parametrize("variant", ["sgd", "fsam", "sam_full", "sam_component", "sam_noise"])
+def test_a_stop_inside_an_evaluation_or_a_full_gradient_pass(variant):
+    overrides = (f"optimizer={variant}", "data.eval_batch_size=16", "diagnostics.every_steps=4")
+    whole, seen = train(*overrides)
+    for poll in (2, 9, seen.polls // 2, seen.polls - 1):
+        _, first = train(*overrides, stop_at_poll=poll)
+        assert first.saved is not None
+        resumed, second = go_on(first.saved, *overrides)
+        assert_same(weights(resumed), weights(whole))
+        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+
+
+def test_the_resume_test_can_fail():
+    _, first = train("optimizer=fsam", stop_after=5)
+    state = torch.load(io.BytesIO(first.saved), weights_only=True)
+    for entry in state["optimizer"]["state"].values():
+        entry["ema"].zero_()
+    trainer = build_trainer(compose_tiny("optimizer=fsam"))
+    trainer.load_state_dict(state)
+    trainer.fit(Observer(trainer))
+    whole, _ = train("optimizer=fsam")
+    with pytest.raises(AssertionError):
+        assert_same(weights(trainer), weights(whole))
+
+
+@pytest.mark.parametrize("variant", ["fsam", "sam_noise", "random"])
+def test_recording_changes_no_weight(variant):
+    off, _ = train(f"optimizer={variant}", "diagnostics=off")
+    light, seen = train(f"optimizer={variant}", "diagnostics=light", "diagnostics.every_steps=1")
+    assert_same(weights(off), weights(light))
+    assert all("perturbation/cos_eps" in row for row in seen.rows)
+
+
+@pytest.mark.parametrize("variant", ["sgd", "fsam"])
+def test_equals_a_plain_loop_bit_for_bit(variant):
+    """The same training written out: a refactor of the trainer must not move one bit of the loss."""
+    config = compose_tiny(f"optimizer={variant}")
+    trainer = build_trainer(config)
+    trainer.fit(Observer(trainer))
+
+    plain = build_trainer(config)  # for its model and data
+    model, data, train_cfg = plain.model, plain.data, config.train
+    base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
+    ema, losses, step = {}, [], 0
+    total = train_cfg.epochs * data.train.num_batches()
+    for epoch in range(train_cfg.epochs):
+        for batch in data.train.batches(epoch):
+            torch.manual_seed(derive_seed(0, STEP_STREAM, step))
+            base.param_groups[0]["lr"] = 0.05 * lr_factor(train_cfg, step, total, 0)
+            base.zero_grad()
+            model.train()
+            loss = F.cross_entropy(model(batch.images), batch.labels)
+            loss.backward()
+            losses.append(loss.item() * len(batch.labels))
+            if variant == "fsam":
+                fsam_ascent(model, ema, rho=0.2, lmbda=0.9, batch=batch)
+            base.step()
+            step += 1
+    n = data.train.num_samples
+    epoch_losses = [sum(losses[i : i + total // 2]) / n for i in range(0, total, total // 2)]
+    rows = []
+    again = build_trainer(config)
+    observer = Observer(again)
+    again.fit(observer)
+    rows = [row["train/loss"] for row in observer.rows if "val/acc1" in row or "test/acc1" in row]
+    if variant == "sgd":
+        assert rows == epoch_losses
+        assert_same(weights(trainer), weights(plain))
+    else:  # the direction's rounding depends on the order of operations
+        assert rows == pytest.approx(epoch_losses, rel=1e-4)
+
+
+def fsam_ascent(model, ema, rho, lmbda, batch):
+    g = [p.grad.clone() for p in model.parameters()]
+    m = ema.get("m")
+    d = [a - b for a, b in zip(g, m)] if m else g
+    ema["m"] = [lmbda * b + (1 - lmbda) * a for a, b in zip(g, m)] if m else g
+    norm = torch.sqrt(sum((x.double() ** 2).sum() for x in d)).float()
+    saved = [p.detach().clone() for p in model.parameters()]
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    with torch.no_grad():
+        for p, x in zip(model.parameters(), d):
+            p.add_(x * (rho / norm))
+    model.zero_grad()
+    F.cross_entropy(model(batch.images), batch.labels).backward()
+    with torch.no_grad():
+        for p, s in zip(model.parameters(), saved):
+            p.copy_(s)
+        for k, v in model.named_buffers():
+            v.copy_(buffers[k])
+
+
+class NoNorm(torch.nn.Sequential):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, num_classes))
+
+
+MLP = ("model.import_path=test_trainer:NoNorm", "model.width=null", "model.name=mlp")
+
+
+@pytest.mark.parametrize("variant", ["sgd", "sam", "fsam"])
+def test_joint_accumulation_is_one_big_batch(variant, monkeypatch):
+    one, _ = train(f"optimizer={variant}", *MLP)
+    four, _ = train(f"optimizer={variant}", *MLP, "train.accumulate_steps=4")
+    for a, b in zip(weights(one).values(), weights(four).values()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_one_perturbation_per_micro_batch_is_another_algorithm():
+    joint, _ = train("optimizer=fsam", *MLP, "train.accumulate_steps=4")
+    micro, seen = train("optimizer=fsam", *MLP, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")
+    assert not torch.allclose(*(next(iter(weights(t).values())) for t in (joint, micro)), rtol=1e-3, atol=1e-4)
+    assert all("train/loss_perturbed" in row for row in seen.rows)
+
+
+@pytest.mark.parametrize("mode", ["joint", "per_micro_batch"])
+def test_with_lr_zero_the_weights_do_not_move(mode):
+    overrides = ("optimizer=fsam", "optimizer.lr=0", "train.accumulate_steps=4", f"train.accumulate_mode={mode}")
+    trainer, _ = train(*overrides, *MLP)
+    assert_same(weights(trainer), weights(build_trainer(compose_tiny(*overrides, *MLP))))
+
+
+@pytest.mark.parametrize("variant", ["sgd", "fsam", "sam_db"])
+def test_divergence_names_its_step(variant):
+    trainer = build_trainer(compose_tiny(f"optimizer={variant}", "optimizer.lr=1e18", *MLP))
+    with pytest.raises(Diverged, match=r"diverged at step \d+"):
+        trainer.fit(Observer(trainer))
+    assert trainer.step < 10
+
+
+def test_divergence_can_be_lived_with():
+    trainer, _ = train("optimizer=sgd", "optimizer.lr=1e18", "train.on_divergence=continue", *MLP)
+    assert trainer.step == trainer.total_steps
+
+
+@pytest.mark.parametrize(
+    "overrides", [("train.precision=bf16",), ("train.channels_last=true",), ("train.label_smoothing=0.1",)]
+)
+def test_other_settings_train(overrides):
+    trainer, seen = train("optimizer=fsam", *overrides)
+    assert seen.rows[-1]["train/loss"] < seen.rows[0]["train/loss"]
+    assert next(iter(trainer.model.parameters())).dtype == torch.float32
+
+
+def test_batchnorm_counts_each_descent_batch_once():
+    for variant in VARIANTS:
+        trainer, _ = train(f"optimizer={variant}", "train.max_steps=3")
+        counted = {int(v) for k, v in trainer.model.state_dict().items() if k.endswith("num_batches_tracked")}
+        assert counted == {3}, variant
+
+
+def test_loss_keys_say_where_they_were_taken():
+    for variant, present in (("sgd", {"loss"}), ("fsam", {"loss", "loss_perturbed"}), ("sam_db", {"loss_perturbed"})):
+        _, seen = train(f"optimizer={variant}", "train.max_steps=3")
+        found = {k.removeprefix("train/") for k in seen.rows[-1] if k.startswith("train/loss")}
+        assert found == present
+
+
+def test_every_logged_key_is_in_the_docs():
+    from helpers import ROOT
+
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    keys = set()
+    for variant in ("fsam", "sam_noise", "sam_db", "sgd"):
+        trainer, seen = train(f"optimizer={variant}", "diagnostics.every_steps=1")
+        keys |= {k for row in seen.rows for k in row} | set(trainer.summary())
+    assert not [k for k in sorted(keys) if f"`{k}`" not in text]
