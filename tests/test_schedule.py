@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -32,7 +33,7 @@ def test_warmup_is_linear_and_meets_the_schedule():
     found = factors(50, warmup=5)
     assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert found[5] == 1.0
-    assert all(a > b for a, b in zip(found[5:], found[6:]))
+    assert all(a > b for a, b in itertools.pairwise(found[5:]))
 
 
 def test_step_falls_at_its_milestones():

@@ -77,7 +77,7 @@ class Trainer:
         self.seed, self.device, self.every_steps = seed, device, every_steps
         self.ascent_batch_size, self.ascent_nested = ascent_batch_size, ascent_nested
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        model.to(memory_format=self.memory_format)
         self.steps_per_epoch = data.train.num_batches()
         self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch

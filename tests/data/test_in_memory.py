@@ -100,7 +100,7 @@ def test_nested_other_batch():
 def test_other_batch_larger_than_the_set(nested):
     data = synthetic()
     nested_in = next(data.train.batches(0)) if nested else None
-    with pytest.raises(ConfigError, match="optimizer.ascent_batch_size=91: must be <= 90"):
+    with pytest.raises(ConfigError, match=r"optimizer.ascent_batch_size=91: must be <= 90"):
         data.train.other(0, 91, nested_in)
 
 

@@ -87,7 +87,7 @@ def test_fashion_mnist_in_debians_place_is_not_downloaded(tmp_path, monkeypatch)
 
 def test_fashion_mnist_has_its_own_test_part(tmp_path):
     write_fashion_mnist(tmp_path / "files" / "FashionMNIST" / "raw", 30, 20, zipped=False)
-    with pytest.raises(ConfigError, match="data.test_size=5: fashion_mnist has a test part of its own"):
+    with pytest.raises(ConfigError, match=r"data.test_size=5: fashion_mnist has a test part of its own"):
         fashion(tmp_path, test_size=5)
 
 

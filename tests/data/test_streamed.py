@@ -1,4 +1,5 @@
 import dataclasses
+import multiprocessing
 import os
 import signal
 
@@ -105,7 +106,7 @@ def test_other_batches(root):
     assert torch.equal(more.images[:4], batch.images)
     assert len(set(more.indices.tolist())) == 10
     assert sorted(data.train.other(0, 24).indices.tolist()) == list(range(24))
-    with pytest.raises(ConfigError, match="optimizer.ascent_batch_size=25: must be <= 24"):
+    with pytest.raises(ConfigError, match=r"optimizer.ascent_batch_size=25: must be <= 24"):
         data.train.other(0, 25)
 
 
@@ -148,7 +149,7 @@ def test_workers_outlive_the_signals_a_scheduler_sends(root):
 
 
 def children():
-    return [int(p) for p in open(f"/proc/self/task/{os.getpid()}/children").read().split()]
+    return [process.pid for process in multiprocessing.active_children()]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_anything_else_that_differs_is_refused(saved, content, message):
 
 
 def test_missing_file_and_file_of_another_kind(tmp_path):
-    with pytest.raises(ConfigError, match="there is no file .*none.pt"):
+    with pytest.raises(ConfigError, match=r"there is no file .*none.pt"):
         small(checkpoint=str(tmp_path / "none.pt"))
     for content in (b"", b"no weights at all"):
         (tmp_path / "text.pt").write_bytes(content)

@@ -135,7 +135,7 @@ def test_pretrained_weights_that_cannot_be_got(monkeypatch):
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(ConfigError, match="no route to host.*node with network") as raised:
+    with pytest.raises(ConfigError, match=r"no route to host.*node with network") as raised:
         build(name="resnet10t", library="timm", pretrained=True)
     assert "\n" not in str(raised.value)
     with pytest.raises(OSError, match="no route"):  # without weights to fetch it is no matter of fetching
@@ -151,5 +151,5 @@ def test_import_path(monkeypatch, request):
     path = "test_models:build_linear"
     assert build(3, 2, name="mine", import_path=path)(torch.zeros(1, 2, 2, 2)).shape == (1, 3)
     assert build(3, 2, name="mine", import_path=path, width=2)(torch.zeros(1, 2, 2, 2)).shape == (1, 6)
-    with pytest.raises(ConfigError, match="model.depth=2: has no effect"):
+    with pytest.raises(ConfigError, match=r"model.depth=2: has no effect"):
         build(3, 2, name="mine", import_path=path, depth=2)

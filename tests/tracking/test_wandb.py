@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -60,7 +59,13 @@ def train(tmp_path):
         command = [sys.executable, "-c", textwrap.dedent(TRAIN), json.dumps({"directory": str(tmp_path), **spec})]
         began = time.monotonic()
         done = subprocess.run(
-            command, env={**os.environ, **(env or {})}, text=True, capture_output=True, timeout=timeout, cwd=tmp_path
+            command,
+            env={**os.environ, **(env or {})},
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            cwd=tmp_path,
+            start_new_session=True,
         )
         done.seconds = time.monotonic() - began
         assert done.returncode == 0, done.stdout + done.stderr
@@ -72,19 +77,12 @@ def train(tmp_path):
     return run
 
 
-def offline_records(directory):
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    (path,) = Path(directory).glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
-    records = []
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        records.append(record)
-    return records
+def offline_records(directory, kind):
+    """Read an offline run back with wandb's own inspector."""
+    (path,) = Path(directory).glob("wandb/offline-run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [r[kind] for r in map(json.loads, lines) if r["type"] == kind]
 
 
 def closed_port():
@@ -95,25 +93,21 @@ def closed_port():
 
 def test_offline_files_hold_config_rows_summary_and_exit_code(train, tmp_path):
     train(tracker={"mode": "offline", "tags": ["a"]}, steps=5, exit_code=1)
-    records = offline_records(tmp_path)
-    runs = [r.run for r in records if r.HasField("run")]
-    assert (runs[0].run_id, runs[0].run_group, runs[0].job_type, list(runs[0].tags)) == ("run-1", "study", "fsam", ["a"])
-    config = {u.key: json.loads(u.value_json) for u in runs[0].config.update}
-    assert config["optimizer"] == {"rho": 0.2}
-    rows = [
-        {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in r.history.item}
-        for r in records
-        if r.HasField("history")
-    ]
+    (run,) = offline_records(tmp_path, "run")
+    assert (run["run_id"], run["run_group"], run["job_type"], run["tags"]) == ("run-1", "study", "fsam", ["a"])
+    assert run["config"]["update"]["optimizer"] == {"rho": 0.2}
+    rows = [r["item"] for r in offline_records(tmp_path, "history")]
     assert [(r["global_step"], r["train/loss"]) for r in rows] == [(k, 1 / k) for k in range(1, 6)]
-    assert [r.exit.exit_code for r in records if r.HasField("exit")] == [1]
+    assert [
+        r["update"]["best/val/acc1"] for r in offline_records(tmp_path, "summary") if "best/val/acc1" in r["update"]
+    ]
+    assert offline_records(tmp_path, "exit")[0]["exit_code"] == 1
 
 
-def test_online_run_and_its_resume_are_one_run_with_each_step_once(train):
+def test_online_run(train):
     with StandIn() as server:
         first = train(server.env(), steps=4, exit_code=1)
         assert server.run("run-1").exit_code == 1
-        train(server.env(), start=2, steps=6, **{"tracker": {"mode": "auto"}}) if False else None
         run = server.run("run-1")
         assert [r["global_step"] for r in run.history] == [1, 2, 3, 4]
         assert run.plain_config["optimizer"] == {"rho": 0.2}
@@ -182,31 +176,20 @@ me = os.getpid()
 for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]:
     pid, ppid, args = line.split(None, 2)
     if "wandb-core" in args and int(ppid) == me:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(int(pid), SIGNUM)
         print("KILLED", flush=True)
 time.sleep(1)
 """
 
 
 @pytest.mark.long
-def test_wandb_core_killed(train):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_wandb_core_dies_midway(train, signum):
+    """SIGTERM is what scancel sends to every process of a job; the trainer has a handler, wandb-core has none."""
     with StandIn() as server:
-        done = train(server.env(), steps=20, do_at=5, do=KILL_CORE)
+        done = train(server.env(), steps=20, do_at=5, do=KILL_CORE.replace("SIGNUM", str(int(signum))))
     assert "KILLED" in done.stdout
     assert done.stdout.count("W&B failed") == 1
-
-
-@pytest.mark.long
-def test_term_to_the_whole_process_group(train):
-    # what scancel does: the trainer has a handler, wandb-core dies
-    term = "signal.signal(signal.SIGTERM, lambda *a: None); os.setpgrp() if False else os.killpg(os.getpgrp(), 15); time.sleep(1)"
-    with StandIn() as server:
-        done = train(server.env(), steps=20, do_at=5, do="signal.signal(15, lambda *a: None);" + KILL_GROUP)
-    assert done.stdout.count("W&B failed") <= 1
-    assert term
-
-
-KILL_GROUP = "os.system(f'pkill -TERM -P {os.getpid()}'); time.sleep(1)"
 
 
 @pytest.mark.long
@@ -244,8 +227,9 @@ def test_several_runs_in_one_process_do_not_mix(tmp_path, monkeypatch):
     from fsamlab.config import TrackerConfig
     from fsamlab.tracking import build_tracker
     for k in (1, 2):
-        t = build_tracker(TrackerConfig(name="wandb", mode="online"), run_id=f"run-{k}", name="n", group="g", job_type="j",
-                          config={"k": k}, directory=Path(sys.argv[1]), start_step=0)
+        cfg = TrackerConfig(name="wandb", mode="online")
+        t = build_tracker(cfg, run_id=f"run-{k}", name="n", group="g", job_type="j", config={"k": k},
+                          directory=Path(sys.argv[1]), start_step=0)
         t.log({"x": float(k)}, 1)
         t.finish({}, 0)
     """
@@ -266,4 +250,3 @@ def test_a_directory_that_cannot_be_written_is_a_warning(train, tmp_path):
     (tmp_path / "wandb").write_text("a file where the directory should be")
     done = train(tracker={"mode": "offline"})
     assert "W&B failed in init" in done.stdout
-    assert signal.SIGTERM  # the process ended by itself

@@ -6,6 +6,8 @@ device. In-place functions end in an underscore. No list may be empty.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -98,6 +100,26 @@ class Loop:
 
 
 Ops = type[Foreach] | type[Loop]
+
+
+def is_finite(x: Tensor | float) -> bool:
+    """Return whether a number is finite; waits for the device if it is not on the CPU."""
+    return math.isfinite(x if isinstance(x, float) else x.item())
+
+
+def number(x: Tensor) -> Number:
+    """Return a 0-dim tensor as a float where reading it is free (CPU), else as it is."""
+    return x.item() if x.device.type == "cpu" else x
+
+
+def radius_over_norm(norm_d: Number, norm_td: Number, norm_a: Number, floor: float) -> tuple[Number, Tensor | int]:
+    """Return (1 / |T d|, 0), or (0, 1) where |d| <= floor |a|; on the device if the norms are there."""
+    if isinstance(norm_d, float) and isinstance(norm_td, float):
+        floored = norm_d <= floor * norm_a or norm_td == 0
+        return (0.0, 1) if floored else (1 / norm_td, 0)
+    on_device = torch.as_tensor(norm_td)
+    below = torch.as_tensor(norm_d <= floor * norm_a) | (on_device == 0)
+    return torch.where(below, torch.zeros_like(on_device), 1 / on_device), below.long()
 
 
 def global_norm(xs: Tensors, ops: Ops) -> Tensor:

@@ -112,9 +112,8 @@ def check_combination(ascent: Ascent, component: Component, reference: Reference
     if isinstance(reference, FullGradient) and isinstance(ascent, FullSet):
         raise ConfigError("reference", "full", "ascent=full is the full gradient already; use component=all")
     if isinstance(reference, Ema) and isinstance(component, Subtract) and reference.order == "paper":
-        limit = 1 / (1 - reference.lmbda)
-        if component.sigma >= limit:
-            raise ConfigError("sigma", component.sigma, f"{PAPER_SIGMA_LIMIT} (= {limit:g})")
+        if component.sigma * (1 - reference.lmbda) > 1 - 1e-9:
+            raise ConfigError("sigma", component.sigma, f"{PAPER_SIGMA_LIMIT} (= {1 / (1 - reference.lmbda):g})")
         if component.sigma >= 1 and reference.ema_init != "zero":
             raise ConfigError(
                 "ema_init",

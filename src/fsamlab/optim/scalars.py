@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import Ops, Tensors, global_dot, global_norm
+from fsamlab.optim._ops import Number, Ops, Tensors, global_dot, global_norm
 from fsamlab.optim.component import Part, Reference
 
 
 class Recorder:
     """Looks at a step's tensors before and after the direction is formed; changes none, waits for none."""
 
-    def __init__(self, parts: list[Part], norm_a: Tensor, reference: Reference | None, ops: Ops) -> None:
-        self.ops, self.norm_a, self.name = ops, norm_a, reference.name if reference else ""
+    def __init__(self, parts: list[Part], norm_a: Number, reference: Reference | None, ops: Ops) -> None:
         a = [x for part in parts for x in part.a]
+        self.norm_a = torch.as_tensor(norm_a, device=a[0].device)
+        self.ops, self.name = ops, reference.name if reference else ""
         self.a = ops.scaled(a, 1.0)  # the direction may be formed in a's own memory
         known = [part for part in parts if part.m]
         self.m = [x for part in known for x in part.m]

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.config import in_range
-from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm
+from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, is_finite, number, radius_over_norm
 from fsamlab.optim.component import Ema, FullGradient, Part
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state, step_seed
 from fsamlab.optim.perturbation import Choices
@@ -53,7 +53,7 @@ class SharpnessAware(Wrapper):
     Attributes:
         scalars: of the last step, 0-dim tensors on the device: `loss_perturbed`, and `perturbation/...` when
             `record_scalars` was set before the step.
-        num_floored: steps left unperturbed by the floor, a 0-dim tensor on the device.
+        num_floored: steps left unperturbed by the floor; a 0-dim tensor unless the device is the CPU.
     """
 
     own_keys = ("ema", "ema_steps", "full_gradient")
@@ -94,7 +94,7 @@ class SharpnessAware(Wrapper):
         self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
         super().__init__(base, rho)
         self.device = next(self.parameters()).device
-        self.num_floored = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.num_floored: Tensor | int = 0
         self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
     # ------------------------------------------------------------------------------- what it needs
@@ -155,7 +155,7 @@ class SharpnessAware(Wrapper):
             self.descend()
             return torch.full((), math.nan, device=self.device) if clean is None else clean
         perturbed = self._perturbed_pass(descent, clean, random)
-        self._finite = not self.skip_nonfinite or bool(torch.isfinite(perturbed))
+        self._finite = not self.skip_nonfinite or is_finite(perturbed)
         self.descend()
         self.scalars["loss_perturbed"] = perturbed
         return perturbed if clean is None else clean
@@ -173,7 +173,9 @@ class SharpnessAware(Wrapper):
             raise ValueError(f"ascent={self.choices.ascent.name}: one perturbation per micro-batch needs ascent=batch")
         self.scalars = {}
         perturbs, share = self.perturbs, 1 / len(closures)
-        clean, perturbed, mean = [], [], {}
+        clean: Tensors = []
+        perturbed: Tensors = []
+        mean: dict[Tensor, Tensor] = {}
         for closure in closures:
             descent = torch.enable_grad()(closure)
             random = rng_state(self.device) if self.same_rng else None
@@ -210,8 +212,8 @@ class SharpnessAware(Wrapper):
             raise RuntimeError("ascend() twice without descend()")
         parts = self._gather()
         self._parts, self._moved = parts, []
-        norm_a = global_norm([x for part in parts for x in part.a], self.ops)
-        self._finite = not self.skip_nonfinite or bool(torch.isfinite(norm_a))
+        norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
+        self._finite = not self.skip_nonfinite or is_finite(norm_a)
         if not parts or not self._finite:
             return
         recorder = Recorder(parts, norm_a, self.choices.reference, self.ops) if self.record_scalars else None
@@ -273,7 +275,7 @@ class SharpnessAware(Wrapper):
             if random is not None and clean is not None:
                 stack.enter_context(replayed_rng(self.device, random))
             try:
-                return descent()
+                return descent().detach()
             except BaseException:
                 self._restore()
                 self._parts = None
@@ -281,7 +283,8 @@ class SharpnessAware(Wrapper):
 
     def _gather(self) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
-        choices, parts = self.choices, {}
+        choices = self.choices
+        parts: dict[tuple[Any, ...], Part] = {}
         seed = step_seed(self.seed, self.num_steps)
         active = [(group["rho"], p) for group in self.param_groups if group["rho"] > 0 for p in group["params"]]
         gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
@@ -298,19 +301,16 @@ class SharpnessAware(Wrapper):
             p.grad = None
         return list(parts.values())
 
-    def _move(self, parts: list[Part], norm_a: Tensor) -> Tensors:
+    def _move(self, parts: list[Part], norm_a: Number) -> Tensors:
         """Set w <- w + eps, keeping w; return T^2 d, which eps is parallel to."""
         params = [p for part in parts for p in part.params]
         d = [x for part in parts for x in part.d]
-        norm_d = norm_a if self.choices.component.name == "all" else global_norm(d, self.ops)
+        norm_d = norm_a if self.choices.component.name == "all" else number(global_norm(d, self.ops))
         td = self.choices.metric.stretch(d, params, self._weights, self.ops)
-        norm_td = norm_d if td is d else global_norm(td, self.ops)
+        norm_td = norm_d if td is d else number(global_norm(td, self.ops))
         direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.ops)
-        floored = (norm_d <= self.floor * norm_a) | (norm_td == 0)
-        self.num_floored += floored
-        scale: Number = torch.where(floored, 0.0, 1 / norm_td)
-        if self.device.type == "cpu":
-            scale = float(scale)  # free here; elsewhere it would wait for the device
+        scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
+        self.num_floored = self.num_floored + floored
         saved = [self._scratch(p) for p in params]
         self.ops.copy_(saved, params)
         self._moved = params
@@ -335,7 +335,7 @@ class SharpnessAware(Wrapper):
     def _all_finite(self, losses: list[Tensor]) -> bool:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         values = [*losses, global_norm(gradients, self.ops)] if gradients else losses
-        return all(bool(torch.isfinite(v)) for v in values)
+        return all(is_finite(v) for v in values)
 
     def _base_step(self) -> None:
         if self.max_grad_norm is not None:
@@ -349,9 +349,7 @@ class SharpnessAware(Wrapper):
 
     def _named_weights(self) -> frozenset[Tensor]:
         if self.model is None:
-            raise ValueError(
-                "adaptive_form=official treats weights by their names: pass model=, or use adaptive_form=all"
-            )
+            raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
         return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
 
     # ----------------------------------------------------------------------------------- its state
@@ -375,7 +373,7 @@ class SharpnessAware(Wrapper):
         """
         self.choices.load_state(own)
         self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
-        self.num_floored.fill_(own["num_floored"])
+        self.num_floored = own["num_floored"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but scratch memory."""

@@ -23,7 +23,7 @@ class Wrapper(Optimizer):
         self.base = base
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
 
-    @property  # type: ignore[override]
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The base optimizer's own groups, so that schedulers and checkpoints act on both."""
         return self.base.param_groups

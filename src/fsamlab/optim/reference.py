@@ -1,0 +1,143 @@
+"""Each rule as plainly as its paper states it: slow, per tensor, in numpy's spirit. The tests' yardstick.
+
+A step is a function of (weights, state) and of gradient functions; nothing is shared with the fast code.
+Notation: w weights, g = grad L_B(w), G = grad L(w) over the full set, m the EMA, eps the perturbation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Vector = list[Tensor]
+Gradient = Callable[[Vector], Vector]
+
+
+def dot(xs: Vector, ys: Vector) -> float:
+    """<x, y> over all tensors jointly."""
+    return sum(float((x * y).sum()) for x, y in zip(xs, ys))
+
+
+def norm(xs: Vector) -> float:
+    """|x| over all tensors jointly."""
+    return dot(xs, xs) ** 0.5
+
+
+def sam(g: Vector, rho: float) -> Vector:
+    """SAM (arXiv 2010.01412, Eq. 2): eps = rho g / |g|."""
+    return [rho * x / norm(g) for x in g]
+
+
+def asam(d: Vector, w: Vector, rho: float, eta: float, is_weight: list[bool]) -> Vector:
+    """ASAM (arXiv 2102.11600, Eq. 8): eps = rho T^2 d / |T d|, T = |w| + eta on weights, 1 elsewhere."""
+    t = [x.abs() + eta if weight else torch.ones_like(x) for x, weight in zip(w, is_weight)]
+    td = [a * b for a, b in zip(t, d)]
+    return [rho * a * b / norm(td) for a, b in zip(t, td)]
+
+
+@dataclass
+class FSAM:
+    """The direction of F-SAM (arXiv 2403.12350) with its EMA.
+
+    Algorithm 1 (order `paper`): m_t = lmbda m_{t-1} + (1 - lmbda) g_t, d_t = g_t - sigma m_t, m_{-1} = 0.
+    Official code (order `official`): d_t = g_t - sigma m_{t-1}, then the EMA takes the raw g_t in; d_0 = g_0.
+    """
+
+    sigma: float
+    lmbda: float
+    order: str = "official"
+    ema_init: str = "first_gradient"
+    m: Vector | None = None
+    t: int = field(default=0)
+
+    def debiased(self, m: Vector, updates: int) -> Vector:
+        """m / (1 - lmbda^updates) with ema_init=zero_debiased, else m."""
+        if self.ema_init != "zero_debiased":
+            return m
+        return [x / (1 - self.lmbda**updates) for x in m]
+
+    def updated(self, g: Vector) -> Vector:
+        """The EMA with g taken in."""
+        if self.m is None and self.ema_init == "first_gradient":
+            return [x.clone() for x in g]
+        m = self.m if self.m is not None else [torch.zeros_like(x) for x in g]
+        return [self.lmbda * a + (1 - self.lmbda) * b for a, b in zip(m, g)]
+
+    def direction(self, g: Vector) -> Vector:
+        """One step: return d_t and take g_t into the EMA."""
+        old, new = self.m, self.updated(g)
+        if self.order == "paper":
+            d = [a - self.sigma * b for a, b in zip(g, self.debiased(new, self.t + 1))]
+        elif old is None:
+            d = [x.clone() for x in g]
+        else:
+            d = [a - self.sigma * b for a, b in zip(g, self.debiased(old, self.t))]
+        self.m, self.t = new, self.t + 1
+        return d
+
+    def reference(self, g: Vector) -> Vector:
+        """SAM-full (EMA): the direction is m_t itself, g_t in it."""
+        self.m, self.t = self.updated(g), self.t + 1
+        return self.debiased(self.m, self.t)
+
+
+def project_on(g: Vector, r: Vector) -> Vector:
+    """(<g, r> / |r|^2) r, the full-gradient component of Figure 1 for r = G."""
+    c = dot(g, r) / dot(r, r)
+    return [c * x for x in r]
+
+
+def project_out(g: Vector, r: Vector) -> Vector:
+    """g minus its projection on r, the noise component of Figure 1 for r = G."""
+    return [a - b for a, b in zip(g, project_on(g, r))]
+
+
+@dataclass
+class SGD:
+    """SGD with momentum and coupled weight decay, as torch defines it: v <- mu v + g + wd w, w <- w - lr v."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    v: Vector | None = None
+
+    def step(self, w: Vector, g: Vector) -> Vector:
+        """Return the weights after one step."""
+        g = [a + self.weight_decay * b for a, b in zip(g, w)]
+        self.v = g if self.v is None else [self.momentum * a + b for a, b in zip(self.v, g)]
+        return [a - self.lr * b for a, b in zip(w, self.v)]
+
+
+@dataclass
+class AdamW:
+    """AdamW (arXiv 1711.05101, Algorithm 2)."""
+
+    lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    t: int = 0
+    m: Vector | None = None
+    v: Vector | None = None
+
+    def step(self, w: Vector, g: Vector) -> Vector:
+        """Return the weights after one step."""
+        self.t += 1
+        m = self.m if self.m is not None else [torch.zeros_like(x) for x in g]
+        v = self.v if self.v is not None else [torch.zeros_like(x) for x in g]
+        self.m = [self.beta1 * a + (1 - self.beta1) * b for a, b in zip(m, g)]
+        self.v = [self.beta2 * a + (1 - self.beta2) * b * b for a, b in zip(v, g)]
+        result = []
+        for x, a, b in zip(w, self.m, self.v):
+            mean, square = a / (1 - self.beta1**self.t), b / (1 - self.beta2**self.t)
+            result.append(x - self.lr * self.weight_decay * x - self.lr * mean / (square.sqrt() + self.eps))
+        return result
+
+
+def step(w: Vector, perturbation: Vector, descent: Gradient, base: SGD | AdamW) -> Vector:
+    """w <- base step at w with grad L_B(w + eps)."""
+    return base.step(w, descent([a + b for a, b in zip(w, perturbation)]))
