@@ -7,7 +7,6 @@ from fsamlab.config import AugmentConfig, ConfigError
 from fsamlab.data import DATASETS, build_data
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
-EXTRA = {"image_folder": ["data.root=/images"]}
 
 
 def test_every_data_set_has_its_file():
@@ -16,7 +15,7 @@ def test_every_data_set_has_its_file():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_file_composes_and_bears_its_name(name, composed):
-    assert composed(f"data={name}", *EXTRA.get(name, [])).data.name == name
+    assert composed(f"data={name}").data.name == name
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -33,6 +32,6 @@ def test_sizes_said_in_the_file(name, sizes, composed):
     assert (facts["num_train"], facts["num_val"], facts["num_test"]) == sizes
 
 
-def test_image_folder_asks_for_its_place(composed):
-    with pytest.raises(ConfigError, match=r"data\.root=VALUE"):
-        composed("data=image_folder")
+def test_image_folder_asks_for_its_place(composed, tmp_path):
+    with pytest.raises(ConfigError, match=r"python launch\.py data=image_folder data\.root=PATH"):
+        build_data(composed("data=image_folder").data, 0, torch.device("cpu"), tmp_path)

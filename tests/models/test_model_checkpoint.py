@@ -42,6 +42,16 @@ def test_another_classifier_starts_fresh_with_a_warning(saved, caplog):
     assert "classifier (8.weight, 8.bias)" in caplog.text
 
 
+def test_classifier_is_kept_or_replaced_as_a_whole(saved, caplog):
+    state, path = saved
+    # as wide as here but with other inputs: the biases alone would fit
+    torch.save({**state, "8.weight": torch.zeros(10, 3), "8.bias": torch.full((10,), 7.0)}, path)
+    with caplog.at_level(logging.WARNING):
+        loaded = small(checkpoint=path).state_dict()
+    assert not bool((loaded["8.bias"] == 7).any())
+    assert "starts fresh" in caplog.text
+
+
 def test_timm_names_its_classifier(tmp_path):
     def vit(num_classes, checkpoint=None):
         cfg = ModelConfig(name="test_vit", library="timm", checkpoint=checkpoint)

@@ -136,7 +136,7 @@ class All(Component):
 
 @dataclass
 class Subtract(Component):
-    """d = a - sigma r (F-SAM, arXiv 2403.12350, Eq. 10 and Algorithm 1)."""
+    """d = a - sigma r (F-SAM, arXiv 2403.12350 and Algorithm 1)."""
 
     name = "subtract"
     sigma: float = 1.0

@@ -80,16 +80,15 @@ class Choices:
         }
         return {"choices": names, "parameters": {k: getattr(a, k) for a in self._axes() for k in _fields(a)}}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the parameters.
-
-        Raises:
-            ValueError: the choices are other ones.
-        """
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError where `state` is of other choices."""
         mine, theirs = self.state()["choices"], state["choices"]
         differing = [f"{k}={theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
         if differing:
             raise ValueError(f"this is the state of another variant: {'; '.join(differing)}")
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore the parameters."""
         for axis in self._axes():
             for name in _fields(axis):
                 setattr(axis, name, state["parameters"][name])

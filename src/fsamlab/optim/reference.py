@@ -27,12 +27,12 @@ def norm(xs: Vector) -> float:
 
 
 def sam(g: Vector, rho: float) -> Vector:
-    """SAM (arXiv 2010.01412, Eq. 2): eps = rho g / |g|."""
+    """SAM (arXiv 2010.01412): eps = rho g / |g|."""
     return [rho * x / norm(g) for x in g]
 
 
 def asam(d: Vector, w: Vector, rho: float, eta: float, is_weight: list[bool]) -> Vector:
-    """ASAM (arXiv 2102.11600, Eq. 8): eps = rho T^2 d / |T d|, T = |w| + eta on weights, 1 elsewhere."""
+    """ASAM (arXiv 2102.11600): eps = rho T^2 d / |T d|, T = |w| + eta on weights, 1 elsewhere."""
     t = [x.abs() + eta if weight else torch.ones_like(x) for x, weight in zip(w, is_weight)]
     td = [a * b for a, b in zip(t, d)]
     return [rho * a * b / norm(td) for a, b in zip(t, td)]

@@ -97,6 +97,12 @@ class SharpnessAware(Wrapper):
         self.num_floored: Tensor | int = 0
         self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base; it may bring its own `rho`."""
+        super().add_param_group(param_group)
+        if hasattr(self, "_weights") and self.choices.metric.by_name:  # not while torch's constructor runs
+            self._weights = self._named_weights()
+
     # ------------------------------------------------------------------------------- what it needs
 
     @property
@@ -164,7 +170,8 @@ class SharpnessAware(Wrapper):
     def step_micro(self, closures: Sequence[Closure]) -> Tensor:
         """m-SAM: one perturbation for each micro-batch, one base step with the mean of their gradients.
 
-        The EMA is fed by each micro-batch in turn. Micro-batches count equally.
+        The EMA is fed by each micro-batch in turn, so a later one that is not finite takes back the base
+        step but not what the finite ones before it have fed. Micro-batches count equally.
 
         Raises:
             ValueError: the ascent gradient is not the micro-batch's own.
@@ -206,7 +213,8 @@ class SharpnessAware(Wrapper):
         """First phase: the ascent batch's gradients are in p.grad; move the weights to w + eps.
 
         The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only
-        when the second phase has ended well.
+        when the second phase has ended well. It perturbs whatever `every` says; run the second forward
+        under :func:`frozen_batchnorm`, which only step() can do by itself.
         """
         if self._parts is not None:
             raise RuntimeError("ascend() twice without descend()")
@@ -355,7 +363,7 @@ class SharpnessAware(Wrapper):
     # ----------------------------------------------------------------------------------- its state
 
     def own_state(self) -> dict[str, Any]:
-        """Return counters and choices.
+        """Return counters, settings and choices.
 
         Raises:
             RuntimeError: the weights are perturbed.
@@ -363,15 +371,17 @@ class SharpnessAware(Wrapper):
         if self._parts is not None:
             raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
         counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
-        return {**counters, "num_floored": int(self.num_floored), **self.choices.state()}
+        settings = {"every": self.every, "floor": self.floor, "seed": self.seed}
+        return {**counters, "num_floored": int(self.num_floored), **settings, **self.choices.state()}
+
+    def check_own_state(self, own: dict[str, Any]) -> None:
+        """Refuse the state of a variant with other choices."""
+        self.choices.check_state(own)
 
     def load_own_state(self, own: dict[str, Any]) -> None:
-        """Restore counters and the choices' parameters.
-
-        Raises:
-            ValueError: the state is of a variant with other choices.
-        """
+        """Restore counters and hyper-parameters."""
         self.choices.load_state(own)
+        self.every, self.floor, self.seed = own["every"], own["floor"], own["seed"]
         self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
         self.num_floored = own["num_floored"]
 

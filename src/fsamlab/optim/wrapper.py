@@ -47,8 +47,12 @@ class Wrapper(Optimizer):
         """Return what is no parameter's state."""
         raise NotImplementedError
 
+    def check_own_state(self, own: dict[str, Any]) -> None:
+        """Raise ValueError where `own` cannot be loaded here."""
+        raise NotImplementedError
+
     def load_own_state(self, own: dict[str, Any]) -> None:
-        """Restore :meth:`own_state`; raise ValueError before anything has changed."""
+        """Restore :meth:`own_state`."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,13 +71,20 @@ class Wrapper(Optimizer):
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`, hyper-parameters included."""
+        """Restore a :meth:`state_dict`, hyper-parameters included.
+
+        Raises:
+            ValueError: it is another variant's, or has other groups; nothing has changed then.
+        """
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        self.load_own_state(state_dict["sharpness_aware"])
+        if "sharpness_aware" not in state_dict:
+            raise ValueError("this is the state of a plain optimizer; load it into `.base`")
+        self.check_own_state(state_dict["sharpness_aware"])
         theirs = {i: {k: v for k, v in s.items() if k not in self.own_keys} for i, s in state_dict["state"].items()}
         packed = {"state": {i: s for i, s in theirs.items() if s}, "param_groups": state_dict["param_groups"]}
         self.base.load_state_dict(packed)
+        self.load_own_state(state_dict["sharpness_aware"])
         self.state.clear()
         for i, p in enumerate(self.parameters()):
             for key in self.own_keys & state_dict["state"].get(i, {}).keys():

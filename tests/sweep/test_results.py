@@ -1,0 +1,56 @@
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from fsamlab.sweep.results import by_setting, collect, find_runs, varied_keys
+
+
+def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):
+    directory.mkdir(parents=True)
+    config = {"name": "s", "seed": seed, "optimizer": {"name": optimizer, "rho": 0.0 if optimizer == "sgd" else rho}}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    (directory / "status.json").write_text(json.dumps({"status": status, "exception": None}))
+    summary = {
+        "final/test/acc1": accuracy,
+        "best/test/acc1": accuracy + 0.1,
+        "cost/step_ms": 10.0 if optimizer == "sgd" else 20.0,
+    }
+    if status == "finished":
+        (directory / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def frame(tmp_path):
+    for seed, (a, b) in enumerate([(0.5, 0.6), (0.7, 0.9)]):
+        make_run(tmp_path / f"sgd{seed}", "sgd", seed, a)
+        make_run(tmp_path / f"sam{seed}", "sam", seed, b)
+    make_run(tmp_path / "sam2", "sam", 2, 0.0, status="failed")
+    return collect(find_runs([tmp_path]))
+
+
+def test_means_and_spreads_are_over_finished_seeds(frame):
+    table = by_setting(frame).set_index("optimizer.name")
+    assert table.loc["sgd", "n"] == table.loc["sam", "n"] == 2
+    assert table.loc["sam", "final/test/acc1 mean"] == pytest.approx(0.75)
+    assert table.loc["sam", "final/test/acc1 std"] == pytest.approx(0.3 / 2**0.5)
+    assert table.loc["sgd", "best/test/acc1 mean"] == pytest.approx(0.7)
+    assert table.loc["sam", "step_vs_sgd"] == pytest.approx(2.0)
+    assert len(frame) == 5
+
+
+def test_a_key_that_follows_from_the_method_is_no_setting(frame):
+    assert varied_keys(frame) == ["optimizer.name"]
+
+
+def test_what_refines_the_method_is_one(tmp_path):
+    for rho in (0.1, 0.2):
+        make_run(tmp_path / str(rho), "sam", 0, 0.5, rho=rho)
+    assert varied_keys(collect(find_runs([tmp_path]))) == ["optimizer.name", "optimizer.rho"]
+
+
+def test_no_finished_run_no_table(tmp_path):
+    make_run(tmp_path / "a", "sam", 0, 0.5, status="failed")
+    assert by_setting(collect(find_runs([tmp_path]))).empty
+    assert isinstance(collect([]), pd.DataFrame)
