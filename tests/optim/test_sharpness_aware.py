@@ -557,7 +557,7 @@ def test_rhos_share_one_joint_norm():
     optimizer = SAM(torch.optim.SGD([{"params": [a], "rho": 1.0}, {"params": [b], "rho": 2.0}], lr=0.1))
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])
     optimizer.ascend()
-    assert (float(a), float(b)) == (pytest.approx(0.6), pytest.approx(1.6))
+    assert (a.item(), b.item()) == (pytest.approx(0.6), pytest.approx(1.6))
 
 
 def test_add_param_group_takes_part():
@@ -567,7 +567,7 @@ def test_add_param_group_takes_part():
     assert optimizer.base.param_groups[1]["rho"] == 1.0
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])
     optimizer.ascend()
-    assert float(b) == pytest.approx(0.8)
+    assert b.item() == pytest.approx(0.8)
 
 
 def test_hooks_copies_and_pickles():

@@ -76,13 +76,13 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
     ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
     candidates = [c for c in ordered if not c.startswith(("tracker.", "diagnostics.")) and c not in NOT_A_SETTING]
-    kept: list[str] = []
-    groups = 1
+    kept = ["optimizer.name"]
+    groups = frame["optimizer.name"].nunique()
     for key in candidates:
         parts = frame[[*kept, key]].astype(str).drop_duplicates()
         if len(parts) > groups:
             kept, groups = [*kept, key], len(parts)
-    return kept or ["optimizer.name"]
+    return kept
 
 
 def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
