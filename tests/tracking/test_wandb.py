@@ -251,3 +251,24 @@ def test_a_directory_that_cannot_be_written_is_a_warning(train, tmp_path):
     (tmp_path / "wandb").write_text("a file where the directory should be")
     done = train(tracker={"mode": "offline"})
     assert "W&B failed in init" in done.stdout
+
+
+def test_a_whole_run_is_mirrored_row_by_row(tmp_path, monkeypatch):
+    from helpers import compose_tiny
+
+    from fsamlab.record import read_rows
+    from fsamlab.run import run
+
+    with StandIn() as server:
+        for key, value in server.env().items():
+            monkeypatch.setenv(key, value)
+        online = ("tracker=wandb", "tracker.mode=online", "name=study", "train.log_every_steps=2", "optimizer=fsam")
+        config = compose_tiny(*online)
+        summary = run(config, tmp_path / "a")
+        (mirrored,) = server.runs.values()
+        rows = [(row["step"], row["train/loss"]) for row in read_rows(tmp_path / "a")]
+        assert [(row["global_step"], row["train/loss"]) for row in mirrored.history] == rows
+        assert mirrored.plain_config["optimizer"]["rho"] == 0.2
+        assert mirrored.summary["best/val/acc1"] == summary["best/val/acc1"]
+        assert (mirrored.meta["groupName"], mirrored.meta["jobType"], mirrored.exit_code) == ("study", "fsam", 0)
+        assert not server.unknown
