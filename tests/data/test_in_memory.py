@@ -8,6 +8,7 @@ import torch
 
 from fsamlab.config import AugmentConfig, ConfigError, DataConfig, SyntheticConfig
 from fsamlab.data import DATASETS, Data, build_data
+from fsamlab.data.in_memory import Images, InMemoryTrain
 
 CPU = torch.device("cpu")
 NOWHERE = Path("/nonexistent")
@@ -56,9 +57,15 @@ def test_start_skips_without_changing_what_follows(start):
 def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
     first, second = (next(synthetic().train.batches(e)) for e in (0, 1))
     assert not torch.equal(first.indices, second.indices)
-    data = synthetic(batch_size=90)
-    a, b = next(data.train.batches(0)), next(data.train.batches(1))
-    assert not torch.equal(a.images[a.indices.argsort()], b.images[b.indices.argsort()])
+    alike = Images(torch.rand(1, 1, 8, 8).expand(90, -1, -1, -1), torch.zeros(90, dtype=torch.int64))
+    cfg = DataConfig(name="toy", batch_size=30, augment=AugmentConfig(crop_padding=1, flip=True))
+    pictures = [  # of equal images, so that only the augmentation can tell them apart
+        batch.images.flatten()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for batch in InMemoryTrain(alike, cfg, seed, CPU).batches(epoch)
+    ]
+    assert len(torch.stack(pictures).unique(dim=0)) == len(pictures) == 12
     assert synthetic(seed=0).facts["split_hash"] != synthetic(seed=1).facts["split_hash"]
 
 

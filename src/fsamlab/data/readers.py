@@ -65,20 +65,20 @@ def read_fashion_mnist(cfg: DataConfig, seed: int, root: Path) -> Raw:
 def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
     """Return CIFAR-10 or CIFAR-100 (50 000 + 10 000 colour 32x32 images), as torchvision stores them."""
     cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[cfg.name]
-    if cfg.download:
-        with _downloading(cfg, root):
-            cls(root, download=True)
     parts = []
-    for train in (True, False):
-        with warnings.catch_warnings():
-            # the files were pickled by Python 2's numpy, whose dtypes spell `align` as an integer
-            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+    with warnings.catch_warnings():
+        # the files were pickled by Python 2's numpy, whose dtypes spell `align` as an integer; 2.4.0 warns of it
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+        if cfg.download:
+            with _downloading(cfg, root):
+                cls(root, download=True)
+        for train in (True, False):
             try:
                 part = cls(root, train=train)
             except RuntimeError:  # torchvision's checksums: absent, incomplete or damaged
                 raise _missing(cfg, root / cls.base_folder) from None
-        pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        parts.append(Images(pixels, torch.tensor(part.targets)))
+            pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+            parts.append(Images(pixels, torch.tensor(part.targets)))
     return Raw(parts[0], parts[1], 100 if cfg.name == "cifar100" else 10)
 
 
