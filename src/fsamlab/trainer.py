@@ -7,6 +7,7 @@ order of (seed, epoch), so there is no generator state to save.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -93,6 +94,7 @@ class Trainer:
         self.scalars: dict[str, float] = {}  # the perturbation's, of the step just made
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
+        self.epoch_seconds = [0.0]  # of training, for each epoch; the last is the present one's
         self.last_row: dict[str, float] = {}
 
     @property
@@ -109,7 +111,11 @@ class Trainer:
             for batch in self.data.train.batches(self.epoch, start=self.step % self.steps_per_epoch):
                 start = time.perf_counter()
                 self._step(batch)
-                self.train_seconds += time.perf_counter() - start
+                seconds = time.perf_counter() - start
+                self.train_seconds += seconds
+                self.epoch_seconds[-1] += seconds
+                if self.step % self.steps_per_epoch == 0:
+                    self.epoch_seconds.append(0.0)
                 self._boundary()
                 if self.step >= self.last_step:
                     break
@@ -239,7 +245,7 @@ class Trainer:
         if evaluate:
             row.update(self._evaluate_all())
         row["time"] = round(self.train_seconds + self.eval_seconds, 3)
-        row["time/step_ms"] = 1000 * self.train_seconds / self.step
+        row["time/step_ms"] = self.step_ms
         self._observer.row(row)
         self.last_row = row
         if evaluate:
@@ -268,6 +274,14 @@ class Trainer:
             correct += (logits.argmax(1) == batch.labels).sum()
         return float(loss) / source.num_samples, float(correct) / source.num_samples
 
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds of an optimizer step: the median over whole epochs of their means, robust to a busy machine."""
+        whole = self.epoch_seconds[:-1]
+        if not whole:
+            return 1000 * self.train_seconds / max(1, self.step)
+        return 1000 * statistics.median(whole) / self.steps_per_epoch
+
     def summary(self) -> dict[str, float]:
         """Return the run's numbers: final, at the best validation epoch, and cost."""
         final = {f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in ("train", "val", "test")}
@@ -276,7 +290,7 @@ class Trainer:
             "cost/epochs": self.step / self.steps_per_epoch,
             "cost/train_seconds": round(self.train_seconds, 3),
             "cost/eval_seconds": round(self.eval_seconds, 3),
-            "cost/step_ms": 1000 * self.train_seconds / max(1, self.step),
+            "cost/step_ms": self.step_ms,
         }
         return {
             **final,
@@ -297,6 +311,7 @@ class Trainer:
             "diverged_at": int(self.diverged_at),
             "train_seconds": self.train_seconds,
             "eval_seconds": self.eval_seconds,
+            "epoch_seconds": list(self.epoch_seconds),
             "scalars": dict(self.scalars),
             "last_row": dict(self.last_row),
         }
@@ -310,4 +325,5 @@ class Trainer:
         self.best.load_state_dict(state["best"])
         self.diverged_at.fill_(state["diverged_at"])
         self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]
+        self.epoch_seconds = list(state["epoch_seconds"])
         self.scalars, self.last_row = dict(state["scalars"]), dict(state["last_row"])
