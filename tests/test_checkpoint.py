@@ -9,8 +9,8 @@ from fsamlab import checkpoint
 
 
 def test_last_and_previous(tmp_path):
-    checkpoint.save(tmp_path, {"step": 1, "w": torch.ones(3)})
-    checkpoint.save(tmp_path, {"step": 2, "w": torch.ones(3)})
+    checkpoint.save(tmp_path, {"step": 1, "optimizer": {}})
+    checkpoint.save(tmp_path, {"step": 2, "optimizer": {}})
     assert checkpoint.load_latest(tmp_path)["step"] == 2
     assert checkpoint.load(tmp_path / "previous.pt")["step"] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
@@ -18,7 +18,7 @@ def test_last_and_previous(tmp_path):
 
 def test_a_torn_last_falls_back_with_a_warning(tmp_path, caplog):
     for step in (1, 2):
-        checkpoint.save(tmp_path, {"step": step, "w": torch.ones(1000)})
+        checkpoint.save(tmp_path, {"step": step, "optimizer": torch.ones(1000)})
     with (tmp_path / "last.pt").open("r+b") as f:
         f.truncate(500)
     with caplog.at_level(logging.WARNING):
@@ -37,7 +37,7 @@ def test_nothing_readable_is_an_error_and_nothing_there_is_none(tmp_path):
 @pytest.mark.parametrize("moment", ["fsync", "link", "replace"])
 def test_dying_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, moment):
     for step in (1, 2):
-        checkpoint.save(tmp_path, {"step": step})
+        checkpoint.save(tmp_path, {"step": step, "optimizer": {}})
     for nth in (0, 1):
         calls = []
         real = getattr(os, moment)
@@ -51,7 +51,7 @@ def test_dying_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, monke
         with monkeypatch.context() as m:
             m.setattr(os, moment, dying)
             with contextlib.suppress(KeyboardInterrupt):
-                checkpoint.save(tmp_path, {"step": 3})
+                checkpoint.save(tmp_path, {"step": 3, "optimizer": {}})
         assert checkpoint.load_latest(tmp_path)["step"] in (2, 3)
 
 
@@ -63,3 +63,13 @@ def test_finish_keeps_the_weights_alone(tmp_path):
     assert set(checkpoint.load(tmp_path / "last.pt")) == {"model", "step"}
     checkpoint.discard(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_torn_file_never_becomes_the_previous_one(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, {"step": step, "optimizer": {}})
+    (tmp_path / "last.pt").write_bytes(b"torn")
+    assert checkpoint.load_latest(tmp_path)["step"] == 1
+    checkpoint.save(tmp_path, {"step": 3, "optimizer": {}})
+    (tmp_path / "last.pt").write_bytes(b"torn again")
+    assert checkpoint.load_latest(tmp_path)["step"] == 1

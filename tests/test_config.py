@@ -145,3 +145,10 @@ def test_no_torch_below_the_login_node():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_settings_that_contradict_each_other_are_refused(composed):
+    with pytest.raises(ConfigError, match="accumulate_mode=per_micro_batch"):
+        composed("optimizer=sam_db", "train.accumulate_mode=per_micro_batch")
+    with pytest.raises(ConfigError, match="save_best"):
+        composed("data=cifar10", "train.save_best=true")

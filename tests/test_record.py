@@ -117,11 +117,21 @@ def test_another_hosts_writer_counts_by_its_heartbeat(tmp_path, monkeypatch):
 
 def test_a_restart_of_the_same_slurm_job_supersedes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     write_json(
         tmp_path / "owner.json",
         {"token": "x", "attempt": 1, "host": "elsewhere", "pid": 1, "pid_start": "1", "slurm_job_id": "77"},
     )
     Ownership(tmp_path).release()
+
+
+def test_two_launches_in_one_slurm_job_do_not_steal_from_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    process, leave = _other_process(tmp_path)
+    with pytest.raises(DirectoryBusy):
+        Ownership(tmp_path)
+    leave.set()
+    process.join()
 
 
 def test_the_older_attempt_stops_writing(tmp_path, config):

@@ -151,7 +151,7 @@ def test_term_inside_slurm_checkpoints_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", lambda *a, **k: (saves.append(1), real(*a, **k)))
     run(config, tmp_path / "r")
     assert read_status(tmp_path / "r")["status"] == "finished"
-    assert len(saves) == 2  # the signal's, and the weights at the end
+    assert len(saves) == 3  # the signal's, the end's, and the weights that stay
 
 
 def test_a_finished_run_is_skipped_and_says_what_differs(tmp_path, caplog):
@@ -237,3 +237,44 @@ def test_no_gpu_is_one_line(tmp_path):
 
 def test_a_preempted_run_says_how_to_go_on():
     assert str(Preempted(signal.SIGTERM, 7)) == "preempted by SIGTERM after step 7; the same command resumes it"
+
+
+def test_dying_right_after_the_end_leaves_the_weights(tmp_path, monkeypatch):
+    whole = compose_tiny("optimizer=fsam")
+    run(whole, tmp_path / "whole")
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(whole, tmp_path / "died")
+    monkeypatch.undo()
+    weights = [checkpoint.load(tmp_path / d / "checkpoints" / "last.pt")["model"] for d in ("whole", "died")]
+    assert_same(*weights)
+
+
+def test_a_forced_run_that_fails_early_can_be_started_again(tmp_path):
+    run(compose_tiny("optimizer=sgd"), tmp_path)
+    with pytest.raises(ConfigError):
+        run(compose_tiny("optimizer=sgd", "force=true", "model.width=4", "data.val_size=100000"), tmp_path)
+    assert read_status(tmp_path)["status"] == "failed"
+    run(compose_tiny("optimizer=sgd"), tmp_path)
+    assert read_status(tmp_path)["status"] == "finished"
+
+
+def test_a_forced_run_that_was_stopped_goes_on(tmp_path):
+    overrides = ("optimizer=fsam", "force=true", "train.epochs=3", "train.log_every_steps=1")
+    process = start(overrides, tmp_path / "forced", slow_fsync=0.02)
+    wait_for(lambda: len(read_rows(tmp_path / "forced")) > 4)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    stopped = read_rows(tmp_path / "forced")
+    finish(overrides, tmp_path / "forced")
+    assert read_rows(tmp_path / "forced")[: len(stopped)] == stopped  # the same rows, times included: not made again
+
+
+def test_a_finished_runs_weights_are_no_checkpoint(tmp_path):
+    checkpoint.finish(tmp_path / "checkpoints", {"w": torch.zeros(1)}, 3)
+    with pytest.raises(checkpoint.CannotResume, match="force=true"):
+        run(compose_tiny(), tmp_path)

@@ -35,6 +35,15 @@ def test_term_inside_slurm_only_asks_for_a_checkpoint(monkeypatch):
         signal.signal(signal.SIGUSR2, before)
 
 
+def test_term_never_replaces_a_signal_that_asks_for_leaving(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with SignalFlag() as flag:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.stops
+        assert flag.take() == signal.SIGUSR2
+
+
 def test_a_second_interrupt_leaves_at_once():
     code = (
         "import os, signal; from fsamlab.signals import SignalFlag\n"

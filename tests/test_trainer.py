@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from helpers import ADAMW, VARIANTS, build_trainer, compose_tiny
 
 from fsamlab.schedule import lr_factor
-from fsamlab.seeding import derive_seed
-from fsamlab.trainer import STEP_STREAM, Diverged
+from fsamlab.seeding import Stream, derive_seed
+from fsamlab.trainer import Diverged
 
 BASED = [(v, ()) for v in VARIANTS] + [(v, ADAMW) for v in VARIANTS if v not in ("adamw", "sgd", "sgd_2x")]
 
@@ -121,6 +121,11 @@ def test_recording_changes_no_weight(variant):
     assert all("perturbation/cos_eps" in row for row in seen.rows)
 
 
+def test_recording_and_every_do_not_miss_each_other():
+    _, seen = train("optimizer=fsam", "optimizer.every=2", "diagnostics.every_steps=4")
+    assert sum("perturbation/cos_eps" in row for row in seen.rows) == 2
+
+
 @pytest.mark.parametrize("variant", ["sgd", "fsam"])
 def test_equals_a_plain_loop_bit_for_bit(variant):
     """The same training written out: a refactor of the trainer must not move one bit of the loss."""
@@ -135,7 +140,7 @@ def test_equals_a_plain_loop_bit_for_bit(variant):
     total = train_cfg.epochs * data.train.num_batches()
     for epoch in range(train_cfg.epochs):
         for batch in data.train.batches(epoch):
-            torch.manual_seed(derive_seed(0, STEP_STREAM, step))
+            torch.manual_seed(derive_seed(0, Stream.STEP, step))
             base.param_groups[0]["lr"] = 0.05 * lr_factor(train_cfg, step, total, 0)
             base.zero_grad()
             model.train()

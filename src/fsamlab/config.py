@@ -205,7 +205,7 @@ class OptimizerConfig:
                         self.sigma,
                         f"{PAPER_SIGMA_LIMIT} (= {1 / (1 - self.lmbda):g} for lmbda={self.lmbda:g})",
                     )
-                if self.sigma == 1 and self.ema_init != "zero":
+                if self.sigma >= 1 and self.ema_init != "zero":
                     raise ConfigError(
                         k + "ema_init",
                         self.ema_init,
@@ -418,6 +418,13 @@ class Config:
         in_range("seed", self.seed, 0, 2**31 - 1)
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
             raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
+        if self.train.accumulate_mode == "per_micro_batch" and (
+            self.optimizer.ascent not in ("batch", "none") or self.optimizer.reference == "full"
+        ):
+            allowed = f"needs a perturbation from the micro-batch itself; optimizer={self.optimizer.name} has none"
+            raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
+        if self.train.save_best and self.data.val_size == 0:
+            raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
 
 
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs

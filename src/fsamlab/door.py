@@ -78,9 +78,12 @@ def one_line(error: BaseException) -> str | None:
         "Superseded",
         "SweepFailed",
         "JobFailed",
+        "CannotResume",
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
+class CannotResume(RuntimeError):
+    """A run's files do not allow going on from them; the message says what to do."""
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames inside `directory` durable."""
     fd = os.open(directory, os.O_RDONLY)

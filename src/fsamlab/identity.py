@@ -61,7 +61,7 @@ def differences(config: Config) -> dict[str, Any]:
 
 def is_neutral(key: str, config: Config) -> bool:
     """Return whether a dotted key is left out of the identity."""
-    if key == "data.root" and config.data.name in ROOT_IS_CONTENT:
+    if key == "data.root" and (config.data.name in ROOT_IS_CONTENT or config.data.import_path):
         return False
     return key in NEUTRAL or key.split(".")[0] in NEUTRAL
 

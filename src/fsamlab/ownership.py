@@ -44,8 +44,8 @@ def process_start(pid: int) -> str | None:
 
 def why_alive(owner: dict[str, object], heartbeat_age: float) -> str | None:
     """Return why `owner` must be taken for alive, None when its directory may be taken over."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is not None and owner.get("slurm_job_id") == job:
+    job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    if job is not None and owner.get("slurm_job_id") == job and restart > int(str(owner.get("slurm_restart", 0))):
         return None  # a restart of the same job: SLURM started this process, so the earlier one is to end
     if owner["host"] == socket.gethostname() and Path("/proc/self/stat").exists():
         start = process_start(int(str(owner["pid"])))
@@ -91,6 +91,7 @@ class Ownership:
             "pid": os.getpid(),
             "pid_start": process_start(os.getpid()),
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            "slurm_restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
         }
 
     def holds(self) -> bool:
@@ -107,9 +108,9 @@ class Ownership:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            if not self.holds():
-                return
-            with contextlib.suppress(OSError):  # a file server that hiccups must not end the run
+            with contextlib.suppress(OSError, ValueError):  # a file server that hiccups must not end the heartbeat
+                if not self.holds():
+                    return
                 os.utime(self.path)
 
     def release(self) -> None:

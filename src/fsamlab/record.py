@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from fsamlab.config import Config, to_plain
-from fsamlab.files import read_json, write_atomic, write_json
+from fsamlab.files import CannotResume, read_json, write_atomic, write_json
 from fsamlab.identity import config_hash, run_id
 from fsamlab.ownership import Ownership
 
@@ -60,8 +60,15 @@ class RunRecord:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.ownership = Ownership(directory)
+        self.before = read_status(directory)
+        # force starts over once: a forced run that was stopped goes on when the same command is given again
+        stopped = self.before.get("forced") and self.before["status"] in ("running", "preempted")
+        self.starts_over = config.force and not stopped
         self._status: dict[str, Any] = {}
         self._metrics = (directory / "metrics.jsonl").open("ab")
+        self.was_finished = self.before["status"] == "finished" and not config.force
+        if self.was_finished:  # while this process waited for the claim: leave it as it is
+            return
         plain = to_plain(config)
         write_atomic(directory / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
         write_atomic(directory / "overrides.yaml", yaml.safe_dump(overrides))
@@ -75,11 +82,13 @@ class RunRecord:
             pid=os.getpid(),
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             exception=None,
+            forced=config.force,
         )
 
     def set_status(self, status: str, **fields: Any) -> None:
         """Write status.json: `status`, and whatever else changed."""
         assert status in STATUSES
+        self.ownership.check()
         self._status.update(fields, status=status, updated=now())
         write_json(self.directory / "status.json", self._status)
 
@@ -99,7 +108,7 @@ class RunRecord:
         """Drop the rows after a checkpoint; they are about to be made again."""
         length = self._metrics.seek(0, os.SEEK_END)
         if length < offset:
-            raise RuntimeError(
+            raise CannotResume(
                 f"{self.directory / 'metrics.jsonl'} has {length} bytes, the checkpoint knows of {offset}: "
                 "it was changed from outside; restore it or start over with force=true"
             )

@@ -25,14 +25,12 @@ from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
 from fsamlab.ownership import Superseded
 from fsamlab.record import RunRecord, is_finished
-from fsamlab.seeding import derive_seed
+from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
 from fsamlab.tracking import Tracker, build_tracker
 from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-INIT_STREAM = 0  # of the weights' initialisation; the trainer's streams are other numbers
 
 
 def run_composed(cfg: Any) -> None:
@@ -67,25 +65,31 @@ def run(config: Config, directory: Path, overrides: list[str] | None = None) -> 
         return _skip(config, directory)
     record = RunRecord(directory, config, overrides or [])
     try:
+        if record.was_finished:
+            return _skip(config, directory)
         with SignalFlag() as signals:
-            return _train(config, directory, record, signals)
+            summary, url = _train(config, record, signals)
     except Preempted as e:
         record.set_status("preempted", exception=str(e))
         raise
     except Superseded as e:
         log.error("%s", e)
         raise  # the newer attempt owns status.json
+    except SystemExit:
+        raise  # a requeue: submitit's handler ends the process, and the status says preempted
     except BaseException as e:
         record.set_status("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
         raise
     finally:
         record.close()
+    terminal.print_run(config, directory, summary, url)
+    return summary
 
 
 def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]]:
     """Build data, model, optimizer and trainer; return the trainer and the facts of the data."""
     data = build_data(config.data, config.seed, device, PROJECT_ROOT)
-    torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
+    torch.manual_seed(derive_seed(config.seed, Stream.INIT))
     model = build_model(config.model, data.num_classes, data.in_channels).to(device)
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
     trainer = Trainer(
@@ -103,12 +107,17 @@ def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]
     return trainer, data.facts
 
 
-def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFlag) -> dict[str, Any]:
+def _train(config: Config, record: RunRecord, signals: SignalFlag) -> tuple[dict[str, Any], str | None]:
+    """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
+    directory = record.directory
+    if record.starts_over:
+        checkpoint.discard(directory / "checkpoints")
+        (directory / "summary.json").unlink(missing_ok=True)
     device = choose_device(config.train)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     trainer, facts = build(config, device)
-    resume(trainer, record, environment(PROJECT_ROOT, device), force=config.force)
+    resume(trainer, record, environment(PROJECT_ROOT, device))
     tracker = build_tracker(
         config.tracker,
         run_id=f"{config.name}-{run_id(config)}",
@@ -123,16 +132,17 @@ def _train(config: Config, directory: Path, record: RunRecord, signals: SignalFl
     summary: dict[str, Any] = {}
     try:
         with terminal.progress(trainer, run_id(config), config.train.progress) as bar:
-            trainer.fit(Bookkeeper(trainer, config.train, record, tracker, signals, bar))
+            bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
+            trainer.fit(bookkeeper)
+        bookkeeper.save()
         summary = {**trainer.summary(), **{f"data/{k}": v for k, v in facts.items()}}
         record.write_summary(summary)
-        record.set_status("finished", step=trainer.step)
-        checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
         exit_code = 0
     finally:
         tracker.finish(summary or trainer.summary(), exit_code)
-    terminal.print_run(config, directory, summary, tracker.url)
-    return summary
+    record.set_status("finished", step=trainer.step)  # from here on the full checkpoint is needed no more
+    checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
+    return summary, tracker.url
 
 
 class Bookkeeper:
@@ -171,6 +181,7 @@ class Bookkeeper:
         trainer = self.trainer
         self.bar.update(trainer)
         if self.cfg.save_best and trainer.best.improved:
+            self.record.ownership.check()
             weights = {"model": trainer.model.state_dict(), "step": trainer.step}
             checkpoint.save(self.directory, weights, "best.pt", keep_previous=False)
             trainer.best.improved = False
@@ -199,13 +210,11 @@ class Bookkeeper:
         raise Preempted(signum, self.trainer.step)
 
 
-def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], *, force: bool) -> None:
+def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any]) -> None:
     """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length."""
     directory = record.directory / "checkpoints"
     before = read_json(record.directory / "env.json")
     record.write_env(env)
-    if force:
-        checkpoint.discard(directory)
     state = checkpoint.load_latest(directory)
     if state is None:
         record.cut(0)

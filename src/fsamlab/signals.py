@@ -47,8 +47,8 @@ class SignalFlag:
         if signum == signal.SIGINT and self.received == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-        # a later USR2 outranks a TERM: only it ends in a requeue
-        self.received = signum
+        if not self.stops:  # one that asks for leaving is never replaced: only USR2 ends in a requeue
+            self.received = signum
 
     @property
     def stops(self) -> bool:

@@ -21,9 +21,7 @@ from fsamlab.data import Batch, Data, EvalSource
 from fsamlab.metrics import Best, Sums
 from fsamlab.optim import SharpnessAware
 from fsamlab.schedule import lr_factor
-from fsamlab.seeding import derive_seed
-
-STEP_STREAM = 1  # keeps the seeds of dropout apart from those of order and augmentation
+from fsamlab.seeding import Stream, derive_seed
 
 
 class Diverged(RuntimeError):
@@ -91,6 +89,7 @@ class Trainer:
         self.sums = Sums(device)
         self.best = Best()
         self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
+        self.record_due = False
         self.scalars: dict[str, float] = {}  # the perturbation's, of the step just made
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
@@ -111,6 +110,8 @@ class Trainer:
             for batch in self.data.train.batches(self.epoch, start=self.step % self.steps_per_epoch):
                 start = time.perf_counter()
                 self._step(batch)
+                if self.device.type == "cuda" and self.step % self.steps_per_epoch == 0:
+                    torch.cuda.synchronize()  # an epoch's time is that of its work, not of queueing it
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
                 self.epoch_seconds[-1] += seconds
@@ -123,12 +124,14 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         """One optimizer step. Nothing of the state changes before the optimizer has finished it."""
-        torch.manual_seed(derive_seed(self.seed, STEP_STREAM, self.step))
+        torch.manual_seed(derive_seed(self.seed, Stream.STEP, self.step))
         factor = lr_factor(self.cfg, self.step, self.total_steps, self.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.model.train()
-        self.optimizer.record_scalars = self.every_steps is not None and (self.step + 1) % self.every_steps == 0
+        if self.every_steps is not None and (self.step + 1) % self.every_steps == 0:
+            self.record_due = True  # by the next step that perturbs: optimizer.every may leave this one out
+        self.optimizer.record_scalars = self.record_due
         correct: list[Tensor] = []  # from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
             closures = [self._closure([part], correct) for part in self._micro_batches(batch)]
@@ -139,6 +142,7 @@ class Trainer:
         self.step += 1
         self.boundary_done = False
         self.scalars = {k: float(v) for k, v in self.optimizer.scalars.items() if "/" in k}
+        self.record_due = self.record_due and not self.scalars
         self._count(loss, correct, len(batch.labels))
 
     def _closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
@@ -242,6 +246,7 @@ class Trainer:
         row.update(self.scalars)
         if self.optimizer.choices.ascent.name != "none":
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
+            row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
         if evaluate:
             row.update(self._evaluate_all())
         row["time"] = round(self.train_seconds + self.eval_seconds, 3)
@@ -292,12 +297,13 @@ class Trainer:
             "cost/eval_seconds": round(self.eval_seconds, 3),
             "cost/step_ms": self.step_ms,
         }
-        return {
-            **final,
-            **self.best.summary(),
-            **cost,
-            "perturbation/num_floored": int(self.optimizer.num_floored),
-        }
+        counts: dict[str, float] = {}
+        if self.optimizer.choices.ascent.name != "none":
+            counts["perturbation/num_floored"] = int(self.optimizer.num_floored)
+            counts["perturbation/num_skipped"] = self.optimizer.num_nonfinite
+        if int(self.diverged_at) >= 0:
+            counts["train/diverged_at"] = int(self.diverged_at)
+        return {**final, **self.best.summary(), **cost, **counts}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that fit() needs to go on from here."""
@@ -312,6 +318,7 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "eval_seconds": self.eval_seconds,
             "epoch_seconds": list(self.epoch_seconds),
+            "record_due": self.record_due,
             "scalars": dict(self.scalars),
             "last_row": dict(self.last_row),
         }
@@ -326,4 +333,5 @@ class Trainer:
         self.diverged_at.fill_(state["diverged_at"])
         self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]
         self.epoch_seconds = list(state["epoch_seconds"])
+        self.record_due = state["record_due"]
         self.scalars, self.last_row = dict(state["scalars"]), dict(state["last_row"])

@@ -54,3 +54,18 @@ def test_no_finished_run_no_table(tmp_path):
     make_run(tmp_path / "a", "sam", 0, 0.5, status="failed")
     assert by_setting(collect(find_runs([tmp_path]))).empty
     assert isinstance(collect([]), pd.DataFrame)
+
+
+def test_relative_time_is_found_although_sgd_has_no_rho(tmp_path):
+    make_run(tmp_path / "sgd", "sgd", 0, 0.5)
+    for rho in (0.1, 0.2):
+        make_run(tmp_path / str(rho), "sam", 0, 0.5, rho=rho)
+    table = by_setting(collect(find_runs([tmp_path])))
+    assert sorted(table["step_vs_sgd"]) == [1.0, 2.0, 2.0]
+
+
+def test_a_run_that_never_started_adds_no_column(tmp_path):
+    make_run(tmp_path / "a", "sgd", 0, 0.5)
+    frame = collect([tmp_path / "a", tmp_path / "never"])
+    assert list(by_setting(frame)["optimizer.name"]) == ["sgd"]
+    assert list(frame["status"]) == ["finished", "queued"]

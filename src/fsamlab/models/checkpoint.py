@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fsamlab.config import ConfigError
+from fsamlab.identity import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _read(checkpoint: str) -> Mapping[str, Tensor]:
-    path = Path(checkpoint).expanduser().absolute()
+    path = PROJECT_ROOT / Path(checkpoint).expanduser()  # not the cwd: the run's identity names it
     if not path.is_file():
         raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
     try:

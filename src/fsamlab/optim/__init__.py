@@ -13,6 +13,7 @@ Each factory takes a base optimizer, or parameters and SGD's keywords. What else
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,8 @@ __all__ = [
     "build_optimizer",
     "frozen_batchnorm",
 ]
+
+log = logging.getLogger(__name__)
 
 SGD_KEYWORDS = ("lr", "momentum", "weight_decay", "nesterov", "dampening")
 
@@ -126,6 +129,7 @@ def _adamw(params: Any, cfg: OptimizerConfig) -> Optimizer:
     return torch.optim.AdamW(params, lr=cfg.lr, betas=betas, eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True)
 
 
+SGD_SIZED_LR = 0.03
 BASES: dict[str, Callable[[Any, OptimizerConfig], Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
 PARAMETERS = ("sigma", "lmbda", "order", "ema_init", "eta", "adaptive_form", "full_every_steps")
 SHARED = ("ascent", "component", "reference", "metric", "rho", "every", "floor", "same_rng")
@@ -135,6 +139,8 @@ def build_optimizer(
     cfg: OptimizerConfig, model: nn.Module, seed: int, max_grad_norm: float | None = None
 ) -> SharpnessAware:
     """Return the variant that a config describes, over all parameters of `model`, weight decay on everything."""
+    if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
+        log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
     values = dataclasses.asdict(cfg)
     parameters = {k: values[k] for k in PARAMETERS if values[k] is not None}
     base = BASES[cfg.base]([p for p in model.parameters() if p.requires_grad], cfg)

@@ -44,7 +44,7 @@ class SharpnessAware(Wrapper):
         same_rng: the perturbed pass replays the random state of the clean one (same dropout masks).
         seed: of the random direction.
         max_grad_norm: clips the descent gradient, never the ascent gradient.
-        skip_nonfinite: a step with a non-finite ascent gradient, perturbed loss or descent gradient leaves
+        skip_nonfinite: a perturbing step with a non-finite ascent gradient, perturbed loss or descent gradient leaves
             weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA it costs two
             synchronisations a step.
         foreach: multi-tensor calls, or a loop over tensors.
@@ -91,6 +91,7 @@ class SharpnessAware(Wrapper):
         self._parts: list[Part] | None = None  # between ascend() and descend()
         self._moved: Tensors = []  # the parameters that are perturbed now
         self._finite = True
+        self._full_step: int | None = None  # in which the stored full gradient was computed
         self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
         super().__init__(base, rho)
         self.device = next(self.parameters()).device
@@ -256,9 +257,9 @@ class SharpnessAware(Wrapper):
             return None
         if self.needs_reference or choice.name == "full":
             closure, name = (ascent, "ascent_closure") if choice.name == "full" else (reference, "reference_closure")
-            known = any("full_gradient" in s for s in self.state.values())
-            if self.num_steps % every == 0 or not known:
+            if self._full_step is None or self.num_steps - self._full_step >= every:
                 self._required(closure, name, "the full training set")
+                self._full_step = self.num_steps
                 for p in self.parameters():
                     if p.grad is not None:
                         self.state[p]["full_gradient"] = p.grad.clone()
@@ -371,7 +372,7 @@ class SharpnessAware(Wrapper):
         if self._parts is not None:
             raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
         counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
-        settings = {"every": self.every, "floor": self.floor, "seed": self.seed}
+        settings = {"full_step": self._full_step, "every": self.every, "floor": self.floor, "seed": self.seed}
         return {**counters, "num_floored": int(self.num_floored), **settings, **self.choices.state()}
 
     def check_own_state(self, own: dict[str, Any]) -> None:
@@ -381,6 +382,7 @@ class SharpnessAware(Wrapper):
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Restore counters and hyper-parameters."""
         self.choices.load_state(own)
+        self._full_step = own["full_step"]
         self.every, self.floor, self.seed = own["every"], own["floor"], own["seed"]
         self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
         self.num_floored = own["num_floored"]

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from fsamlab import door
+from fsamlab.config import in_range
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class LocalLauncher(Launcher):
     """
 
     def __init__(self, num_jobs: int | None = None, threads_per_job: int | None = None) -> None:
+        in_range("hydra.launcher.num_jobs", num_jobs, 1)
+        in_range("hydra.launcher.threads_per_job", threads_per_job, 1)
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
         self.directories: list[Path] | None = None  # of the jobs, from a sweeper that knows them already
         self.config: DictConfig | None = None
@@ -68,8 +71,10 @@ class LocalLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         gpus = visible_gpus()
-        num_jobs = min(self.num_jobs or len(gpus) or cores, len(job_overrides))
+        num_jobs = self.num_jobs or len(gpus) or cores
+        # not from the number of jobs that are left: a resumed run needs the thread count it began with
         threads = self.threads_per_job or max(1, cores // num_jobs)
+        num_jobs = min(num_jobs, len(job_overrides))
         log.info("%d jobs at once, %d thread%s each", num_jobs, threads, "" if threads == 1 else "s")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read once, when the server imports torch
         context = multiprocessing.get_context("forkserver")
@@ -104,7 +109,7 @@ class LocalLauncher(Launcher):
                         returns[index] = _job_return(job_overrides[index - initial_job_idx], process.exitcode)
                         board.ended(index, process.exitcode)
                     board.refresh(index for _, _, index in running.values())
-        except KeyboardInterrupt:
+        except BaseException:
             _stop([process for process, _, _ in running.values()])
             raise
         finally:
@@ -123,14 +128,15 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 
 def _stop(processes: list[Any]) -> None:
-    """Ask jobs to checkpoint and end. TERM, not INT: a second INT would make them leave at once."""
+    """Ask jobs to checkpoint and end. Not by INT: a second one would make them leave at once."""
+    signum = signal.SIGUSR2 if "SLURM_JOB_ID" in os.environ else signal.SIGTERM  # inside SLURM, TERM means go on
     log.warning(
         "stopping: %d running jobs write their checkpoints; the same command goes on from there",
         len(processes),
     )
     for process in processes:
         if process.is_alive():
-            process.terminate()
+            os.kill(process.pid, signum)
     for process in processes:
         process.join(STOP_SECONDS)
 

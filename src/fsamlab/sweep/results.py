@@ -10,11 +10,11 @@ import pandas as pd
 import yaml
 
 from fsamlab.files import read_json
+from fsamlab.identity import NEUTRAL
 from fsamlab.ownership import why_alive
 from fsamlab.record import read_status
 
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
-NOT_A_SETTING = ("seed", "name", "force", "runs_dir")
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -73,11 +73,11 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
 
     A key that follows from those before it (rho, where each method has its own) is left out.
     """
-    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
-    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-    candidates = [c for c in ordered if not c.startswith(("tracker.", "diagnostics.")) and c not in NOT_A_SETTING]
     kept = ["optimizer.name"]
     groups = frame["optimizer.name"].nunique()
+    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
+    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
+    candidates = [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL and c != kept[0]]
     for key in candidates:
         parts = frame[[*kept, key]].astype(str).drop_duplicates()
         if len(parts) > groups:
@@ -93,7 +93,7 @@ def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
     finished = frame[frame["status"] == "finished"]
     if finished.empty:
         return pd.DataFrame()
-    keys = varied_keys(frame)
+    keys = varied_keys(finished)
     rows = []
     for values, runs in finished.groupby(keys, sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
@@ -104,7 +104,7 @@ def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
         row["step_ms"] = runs["cost/step_ms"].median()
         rows.append(row)
     table = pd.DataFrame(rows)
-    others = [k for k in keys if k != "optimizer.name"]
+    others = [k for k in keys if not k.startswith("optimizer.")]  # SGD has no rho to agree in
     sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
     ratios = []
     for _, setting in table.iterrows():

@@ -27,7 +27,7 @@ def mean_std(row: pd.Series, metric: str) -> str:
 def settings_table(frame: pd.DataFrame) -> Table:
     """Return the accuracies and costs by setting; methods stay in the order of the sweep."""
     table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
-    keys = varied_keys(frame)
+    keys = varied_keys(frame[frame["status"] == "finished"])
     for key in keys:
         table.add_column(key.removesuffix(".name"))
     for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD"):
