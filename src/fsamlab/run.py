@@ -127,6 +127,7 @@ def _train(config: Config, record: RunRecord, signals: SignalFlag) -> tuple[dict
         config=to_plain(config),
         directory=directory.parent,
         start_step=trainer.step,
+        metrics=directory / "metrics.jsonl",
     )
     exit_code = 1
     summary: dict[str, Any] = {}

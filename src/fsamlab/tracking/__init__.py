@@ -6,7 +6,6 @@ A tracker mirrors. None of its failures may stop, slow down or hang training, or
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,29 +52,47 @@ def build_tracker(
     config: dict[str, Any],
     directory: Path,
     start_step: int,
+    metrics: Path | None = None,
 ) -> Tracker:
-    """Return the tracker that `cfg` asks for; one that cannot work is a warning and a :class:`NullTracker`.
+    """Return the tracker that `cfg` asks for; one that cannot work is a warning, and mirrors nothing.
 
     Args:
         run_id: stable over restarts of the run.
-        group: the sweep, `job_type`: the method.
+        group: the sweep.
+        job_type: the method.
         config: plain nested dictionaries.
         directory: common to the runs of a sweep; W&B keeps its files in `directory/wandb`.
-        start_step: the step training resumes from; rows up to it have been sent before.
+        start_step: the step training resumes from.
+        metrics: the run's metrics.jsonl, cut to `start_step`. From it come the rows that an earlier,
+            killed attempt did not get through to the server.
     """
-    mode = cfg.mode
-    if mode == "auto" and os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        mode = os.environ["WANDB_MODE"]
-    if cfg.name == "none" or mode == "disabled":
+    mode = _mode(cfg)
+    if mode == "disabled":
         return NullTracker()
-    from fsamlab.tracking import wandb_tracker
+    from fsamlab.tracking.wandb_tracker import WandbTracker
 
-    if mode == "auto":
-        reason = wandb_tracker.why_not_online(cfg.init_timeout)
-        if reason is not None:
-            log.info("W&B is not used (%s); the run's own files have everything", reason)
-            return NullTracker()
-        mode = "online"
-    tracker = wandb_tracker.WandbTracker(cfg, run_id, directory, start_step)
-    tracker.start(mode, name=name, group=group, job_type=job_type, config=config)
+    tracker = WandbTracker(cfg, mode, start_step, metrics)
+    tracker.start(run_id=run_id, name=name, group=group, job_type=job_type, config=config, directory=directory)
     return tracker
+
+
+def _mode(cfg: TrackerConfig) -> str:
+    """Decide between online, offline and disabled."""
+    if cfg.name == "none" or cfg.mode in ("disabled", "offline"):
+        return "disabled" if cfg.name == "none" else cfg.mode
+    from fsamlab.tracking.wandb_environment import PROBE_SECONDS, probe, read_environment
+
+    try:
+        environment = read_environment()
+        mode = environment.mode if cfg.mode == "auto" and environment.mode is not None else cfg.mode
+        if mode in ("disabled", "offline"):
+            return mode
+        if not environment.has_key:
+            raise OSError(f"no API key for {environment.base_url}; `wandb login` configures one")
+        if mode == "auto":
+            probe(environment, min(PROBE_SECONDS, cfg.init_timeout))
+        return "online"
+    except (OSError, ValueError) as e:
+        level = logging.WARNING if cfg.mode == "online" else logging.INFO
+        log.log(level, "W&B is not used (%s); the run's own files have everything", e)
+        return "disabled"

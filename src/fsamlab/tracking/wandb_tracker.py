@@ -1,133 +1,172 @@
-"""Weights & Biases, behind a guard: the first failure is one warning, after it the run goes on without W&B."""
+"""The W&B mirror behind its guard: whatever W&B does, training neither fails nor waits.
+
+All calls are made in order by one thread. `log` only queues, so it takes microseconds even when W&B
+hangs; `start` and `finish` wait for a bounded time. The first failure that a restart cannot mend is one
+warning, and the end of W&B for this run.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fsamlab.config import TrackerConfig
+from fsamlab.tracking.wandb_session import WandbSession, kill_service, service_process
+from fsamlab.tracking.worker import Worker, wait, within
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 5.0  # for a server to answer at all
-
-
-def may_have_key() -> bool:
-    """Return whether an API key may be configured; False is certain. Does not import wandb, which costs a second."""
-    if any(os.environ.get(key) for key in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    home = Path.home()
-    config_dir = Path(os.environ.get("WANDB_CONFIG_DIR", home / ".config" / "wandb"))
-    places = (Path(os.environ.get("NETRC", home / ".netrc")), home / "_netrc", config_dir / "settings")
-    return any(p.expanduser().exists() for p in places)
-
-
-def why_not_online(timeout: float) -> str | None:
-    """Return why W&B cannot be used online right now, None if it can: a key, and a server that answers."""
-    if not may_have_key():
-        return "no API key; `wandb login` configures one"
-    import wandb
-    from wandb.sdk.lib import wbauth
-
-    base_url = wandb.Settings().base_url
-    has_key = bool(os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
-    if not (has_key or wbauth.read_netrc_auth(host=wbauth.HostUrl(base_url)) or wandb.Settings().api_key):
-        return f"no API key for {base_url}; `wandb login` configures one"
-    try:
-        urllib.request.urlopen(base_url, timeout=min(timeout, PROBE_SECONDS)).close()
-    except urllib.error.HTTPError:
-        return None  # it answers; what it says is init's business
-    except OSError as e:
-        return f"{base_url} does not answer: {getattr(e, 'reason', e)}"
-    return None
+MAX_WAITING = 10_000  # rows; a mirror that is so far behind has stopped
+MAX_RESTARTS = 1
+GRACE_SECONDS = 5.0  # beyond init_timeout, for importing wandb and starting wandb-core
+KILL_SECONDS = 5.0
 
 
 class WandbTracker:
-    """One W&B run with a stable id; rows that the server has already are not sent again."""
+    """One W&B run with a stable id. A row that the server has already is not sent again.
 
-    def __init__(self, cfg: TrackerConfig, run_id: str, directory: Path, start_step: int) -> None:
-        self.cfg, self.run_id, self.directory = cfg, run_id, directory
-        self.last_step = start_step
+    Attributes:
+        url: where the server shows the run; None offline, and when it could not be opened.
+    """
+
+    def __init__(self, cfg: TrackerConfig, mode: str, start_step: int, metrics: Path | None) -> None:
         self.url: str | None = None
-        self._run: Any = None
+        self._cfg, self._mode, self._metrics = cfg, mode, metrics
+        self._last_step = start_step  # the last one that needs no sending
+        self._restarts = 0
+        self._ended = False
+        self._warned = False
+        self._session: WandbSession | None = None
+        self._worker = Worker("wandb-tracker")
 
-    def start(self, mode: str, *, name: str, group: str, job_type: str, config: dict[str, Any]) -> None:
-        """Open the run, or go on with it after a restart."""
-        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else an offline node waits 10 s at exit
-
-        def init() -> None:
-            import wandb
-
-            settings = wandb.Settings(
-                console="off",
-                quiet=True,
-                init_timeout=self.cfg.init_timeout,
-                finish_timeout=self.cfg.finish_timeout,
-                x_transaction_log_flush_interval=5,  # what a kill -9 may lose
-            )
-            self._run = wandb.init(
-                project=self.cfg.project,
-                entity=self.cfg.entity,
-                id=self.run_id,
-                name=name,
-                group=group,
-                job_type=job_type,
-                tags=self.cfg.tags,
-                config=config,
-                dir=str(self.directory),
-                mode=mode,  # type: ignore[arg-type]
-                resume="allow",
-                reinit="finish_previous",
-                save_code=False,
-                settings=settings,
-            )
-            written = Path(self._run.settings.sync_dir).resolve()
-            if not written.is_relative_to(self.directory.resolve()):
-                raise OSError(f"{self.directory} is not writable: W&B went to {written}")
-            self._run.define_metric("global_step", hidden=True)
-            self._run.define_metric("*", step_metric="global_step")
-            self.last_step = max(self.last_step, self._run.step - 1 if self._run.resumed else 0)
-            self.url = self._run.url
-
-        self._guard("init", init)
-        if self._run is None:
-            self.url = None
+    def start(self, **identity: Any) -> None:
+        """Open the run, or go on with it; `identity` is what :class:`WandbSession` takes."""
+        self._open = partial(WandbSession, self._cfg, self._mode, **identity)
+        future = self._worker.submit(self._guarded("init", self._start))
+        self._wait(future, self._cfg.init_timeout + GRACE_SECONDS, "init")
+        if self.url is not None:
+            log.info("W&B: %s", self.url)
 
     def log(self, row: dict[str, float], step: int) -> None:
-        """Mirror one row, once."""
-        if self._run is None or step <= self.last_step:
+        """Queue one row; returns at once."""
+        if self._ended:
             return
-        self.last_step = step
-        self._guard("log", lambda: self._run.log({**row, "global_step": step}, step=step))
+        if self._worker.num_waiting >= MAX_WAITING:
+            self._drop("log", TimeoutError(f"{MAX_WAITING} rows are waiting"), patience=0)
+            return
+        self._worker.submit(self._guarded("log", partial(self._log, dict(row), step)))
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """Send the summary and end the run, within cfg.finish_timeout."""
-        if self._run is None:
+        """Send what is left and end the run.
+
+        Returns within cfg.finish_timeout, and at most 5 s later when wandb-core has to be killed.
+        """
+        if self._ended:
             return
+        future = self._worker.submit(self._guarded("finish", partial(self._finish, dict(summary), exit_code)))
+        self._wait(future, self._cfg.finish_timeout, "finish")
+        self._ended = True
 
-        def finish() -> None:
-            for key, value in summary.items():
-                self._run.summary[key] = value
-            self._run.finish(exit_code=exit_code)
+    def _start(self) -> None:
+        start_step = self._last_step
+        self._session = self._open()
+        if self._ended:  # given up while it opened: leave nothing that the interpreter's end would wait for
+            kill_service()
+            return
+        if self._mode == "online" and self._metrics is not None:
+            self._last_step = self._session.server_step
+            self._replay(up_to=start_step)
+        self._last_step = max(self._last_step, self._session.server_step, start_step)
+        self.url = self._session.url
 
-        self._guard("finish", finish)
-        self._run = None
+    def _log(self, row: dict[str, float], step: int) -> None:
+        if step > self._last_step:
+            assert self._session is not None
+            self._session.log(row, step)
+            self._last_step = step
 
-    def _guard(self, what: str, call: Callable[[], None]) -> None:
-        """Call W&B; a failure is one warning, and the end of W&B for this run."""
-        began = time.monotonic()
+    def _finish(self, summary: dict[str, Any], exit_code: int) -> None:
+        assert self._session is not None
+        self._session.finish(summary, exit_code)
+
+    def _replay(self, up_to: float = float("inf")) -> None:
+        """Send the rows of metrics.jsonl that the server lacks: what died with a killed wandb-core."""
+        assert self._metrics is not None
+        for row in read_rows(self._metrics):
+            if row["step"] <= up_to:
+                self._log(row, int(row["step"]))
+
+    def _guarded(self, what: str, call: Callable[[], None]) -> Callable[[], None]:
+        """Return `call` for the worker: nothing once W&B has been dropped; at most one restart when wandb-core dies."""
+
+        def guarded() -> None:
+            if self._ended:
+                return
+            try:
+                try:
+                    call()
+                except Exception:
+                    if not self._can_restart():
+                        raise
+                    self._restart()
+                    call()
+                if self._session is not None and self._session.problems:
+                    self._warn(f"W&B reported: {' '.join(self._session.problems)}")
+            except Exception as e:
+                self._drop(what, e)
+
+        return guarded
+
+    def _can_restart(self) -> bool:
+        """Whether wandb-core died, as of a signal to all processes of a job, and a restart would leave no gap."""
+        if self._session is None or self._mode != "online" or self._metrics is None or self._restarts == MAX_RESTARTS:
+            return False
+        time.sleep(0.1)  # its socket closes before it can be waited for
+        process = service_process()
+        return process is not None and process.poll() is not None
+
+    def _restart(self) -> None:
+        self._restarts += 1
+        kill_service()
+        self._session = self._open()
+        self._last_step = self._session.server_step
+        self._replay()
+
+    def _wait(self, future: Any, seconds: float, what: str) -> None:
         try:
-            call()
+            wait(future, seconds, what)
+        except TimeoutError as e:
+            self._drop(what, e)
+
+    def _warn(self, what: str) -> None:
+        """Log the one warning of this run."""
+        if not self._warned:
+            self._warned = True
+            advice = "training and the run's own files are not affected"
+            log.warning("%s (%s)", " ".join(what.split()), advice)
+
+    def _drop(self, what: str, why: Exception, patience: float = KILL_SECONDS) -> None:
+        """Say once that W&B failed, and make sure that nothing waits for it any more."""
+        if self._ended:
+            return
+        self._ended = True
+        self._warn(f"W&B failed in {what}: {type(why).__name__}: {why}")
+        try:
+            within(patience, kill_service, "ending wandb-core")
         except Exception as e:
-            seconds = time.monotonic() - began
-            reason = f"{type(e).__name__}: {e}".partition("\n")[0]
-            log.warning(
-                "W&B failed in %s after %.0f s (%s); training goes on, metrics.jsonl is whole", what, seconds, reason
-            )
-            self._run = None
+            log.debug("wandb-core could not be ended: %s", e)
+
+
+def read_rows(metrics: Path) -> Iterator[dict[str, float]]:
+    """Yield the rows of a metrics.jsonl, none if there is no file; a line that is still being written is left out."""
+    if not metrics.exists():
+        return
+    with metrics.open() as f:
+        for line in f:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -1,0 +1,137 @@
+"""One W&B run, through plain calls that may raise, block or outlive their welcome: :mod:`wandb_tracker` guards them.
+
+Importing this module does not import wandb; opening a session does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from fsamlab.config import TrackerConfig
+
+log = logging.getLogger(__name__)
+
+
+class Messages:
+    """What wandb would print on the terminal; its warnings and errors are the only sign that uploading has ended.
+
+    Attributes:
+        problems: the warnings and errors so far.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def info(self, msg: str) -> None:
+        """Take a line of information."""
+        log.debug("%s", msg)
+
+    def warning(self, msg: str) -> None:
+        """Take a warning, for example that an error of the server was final."""
+        self.problems.append(msg.removeprefix("wandb: ").removeprefix("WARNING ").partition(". ")[0])
+        log.debug("%s", msg)
+
+    error = warning
+
+
+class WandbSession:
+    """Opens the W&B run of this id, new or for going on with it.
+
+    Attributes:
+        url: where the server shows the run; None offline.
+        server_step: the last step the server has; -1 for a new run, and offline, where nobody knows.
+        problems: what wandb warned of and did not raise.
+
+    Raises:
+        Exception: whatever wandb raises, in `__init__` and in every method.
+    """
+
+    def __init__(
+        self,
+        cfg: TrackerConfig,
+        mode: str,
+        *,
+        run_id: str,
+        name: str,
+        group: str,
+        job_type: str,
+        config: dict[str, Any],
+        directory: Path,
+    ) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a node without DNS waits 10 s at exit
+        import wandb
+
+        messages = Messages()
+        self.problems = messages.problems
+        wandb.setup(wandb.Settings(silent=True))
+        wandb.termsetup(wandb.Settings(silent=True), messages)
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=cfg.init_timeout,
+            finish_timeout=0.8 * cfg.finish_timeout,  # ends before the tracker's own bound
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=5,  # what a kill -9 may lose of an offline run, in seconds
+        )
+        self._run = wandb.init(
+            project=cfg.project,
+            entity=cfg.entity,
+            id=re.sub(r"[^\w.=+-]", "-", run_id),  # wandb refuses ids with :;,#?/'
+            name=name,
+            group=group,
+            job_type=job_type,
+            tags=cfg.tags,
+            config=config,
+            dir=str(directory),
+            mode="offline" if mode == "offline" else "online",
+            resume="allow",
+            reinit="finish_previous",
+            save_code=False,
+            settings=settings,
+        )
+        written = Path(self._run.settings.sync_dir).resolve()
+        if not written.is_relative_to(directory.resolve()):
+            raise OSError(f"{directory} is not writable, and wandb went to {written}")
+        self._run.define_metric("*", step_metric="global_step")
+        self.url: str | None = None if mode == "offline" else self._run.url
+        self.server_step = self._run.starting_step - 1 if self._run.resumed else -1
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        """Send one row as step `step`; steps have to grow."""
+        self._run.log({**{k: v for k, v in row.items() if k != "step"}, "global_step": step}, step=step)
+
+    def finish(self, summary: dict[str, Any], exit_code: int) -> None:
+        """Set the summary, key by key as given, and end the run when everything is uploaded.
+
+        Raises:
+            TimeoutError: not everything is uploaded within 80 % of finish_timeout.
+        """
+        for key, value in summary.items():
+            self._run.summary[key] = value
+        self._run.finish(exit_code=exit_code)
+
+
+def service_process() -> Any:
+    """Return the `subprocess.Popen` of wandb-core, the process that uploads; None if this process has none."""
+    from wandb.sdk import wandb_setup
+
+    connection = wandb_setup.singleton()._connection
+    return None if connection is None or connection._proc is None else connection._proc._process
+
+
+def kill_service() -> None:
+    """Kill wandb-core and forget it, so that neither the interpreter's end nor the next run waits for it."""
+    import wandb
+
+    process = service_process()
+    if process is not None:
+        process.kill()
+    # its connection is gone with it: teardown removes wandb's exit hook and then stumbles over that,
+    # or raises SystemExit with the killed process's return code
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()
