@@ -61,7 +61,7 @@ class _Lines:
 
     def update(self, trainer: Trainer) -> None:
         row = trainer.last_row
-        if not row or row["step"] == self.last_step or not any(k.endswith("acc1") for k in row):
+        if not row or row["step"] == self.last_step or not {"val/acc1", "test/acc1"} & row.keys():
             return
         if time.monotonic() - self.last_time < 10 and trainer.step < trainer.last_step:
             return
