@@ -163,3 +163,21 @@ def test_config_and_overrides_are_plain_yaml(tmp_path, config):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["optimizer"]["name"] == "sgd"
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["optimizer.rho=0.1"]
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "running"
+
+
+def test_a_silent_writer_elsewhere_is_lost_in_every_time_zone(tmp_path, monkeypatch):
+    owner = {"token": "x", "attempt": 1, "host": "elsewhere", "pid": 1, "pid_start": "1", "slurm_job_id": None}
+    write_json(tmp_path / "status.json", {"status": "running"})
+    write_json(tmp_path / "owner.json", owner)
+    for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert current_status(tmp_path)["status"] == "running"
+    stale = time.time() - ownership.STALE_SECONDS - 1
+    os.utime(tmp_path / "owner.json", (stale, stale))
+    for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert current_status(tmp_path)["status"] == "lost"
+    monkeypatch.undo()
+    time.tzset()

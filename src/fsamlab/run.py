@@ -32,6 +32,8 @@ from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
+
 
 def run_composed(cfg: Any) -> None:
     """Run one job that Hydra has composed, in the output directory that Hydra has made."""
@@ -162,6 +164,7 @@ class Bookkeeper:
         self.signals, self.bar = signals, bar
         self.directory = record.directory / "checkpoints"
         self.last_save = time.monotonic()
+        self.last_status = float("-inf")
 
     def poll(self) -> None:
         """Leave an evaluation or a full-gradient pass early when asked to stop."""
@@ -172,10 +175,12 @@ class Bookkeeper:
         """Write a row to metrics.jsonl, then mirror it."""
         self.record.append(row)
         self.tracker.log(row, int(row["step"]))
-        progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
-        self.record.set_status(
-            "running", **progress, latest={k: v for k, v in row.items() if "acc1" in k or "loss" in k}
-        )
+        evaluated = "val/acc1" in row or "test/acc1" in row
+        if evaluated or time.monotonic() - self.last_status > STATUS_SECONDS:
+            latest = {k: v for k, v in row.items() if "acc1" in k or "loss" in k}
+            progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
+            self.record.set_status("running", **progress, latest=latest)
+            self.last_status = time.monotonic()
 
     def boundary(self) -> None:
         """Save when it is due or asked for; stop when a signal says so."""

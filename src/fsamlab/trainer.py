@@ -188,6 +188,8 @@ class Trainer:
         return [Batch(images, labels, indices) for images, labels, indices in pieces]
 
     def _ascent_closure(self, batch: Batch) -> Callable[[], Tensor] | None:
+        if not self.optimizer.perturbs:
+            return None  # no other batch is drawn for a plain step
         need = self.optimizer.needs_ascent
         if need == "full":
             return self._full_gradient

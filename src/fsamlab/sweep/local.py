@@ -80,15 +80,14 @@ class LocalLauncher(Launcher):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
 
-        # parsed while composing for the check, so it holds no open files and no threads
         common = cloudpickle.dumps((self.hydra_context, self.config, self.task_function, Singleton.get_state()))
         waiting = list(enumerate(job_overrides, initial_job_idx))
         free = list(range(num_jobs))
         running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index
         returns: dict[int, JobReturn] = {}
-        previous = signal.signal(signal.SIGTERM, _interrupt)
         directories = self.directories or [self._directory(overrides) for overrides in job_overrides]
         board = SweepBoard(dict(enumerate(directories, initial_job_idx)))
+        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with board:
                 while waiting or running:

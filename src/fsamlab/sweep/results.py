@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def current_status(directory: Path) -> dict[str, Any]:
     if status["status"] != "running":
         return status
     owner = read_json(directory / "owner.json")
-    age = pd.Timestamp.now().timestamp() - (directory / "owner.json").stat().st_mtime if owner else 0.0
+    age = time.time() - (directory / "owner.json").stat().st_mtime if owner else 0.0
     if owner is None or owner.get("released") or why_alive(owner, age) is None:
         return {
             **status,

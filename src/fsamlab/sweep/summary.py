@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fsamlab.door import project_relative
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import by_setting, collect, varied_keys
+from fsamlab.sweep.results import by_setting, collect
 from fsamlab.terminal import console
 
 
@@ -27,12 +27,13 @@ def mean_std(row: pd.Series, metric: str) -> str:
 def settings_table(frame: pd.DataFrame) -> Table:
     """Return the accuracies and costs by setting; methods stay in the order of the sweep."""
     table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
-    keys = varied_keys(frame[frame["status"] == "finished"])
+    settings = by_setting(frame)
+    keys = list(settings.columns[: settings.columns.get_loc("n")])
     for key in keys:
         table.add_column(key.removesuffix(".name"))
     for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD"):
         table.add_column(column, justify="right")
-    for _, row in by_setting(frame).iterrows():
+    for _, row in settings.iterrows():
         ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
         accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
         table.add_row(*(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
