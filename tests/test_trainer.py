@@ -31,8 +31,12 @@ class Observer:
 
     def poll(self):
         self.polls += 1
-        if self.polls == self.stop_at_poll:
+        if self.stop_at_poll is not None and self.polls >= self.stop_at_poll:
             self.stop()
+
+    def stopping(self):
+        self.polls += 1
+        return self.polls == self.stop_at_poll
 
     def boundary(self):
         if self.trainer.step == self.stop_after:
@@ -119,6 +123,55 @@ def test_recording_changes_no_weight(variant):
     light, seen = train(f"optimizer={variant}", "diagnostics=light", "diagnostics.every_steps=1")
     assert_same(weights(off), weights(light))
     assert all("perturbation/cos_eps" in row for row in seen.rows)
+
+
+FULL = ("diagnostics=full", "diagnostics.num_batches=2", "diagnostics.max_products=4", "diagnostics.num_probes=2",
+        "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2", "diagnostics.every_epochs=1")  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["sgd", "fsam", "sam_full_ema", "sam_noise", "sam_db", "random", "asam"])
+def test_measuring_changes_no_weight(variant):
+    off, _ = train(f"optimizer={variant}", "diagnostics=off")
+    for how in (
+        ("diagnostics=light", "diagnostics.every_epochs=1"),
+        FULL,
+        (*FULL, "diagnostics.batchnorm=reestimated"),
+    ):
+        measured, seen = train(f"optimizer={variant}", *how)
+        assert_same(weights(off), weights(measured))
+        assert sum("sharpness/one_step" in row for row in seen.rows) == 2
+
+
+@pytest.mark.parametrize("variant", ["fsam", "sam_noise"])
+def test_a_stop_inside_a_measurement(variant):
+    overrides = (f"optimizer={variant}", *FULL, "train.epochs=1", "data.num_samples=256", "data.batch_size=16")
+    whole, seen = train(*overrides)
+    for poll in range(3, seen.polls, seen.polls // 4):
+        _, first = train(*overrides, stop_at_poll=poll)
+        assert first.saved is not None
+        resumed, second = go_on(first.saved, *overrides)
+        assert_same(weights(resumed), weights(whole))
+        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+
+
+def test_what_is_measured_when():
+    _, seen = train("optimizer=fsam", *FULL, "diagnostics.every_epochs=2", "train.epochs=3")
+    assert [row["step"] for row in seen.rows if "sharpness/one_step" in row] == [10, 15]  # epoch 2, and the end
+
+
+def test_the_batch_losses_stand_beside_the_scalars():
+    _, seen = train("optimizer=fsam", "diagnostics.every_steps=1", "train.max_steps=3")
+    first = seen.rows[0]
+    assert first["perturbation/loss_clean"] == first["train/loss"]
+    assert first["perturbation/loss_perturbed"] == first["train/loss_perturbed"]
+    assert first["perturbation/loss_perturbed"] > first["perturbation/loss_clean"]
+
+
+def test_the_summary_has_what_was_measured_and_how():
+    trainer, seen = train("optimizer=fsam", *FULL)
+    assert trainer.summary()["final/curvature/lambda_max"] == seen.rows[-1]["curvature/lambda_max"]
+    assert trainer.conventions()["batchnorm"] == "eval"
+    assert train("optimizer=fsam", "diagnostics=off")[0].conventions() == {}
 
 
 def test_recording_and_every_do_not_miss_each_other():
@@ -257,6 +310,7 @@ def test_every_logged_key_is_in_the_docs():
     text = (ROOT / "docs" / "metrics.md").read_text()
     keys = set()
     for variant in ("fsam", "sam_noise", "sam_db", "sgd"):
-        trainer, seen = train(f"optimizer={variant}", "diagnostics.every_steps=1")
-        keys |= {k for row in seen.rows for k in row} | set(trainer.summary())
+        trainer, seen = train(f"optimizer={variant}", *FULL, "diagnostics.every_steps=1")
+        keys |= {k for row in seen.rows for k in row} | {k.removeprefix("final/") for k in trainer.summary()}
+        keys |= {f"diagnostics/{k}" for k in trainer.conventions()}
     assert not [k for k in sorted(keys) if f"`{k}`" not in text]

@@ -346,6 +346,7 @@ class TrainConfig:
     checkpoint_every_steps: int | None = None
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
     save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
+    keep_state: bool = False  # last.pt keeps the optimizer's state after the end, the EMA for `fsamlab measure`
     on_divergence: str = "stop"  # stop | continue
     progress: bool = True  # progress bar where the output is a terminal
 
@@ -369,15 +370,67 @@ class TrainConfig:
             in_range(k + "milestones", share, 0, 1)
 
 
+BATCHNORM_MODES = ("eval", "reestimated", "batch")
+QUANTITIES = (  # names of what diagnostics.quantities may list; fsamlab/diagnostics/suite.py has a function for each
+    "one_step",
+    "m_sharpness",
+    "worst_case",
+    "average_case",
+    "eigenvalues",
+    "trace",
+    "decomposition",
+    "friendliness",
+    "direction_curvature",
+    "noise",
+)
+
+
 @dataclass
 class DiagnosticsConfig:
-    """Which quantities are measured during training, and how often."""
+    """Which quantities are measured, how often, on which samples, under which conventions."""
 
     name: str = MISSING
-    every_steps: int | None = None  # free scalars of the perturbation; null is off
+    every_steps: int | None = None  # the perturbation's free scalars while training; null is off
+    every_epochs: int | None = None  # the quantities below while training, and at its end; null is off
+    quantities: list[str] = field(default_factory=list)
+    num_samples: int | None = 1024  # of the training set, drawn by seed; null: all of it
+    # sharpness and curvature
+    batch_size: int = 128  # m of m-sharpness; of every pass over the samples
+    batchnorm: str = "eval"  # eval | reestimated | batch
+    augment: bool = False  # true: each sample with one fixed augmentation
+    rho: float = 0.05  # one radius for all methods, so that they can be compared
+    adaptive: bool = True  # also in ASAM's metric
+    rho_adaptive: float = 0.5
+    eta: float = 0.01  # ASAM's, official form
+    num_ascent_steps: int = 10  # worst_case
+    num_restarts: int = 1  # worst_case
+    num_pairs: int = 5  # average_case: draws, each with both signs
+    num_eigenvalues: int = 5
+    tolerance: float = 1e-3  # eigenvalues: relative error
+    max_products: int = 60  # eigenvalues: Hessian products, each with a vector of memory
+    num_probes: int = 10  # trace
+    # decomposition, friendliness, direction_curvature, noise: batches as training makes them
+    num_batches: int = 8  # coming batches that are taken apart; cosines scatter much from one to the next
+    perturbation_rho: float | None = None  # null: optimizer.rho where that is an l2 radius, else diagnostics.rho
 
     def __post_init__(self) -> None:
-        in_range("diagnostics.every_steps", self.every_steps, 1)
+        k = "diagnostics."
+        for name in self.quantities:
+            one_of(k + "quantities", name, QUANTITIES)
+        one_of(k + "batchnorm", self.batchnorm, BATCHNORM_MODES)
+        for name in ("every_steps", "every_epochs", "num_samples", "batch_size", "num_ascent_steps", "num_restarts"):
+            in_range(k + name, getattr(self, name), 1)
+        for name in ("num_pairs", "num_eigenvalues", "num_probes"):
+            in_range(k + name, getattr(self, name), 1)
+        in_range(k + "max_products", self.max_products, 4)
+        in_range(k + "num_batches", self.num_batches, 2)
+        for name in ("rho", "rho_adaptive", "perturbation_rho", "tolerance"):
+            in_range(k + name, getattr(self, name), 0, open_low=True)
+        in_range(k + "eta", self.eta, 0)
+        if self.every_epochs is not None and not self.quantities:
+            raise ConfigError(
+                k + "every_epochs", self.every_epochs, f"has nothing to measure; list some of {', '.join(QUANTITIES)}"
+            )
 
 
 @dataclass
@@ -427,6 +480,27 @@ class Config:
             raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
 
 
+@dataclass
+class MeasureConfig:
+    """One measurement of one run's checkpoint (`fsamlab measure`)."""
+
+    root: str = MISSING  # absolute directory that holds all runs of the command
+    run: str = MISSING  # run directory below it
+    checkpoint: str = "last"  # last | best
+    force: bool = False  # measure again what has been measured
+    device: str = "auto"  # auto | cpu | cuda
+    num_threads: int | None = None
+    diagnostics: Any = MISSING
+
+    def __post_init__(self) -> None:
+        one_of("checkpoint", self.checkpoint, ("last", "best"))
+        one_of("device", self.device, ("auto", "cpu", "cuda"))
+        in_range("num_threads", self.num_threads, 1)
+        if not self.diagnostics.quantities:
+            allowed = "measures nothing of a checkpoint; choose diagnostics=full or list diagnostics.quantities"
+            raise ConfigError("diagnostics", self.diagnostics.name, allowed)
+
+
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs
     "optimizer": {"variant": OptimizerConfig},
     "model": {"model": ModelConfig},
@@ -438,11 +512,12 @@ SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the op
 
 
 def register_schemas() -> None:
-    """Store every schema with Hydra, as `schema/<group>/<name>` and `config_schema`."""
+    """Store every schema with Hydra, as `schema/<group>/<name>`, `config_schema` and `measure_schema`."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
+    store.store(name="measure_schema", node=MeasureConfig)
     for group, schemas in SCHEMAS.items():
         for name, cls in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=cls)
@@ -460,7 +535,7 @@ def _build(cls: type, node: Any, prefix: str) -> Any:
     known = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key in node:
-        if key == "hydra" and cls is Config:
+        if key == "hydra" and not prefix:
             continue  # there while Hydra resolves its own directories; jobs are handed the config without it
         if key not in known:
             raise StrayKey(unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config"))
@@ -487,16 +562,47 @@ def typed(cfg: Any) -> Config:
     Raises:
         ConfigError: a stray or missing key, or a value outside its range, named in one line.
     """
-    for group in SCHEMAS:
+    _check_schemas(cfg, tuple(SCHEMAS))
+    return _build(Config, cfg, "")
+
+
+def typed_measure(cfg: Any) -> MeasureConfig:
+    """Turn a composed config of `fsamlab measure` into a plain one, as :func:`typed` does."""
+    _check_schemas(cfg, ("diagnostics",))
+    return _build(MeasureConfig, cfg, "")
+
+
+def _check_schemas(cfg: Any, groups: tuple[str, ...]) -> None:
+    for group in groups:
         if schema_of(cfg[group]) is None:
             raise ConfigError(
                 group,
                 cfg[group],
                 f"the option's YAML names no schema; start its defaults list with /schema/{group}/...@_here_",
             )
-    return _build(Config, cfg, "")
 
 
 def to_plain(config: Config) -> dict[str, Any]:
     """Return nested plain dictionaries of a config, as written to config.yaml and sent to trackers."""
     return dataclasses.asdict(config)
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """Rebuild a config from :func:`to_plain`'s dictionaries, as a run's config.yaml holds them.
+
+    Raises:
+        ConfigError: a key that this version does not know, or a value that it refuses.
+    """
+    values = dict(plain)
+    for group, schemas in SCHEMAS.items():
+        section = values[group]
+        fitting = [cls for cls in schemas.values() if set(section) <= {f.name for f in dataclasses.fields(cls)}]
+        if not fitting:
+            known = {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}
+            stray = sorted(set(section) - known)
+            raise ConfigError(f"{group}.{stray[0]}", section[stray[0]], "is no key of this version of fsamlab")
+        cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
+        if isinstance(section.get("augment"), dict):
+            section = {**section, "augment": AugmentConfig(**section["augment"])}
+        values[group] = cls(**section)
+    return Config(**values)

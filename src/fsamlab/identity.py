@@ -35,6 +35,7 @@ NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part
         "train.checkpoint_every_minutes",
         "train.checkpoint_every_steps",
         "train.save_best",
+        "train.keep_state",
         "train.progress",
     }
 )

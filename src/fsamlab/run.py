@@ -18,6 +18,7 @@ import torch
 from fsamlab import checkpoint, door, terminal
 from fsamlab.config import Config, ConfigError, TrainConfig, to_plain, typed
 from fsamlab.data import build_data
+from fsamlab.diagnostics import Diagnostics
 from fsamlab.environment import decisive_differences, environment
 from fsamlab.files import read_json
 from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
@@ -94,6 +95,9 @@ def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]
     torch.manual_seed(derive_seed(config.seed, Stream.INIT))
     model = build_model(config.model, data.num_classes, data.in_channels).to(device)
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
+    diagnostics = Diagnostics(
+        config.diagnostics, data.train, config.data.batch_size, config.seed, config.train.label_smoothing
+    )
     trainer = Trainer(
         model,
         optimizer,
@@ -102,7 +106,7 @@ def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]
         epochs=config.train.epochs * config.optimizer.epoch_multiplier,
         seed=config.seed,
         device=device,
-        every_steps=config.diagnostics.every_steps,
+        diagnostics=diagnostics,
         ascent_batch_size=config.optimizer.ascent_batch_size,
         ascent_nested=bool(config.optimizer.ascent_nested),
     )
@@ -138,13 +142,18 @@ def _train(config: Config, record: RunRecord, signals: SignalFlag) -> tuple[dict
             bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
             trainer.fit(bookkeeper)
         bookkeeper.save()
-        summary = {**trainer.summary(), **{f"data/{k}": v for k, v in facts.items()}}
+        summary = {
+            **trainer.summary(),
+            **{f"data/{k}": v for k, v in facts.items()},
+            **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
+        }
         record.write_summary(summary)
         exit_code = 0
     finally:
         tracker.finish(summary or trainer.summary(), exit_code)
     record.set_status("finished", step=trainer.step)  # from here on the full checkpoint is needed no more
-    checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
+    if not config.train.keep_state:
+        checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
     return summary, tracker.url
 
 
@@ -170,6 +179,10 @@ class Bookkeeper:
         """Leave an evaluation or a full-gradient pass early when asked to stop."""
         if self.signals.stops:
             self._leave()
+
+    def stopping(self) -> bool:
+        """Return whether a signal asks for leaving."""
+        return self.signals.stops
 
     def row(self, row: dict[str, float]) -> None:
         """Write a row to metrics.jsonl, then mirror it."""

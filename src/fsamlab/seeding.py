@@ -25,6 +25,8 @@ class Stream(IntEnum):
     SYNTHETIC = 7
     STEP = 8  # dropout and random directions of a training step
     INIT = 9  # initial weights
+    PROBE = 10  # which samples diagnostics measure on, and their augmentation
+    DIAGNOSTICS = 11  # random directions and start vectors of diagnostics
 
 
 def derive_seed(*ints: int) -> int:

@@ -128,8 +128,11 @@ def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str
         table.add_row("at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2]))
     screen = console()
     screen.print(table)
-    step, seconds = summary["cost/step_ms"], summary["cost/train_seconds"] + summary["cost/eval_seconds"]
-    screen.print(f"{summary['cost/steps']} steps, {step:.1f} ms each, {seconds:.0f} s in all", highlight=False)
+    parts = {part: summary[f"cost/{part}_seconds"] for part in ("train", "eval", "diagnostics")}
+    times = (
+        f"{parts['train']:.0f} s training, {parts['eval']:.0f} s evaluation, {parts['diagnostics']:.0f} s diagnostics"
+    )
+    screen.print(f"{summary['cost/steps']} steps, {summary['cost/step_ms']:.1f} ms each; {times}", highlight=False)
     screen.print(f"files: {project_relative(directory)}", highlight=False, soft_wrap=True)
     if url is not None:
         screen.print(f"W&B:   {url}", highlight=False, soft_wrap=True)
@@ -140,10 +143,11 @@ class SweepBoard:
 
     Args:
         directories: job index -> run directory.
+        names: job index -> what to call it.
     """
 
-    def __init__(self, directories: dict[int, Path]) -> None:
-        self.directories = directories
+    def __init__(self, directories: dict[int, Path], names: dict[int, str]) -> None:
+        self.directories, self.names = directories, names
         self.began: dict[int, float] = {}
         self.num_ended = 0
         self.screen = console(stderr=True)
@@ -172,7 +176,7 @@ class SweepBoard:
     def started(self, index: int) -> None:
         """Show a job that begins."""
         self.began[index] = time.monotonic()
-        self.tasks[index] = self.bar.add_task(self.directories[index].name, total=1.0, text="starting")
+        self.tasks[index] = self.bar.add_task(self.names[index], total=1.0, text="starting")
 
     def refresh(self, indices: Iterable[int]) -> None:
         """Show how far the running jobs are, from their status files."""
@@ -195,7 +199,5 @@ class SweepBoard:
             outcome = f"{status['status']}: {status.get('exception') or 'see its run.log'}"
         seconds = time.monotonic() - self.began[index]
         total = len(self.directories)
-        line = (
-            f"[{self.num_ended:{len(str(total))}}/{total}] {self.directories[index].name}  {seconds:.0f} s  {outcome}"
-        )
+        line = f"[{self.num_ended:{len(str(total))}}/{total}] {self.names[index]}  {seconds:.0f} s  {outcome}"
         self.screen.print(line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red")

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data, EvalSource
+from fsamlab.diagnostics import Diagnostics
 from fsamlab.metrics import Best, Sums
 from fsamlab.optim import SharpnessAware
 from fsamlab.schedule import lr_factor
 from fsamlab.seeding import Stream, derive_seed
+
+FINAL = ("train", "val", "test", "sharpness", "curvature", "perturbation", "noise")  # groups of a run's summary
 
 
 class Diverged(RuntimeError):
@@ -32,11 +35,18 @@ class Diverged(RuntimeError):
         self.step = step
 
 
+class _Interrupted(Exception):
+    """Carries a wish to stop out of a measurement, whose weights are not the run's."""
+
+
 class Observer(Protocol):
     """What a run does around the loop; every method may raise to leave it."""
 
     def poll(self) -> None:
         """Look at signals; called between the batches of evaluation and of full-gradient passes."""
+
+    def stopping(self) -> bool:
+        """Return whether poll() would leave; asked inside measurements, where the state must not be saved."""
 
     def row(self, row: dict[str, float]) -> None:
         """Take one finished row of metrics."""
@@ -53,7 +63,7 @@ class Trainer:
         optimizer: any variant; its param_groups' learning rates are the schedule's peak.
         epochs: passes over the training set.
         seed: of order, augmentation and dropout.
-        every_steps: how often the perturbation's free scalars are recorded; None is never.
+        diagnostics: what is measured, and how often; None is nothing.
         ascent_batch_size, ascent_nested: of the ascent batch of variants with one of their own; None is the
             descent batch's size; a nested one shares samples with the descent batch.
     """
@@ -68,12 +78,13 @@ class Trainer:
         epochs: int,
         seed: int,
         device: torch.device,
-        every_steps: int | None = None,
+        diagnostics: Diagnostics | None = None,
         ascent_batch_size: int | None = None,
         ascent_nested: bool = False,
     ) -> None:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
-        self.seed, self.device, self.every_steps = seed, device, every_steps
+        self.seed, self.device, self.diagnostics = seed, device, diagnostics
+        self.every_steps = diagnostics.cfg.every_steps if diagnostics else None
         self.ascent_batch_size, self.ascent_nested = ascent_batch_size, ascent_nested
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
@@ -90,9 +101,10 @@ class Trainer:
         self.best = Best()
         self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
         self.record_due = False
-        self.scalars: dict[str, float] = {}  # the perturbation's, of the step just made
+        self.scalars: dict[str, Tensor] = {}  # the perturbation's, of the step just made; on the device
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
+        self.diagnostics_seconds = 0.0
         self.epoch_seconds = [0.0]  # of training, for each epoch; the last is the present one's
         self.last_row: dict[str, float] = {}
 
@@ -141,9 +153,18 @@ class Trainer:
             loss = self.optimizer.step(descent, self._ascent_closure(batch), self._reference_closure())
         self.step += 1
         self.boundary_done = False
-        self.scalars = {k: float(v) for k, v in self.optimizer.scalars.items() if "/" in k}
+        self.scalars = {k: v for k, v in self.optimizer.scalars.items() if "/" in k}
+        if self.scalars:
+            self._add_losses(loss)
         self.record_due = self.record_due and not self.scalars
         self._count(loss, correct, len(batch.labels))
+
+    def _add_losses(self, loss: Tensor) -> None:
+        """Put the batch's own losses beside the perturbation's scalars: their gap is its m-sharpness at rho."""
+        if self.optimizer.has_clean_loss:
+            self.scalars["perturbation/loss_clean"] = loss.detach()
+        if "loss_perturbed" in self.optimizer.scalars:
+            self.scalars["perturbation/loss_perturbed"] = self.optimizer.scalars["loss_perturbed"]
 
     def _closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
         """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
@@ -235,23 +256,28 @@ class Trainer:
             epoch_done = self.step % self.steps_per_epoch == 0
             every = self.cfg.log_every_steps
             evaluate = end or (epoch_done and self.epoch % self.cfg.eval_every_epochs == 0)
-            if evaluate or epoch_done or self.scalars or (every is not None and self.step % every == 0):
+            measure = self.diagnostics is not None and self.diagnostics.due(
+                self.step, self.steps_per_epoch, self.last_step
+            )
+            if evaluate or measure or epoch_done or self.scalars or (every is not None and self.step % every == 0):
                 self._stop_if_diverged()
-                self._row(evaluate)
+                self._row(evaluate, measure)
             self.boundary_done = True
         self._observer.boundary()
 
-    def _row(self, evaluate: bool) -> None:
+    def _row(self, evaluate: bool, measure: bool) -> None:
         row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
         row.update(self.sums.means())
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        row.update(self.scalars)
+        row.update(self._fetched_scalars())
         if self.optimizer.choices.ascent.name != "none":
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
         if evaluate:
             row.update(self._evaluate_all())
-        row["time"] = round(self.train_seconds + self.eval_seconds, 3)
+        if measure:
+            row.update(self._measure())
+        row["time"] = round(self.train_seconds + self.eval_seconds + self.diagnostics_seconds, 3)
         row["time/step_ms"] = self.step_ms
         self._observer.row(row)
         self.last_row = row
@@ -267,6 +293,28 @@ class Trainer:
                 found[f"{part}/loss"], found[f"{part}/acc1"] = self.evaluate(source)
         self.eval_seconds += time.perf_counter() - start
         return found
+
+    def _measure(self) -> dict[str, float]:
+        assert self.diagnostics is not None
+        start = time.perf_counter()
+        try:
+            found = self.diagnostics.measure(self, self._leave_measurement)
+        except _Interrupted:
+            self._observer.poll()  # the state is the run's again
+            raise
+        self.diagnostics_seconds += time.perf_counter() - start
+        return found
+
+    def _leave_measurement(self) -> None:
+        if self._observer.stopping():
+            raise _Interrupted
+
+    def _fetched_scalars(self) -> dict[str, float]:
+        """Read the step's scalars from the device, all at once."""
+        if not self.scalars:
+            return {}
+        values = torch.stack([v.to(self.device, torch.float64) for v in self.scalars.values()])
+        return dict(zip(self.scalars, values.tolist()))
 
     @torch.no_grad()
     def evaluate(self, source: EvalSource) -> tuple[float, float]:
@@ -291,12 +339,13 @@ class Trainer:
 
     def summary(self) -> dict[str, float]:
         """Return the run's numbers: final, at the best validation epoch, and cost."""
-        final = {f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in ("train", "val", "test")}
+        final = {f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in FINAL}
         cost = {
             "cost/steps": self.step,
             "cost/epochs": self.step / self.steps_per_epoch,
             "cost/train_seconds": round(self.train_seconds, 3),
             "cost/eval_seconds": round(self.eval_seconds, 3),
+            "cost/diagnostics_seconds": round(self.diagnostics_seconds, 3),
             "cost/step_ms": self.step_ms,
         }
         counts: dict[str, float] = {}
@@ -306,6 +355,12 @@ class Trainer:
         if int(self.diverged_at) >= 0:
             counts["train/diverged_at"] = int(self.diverged_at)
         return {**final, **self.best.summary(), **cost, **counts}
+
+    def conventions(self) -> dict[str, str | int | float]:
+        """Return what the measured values depend on besides the model; empty where nothing is measured."""
+        if self.diagnostics is None or not self.diagnostics.cfg.quantities:
+            return {}
+        return self.diagnostics.conventions(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that fit() needs to go on from here."""
@@ -319,9 +374,10 @@ class Trainer:
             "diverged_at": int(self.diverged_at),
             "train_seconds": self.train_seconds,
             "eval_seconds": self.eval_seconds,
+            "diagnostics_seconds": self.diagnostics_seconds,
             "epoch_seconds": list(self.epoch_seconds),
             "record_due": self.record_due,
-            "scalars": dict(self.scalars),
+            "scalars": self._fetched_scalars(),
             "last_row": dict(self.last_row),
         }
 
@@ -334,6 +390,10 @@ class Trainer:
         self.best.load_state_dict(state["best"])
         self.diverged_at.fill_(state["diverged_at"])
         self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]
+        self.diagnostics_seconds = state["diagnostics_seconds"]
         self.epoch_seconds = list(state["epoch_seconds"])
         self.record_due = state["record_due"]
-        self.scalars, self.last_row = dict(state["scalars"]), dict(state["last_row"])
+        self.scalars = {
+            k: torch.tensor(v, dtype=torch.float64, device=self.device) for k, v in state["scalars"].items()
+        }
+        self.last_row = dict(state["last_row"])

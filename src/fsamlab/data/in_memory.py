@@ -59,6 +59,12 @@ class Normalisation:
         self.std = torch.tensor(cfg.std, device=device).view(-1, 1, 1)
 
 
+def plain_batch(images: Images, indices: Tensor, to: Normalisation) -> Batch:
+    """Return the images at `indices` (on their device), normalised and not augmented."""
+    chosen = images.at(indices)
+    return Batch(normalise(chosen.pixels, to.mean, to.std), chosen.labels, indices)
+
+
 class InMemoryTrain:
     """Implements :class:`~fsamlab.data.interface.TrainSource` on tensors."""
 
@@ -93,6 +99,14 @@ class InMemoryTrain:
         for number, indices in enumerate(even_chunks(self.num_samples, self._cfg.eval_batch_size)):
             yield self._batch(indices, Stream.FULL_PASS, step, number)
 
+    def at(self, indices: Tensor, augmented: bool = False) -> Batch:
+        """Return the samples at these positions, plain or with one fixed augmentation each."""
+        pieces = indices.split(self._cfg.eval_batch_size)
+        if augmented:
+            return concatenate([self._batch(piece, Stream.PROBE, n) for n, piece in enumerate(pieces)])
+        images = Images(self._pixels, self._labels)
+        return concatenate([plain_batch(images, piece.to(self._device), self._normalisation) for piece in pieces])
+
     def _batch(self, indices: Tensor, *stream: int) -> Batch:
         indices = indices.to(self._device)
         gen = generator(self._seed, *stream)
@@ -107,14 +121,13 @@ class InMemoryEval:
     def __init__(self, images: Images, cfg: DataConfig, device: torch.device) -> None:
         self.num_samples = len(images.labels)
         self._cfg, self._device = cfg, device
-        self._pixels, self._labels = images.pixels.to(device), images.labels.to(device)
+        self._images = Images(images.pixels.to(device), images.labels.to(device))
         self._normalisation = Normalisation(cfg, images.pixels.shape[1], device)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
         for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size):
-            to = self._normalisation
-            yield Batch(normalise(self._pixels[indices], to.mean, to.std), self._labels[indices], indices)
+            yield plain_batch(self._images, indices, self._normalisation)
 
 
 def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:

@@ -73,6 +73,15 @@ class TrainSource(Protocol):
         """
         ...
 
+    def at(self, indices: Tensor, augmented: bool = False) -> Batch:
+        """Return the samples at these positions as one batch, to measure on.
+
+        Args:
+            augmented: with one fixed augmentation each, the same in every call with the same indices; else
+                as evaluation sees them.
+        """
+        ...
+
 
 class EvalSource(Protocol):
     """A validation or test set."""

@@ -71,12 +71,13 @@ class _Loader:
 
 
 class StreamedTrain:
-    """Implements :class:`~fsamlab.data.interface.TrainSource` on files."""
+    """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has the same samples unaugmented."""
 
-    def __init__(self, samples: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
+    def __init__(self, samples: _Samples, plain: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(samples.positions)
         self._cfg, self._seed = cfg, seed
         self._loader = _Loader(samples, cfg.num_workers, device)
+        self._plain = _Loader(plain, cfg.num_workers, device)
 
     def num_batches(self) -> int:
         """Return the number of batches in an epoch."""
@@ -101,6 +102,12 @@ class StreamedTrain:
         """Yield the whole training set once, augmented from (seed, step)."""
         chunks = even_chunks(self.num_samples, self._cfg.eval_batch_size)
         return self._loader.load(_keys(chunk, Stream.FULL_PASS, step) for chunk in chunks)
+
+    def at(self, indices: Tensor, augmented: bool = False) -> Batch:
+        """Return the samples at these positions, plain or with one fixed augmentation each."""
+        loader = self._loader if augmented else self._plain
+        pieces = indices.split(self._cfg.eval_batch_size)
+        return concatenate(list(loader.load(_keys(piece, Stream.PROBE) for piece in pieces)))
 
     def _draw(self, indices: Tensor, step: int) -> Batch:
         shares = indices.tensor_split(min(len(indices), max(1, self._cfg.num_workers)))  # one per worker
@@ -159,8 +166,11 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     def held_out(folder: ImageFolder, positions: Tensor, labels: Tensor) -> StreamedEval:
         return StreamedEval(_Samples(folder, positions, labels[positions], eval_transform, seed), cfg, device)
 
+    def training(transform: v2.Transform) -> _Samples:
+        return _Samples(train, split.train, noisy, transform, seed)
+
     return Data(
-        train=StreamedTrain(_Samples(train, split.train, noisy, train_transform, seed), cfg, seed, device),
+        train=StreamedTrain(training(train_transform), training(eval_transform), cfg, seed, device),
         val=held_out(train, split.val, targets) if cfg.val_size else None,
         test=held_out(test, torch.arange(len(test)), torch.tensor(test.targets)),
         num_classes=num_classes,

@@ -1,0 +1,38 @@
+"""Sharpness, curvature and the decomposition of the perturbation; definitions in docs/metrics.md.
+
+    with measuring(model, batchnorm="eval"):
+        objective = Objective(model, [(images, labels), ...])
+        one_step(objective, rho=0.05).total
+        hessian_eigenvalues(objective, num_top=5).top
+
+Files, in reading order: context.py, objective.py, sharpness.py, curvature.py (lanczos.py), noise.py,
+decomposition.py, and suite.py, which puts them behind `diagnostics=...`.
+"""
+
+from fsamlab.diagnostics.context import measuring
+from fsamlab.diagnostics.curvature import Eigenvalues, along, hessian_eigenvalues, trace
+from fsamlab.diagnostics.decomposition import Decomposition
+from fsamlab.diagnostics.noise import GradientNoise, gradient_noise
+from fsamlab.diagnostics.objective import Hessian, Objective, cross_entropy
+from fsamlab.diagnostics.sharpness import Rise, average_case, m_sharpness, one_step, worst_case
+from fsamlab.diagnostics.suite import Diagnostics
+
+__all__ = [
+    "Decomposition",
+    "Diagnostics",
+    "Eigenvalues",
+    "GradientNoise",
+    "Hessian",
+    "Objective",
+    "Rise",
+    "along",
+    "average_case",
+    "cross_entropy",
+    "gradient_noise",
+    "hessian_eigenvalues",
+    "m_sharpness",
+    "measuring",
+    "one_step",
+    "trace",
+    "worst_case",
+]

@@ -1,0 +1,128 @@
+"""The measuring context: fixed conventions inside, and no trace of the measurement after it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+
+from fsamlab.config import BATCHNORM_MODES, one_of
+
+NORM_FLAGS = ("track_running_stats", "momentum")
+
+
+@contextmanager
+def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Measure `model` under fixed conventions and leave it, and the random state, bitwise as they were.
+
+    Inside: `.grad` is empty, dropout and stochastic depth are off, autocast is off, matrix products are
+    in full precision, attention runs on its mathematical kernel (the fused ones have no second derivative),
+    and gradients are enabled. Restored afterwards, also after an exception: weights, `.grad`, buffers,
+    training flags, the flags of batch norms, random states. The context may be nested, also in other modes.
+
+    Args:
+        batchnorm: `eval` normalises with the running statistics, `batch` with those of each batch (as
+            training does), `reestimated` with running statistics taken anew over `images`: their mean over
+            the batches, weighted by size. None of them counts a batch. The mode changes curvature tenfold.
+        images: batches (b, channels, height, width) for `reestimated`.
+
+    Raises:
+        ConfigError: an unknown mode.
+    """
+    one_of("batchnorm", batchnorm, BATCHNORM_MODES)
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        stack.enter_context(_model_restored(model))
+        stack.enter_context(_random_state_restored())
+        stack.enter_context(_exact_kernels(device))
+        stack.enter_context(torch.enable_grad())
+        model.eval()
+        if batchnorm == "reestimated":
+            _reestimate(model, images)
+        elif batchnorm == "batch":
+            for module in _norms(model):
+                module.train()
+                module.track_running_stats = False  # in training mode: statistics of the batch, buffers left alone
+        yield
+
+
+def _norms(model: nn.Module) -> list[_NormBase]:
+    return [m for m in model.modules() if isinstance(m, _NormBase)]
+
+
+@torch.no_grad()
+def _reestimate(model: nn.Module, images: Iterable[Tensor]) -> None:
+    tracking = [m for m in _norms(model) if m.track_running_stats]
+    seen = 0
+    for batch in images:
+        seen += len(batch)
+        for module in tracking:
+            module.train()
+            module.momentum = len(batch) / seen  # 1 for the first: the old statistics leave no trace
+        model(batch)
+    if tracking and not seen:
+        raise ValueError("batchnorm=reestimated needs images to take the statistics over")
+    for module in tracking:
+        module.eval()
+
+
+@contextmanager
+def _model_restored(model: nn.Module) -> Iterator[None]:
+    weights = [(p, p.detach().clone(), p.grad) for p in model.parameters()]
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    training = [(m, m.training) for m in model.modules()]
+    flags = [(m, {name: getattr(m, name) for name in NORM_FLAGS}) for m in _norms(model)]
+    for p, _, _ in weights:
+        p.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, saved, grad in weights:
+                p.copy_(saved)
+                p.grad = grad
+            for module, name, buffer, values in buffers:
+                module._buffers[name] = buffer.copy_(values)
+        for module, was_training in training:
+            module.training = was_training
+        for norm, values_of in flags:
+            for name, value in values_of.items():
+                setattr(norm, name, value)
+
+
+@contextmanager
+def _random_state_restored() -> Iterator[None]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def _exact_kernels(device: torch.device) -> Iterator[None]:
+    """Autocast off, full-precision deterministic products, attention with second derivatives."""
+    fast_path, precision = torch.backends.mha.get_fastpath_enabled(), torch.get_float32_matmul_precision()
+    torch.backends.mha.set_fastpath_enabled(False)  # another kernel, taken only where no gradient is needed
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.set_float32_matmul_precision(precision)

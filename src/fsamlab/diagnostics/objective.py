@@ -1,0 +1,187 @@
+"""L(w) = (1/N) sum_i l_i(w) over fixed samples: its values, gradient, and Hessian products.
+
+Everything else in this package is written in these terms. Batches of any sizes give the same mean, since
+each sample counts once; losses are summed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsamlab.diagnostics.vectors import flatten, views
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> losses of the samples (b,)
+Samples = tuple[Tensor, Tensor]  # inputs (b, ...), targets (b, ...)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return each sample's cross-entropy in nats, float64 (b,): a small loss would vanish in float32."""
+    return F.cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
+
+
+class Objective:
+    """The mean loss of a model over fixed batches, as a function of its trainable parameters.
+
+    To be used inside :func:`~fsamlab.diagnostics.context.measuring`. Vectors (P,) are the parameters'
+    entries in the order of `model.parameters()`.
+
+    Args:
+        batches: (inputs, targets) pairs; under batch statistics their composition is part of L.
+        loss: of each sample; the mean is taken here.
+        poll: called before each batch; it may raise to leave.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Samples],
+        loss: Loss = cross_entropy,
+        poll: Callable[[], None] | None = None,
+    ) -> None:
+        self.model, self.batches, self.loss_of, self.poll = model, list(batches), loss, poll
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.num_samples = sum(len(targets) for _, targets in self.batches)
+        if not self.num_samples:
+            raise ValueError("an objective needs samples")
+
+    def of(self, batches: Sequence[Samples]) -> Objective:
+        """Return the objective of the same model over other batches."""
+        return Objective(self.model, batches, self.loss_of, self.poll)
+
+    @property
+    def weights(self) -> Tensor:
+        """Return a copy of the parameters (P,)."""
+        return flatten([p.detach() for p in self.params])
+
+    def _losses(self, samples: Samples) -> Tensor:
+        if self.poll is not None:
+            self.poll()
+        return self.loss_of(self.model(samples[0]), samples[1])
+
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Return every sample's loss, float64 (N,). Costs one forward pass F."""
+        return torch.cat([self._losses(samples).double() for samples in self.batches])
+
+    def loss(self) -> float:
+        """Return L(w)."""
+        return float(self.losses().mean())
+
+    def batch_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each batch the gradient of its own mean loss (P,) and its samples' losses, float64 (b,)."""
+        for samples in self.batches:
+            losses = self._losses(samples)
+            gradients = torch.autograd.grad(losses.mean(), self.params, allow_unused=True, materialize_grads=True)
+            yield flatten(gradients), losses.detach().double()
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """Return grad L (P,) and the samples' losses, float64 (N,). Costs one forward and backward pass G."""
+        total, losses = torch.zeros_like(self.weights), []
+        for gradient, batch_losses in self.batch_gradients():
+            total.add_(gradient, alpha=len(batch_losses) / self.num_samples)
+            losses.append(batch_losses)
+        return total, torch.cat(losses)
+
+    @contextmanager
+    def moved(self, offset: Tensor) -> Iterator[None]:
+        """Set the weights to w + offset (P,) inside; afterwards they are exactly w again, copied back."""
+        saved = [p.detach().clone() for p in self.params]
+        with torch.no_grad():
+            for p, x in zip(self.params, views(offset, self.params)):
+                p.add_(x)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, w in zip(self.params, saved):
+                    p.copy_(w)
+
+    def rise(self, offset: Tensor, losses: Tensor) -> float:
+        """Return L(w + offset) - L(w), the difference taken sample by sample.
+
+        Args:
+            losses: the samples' losses at w, from :meth:`losses` or :meth:`gradient`.
+        """
+        with self.moved(offset):
+            return float((self.losses() - losses).mean())
+
+    @contextmanager
+    def hessian(self, keep_graph: bool | None = None) -> Iterator[Hessian]:
+        """Open the Hessian of L at w; the weights must not be changed inside.
+
+        Args:
+            keep_graph: keep the graph of the gradient, so that a product is one backward pass through it
+                (1.7 to 2.2 G) and not a forward and two backward passes (3 G), for the memory of all
+                batches' activations; None keeps it where there is one batch only.
+        """
+        hessian = Hessian(self, len(self.batches) == 1 if keep_graph is None else keep_graph)
+        try:
+            yield hessian
+        finally:
+            hessian.close()
+
+
+class Hessian:
+    """Exact products with the Hessian of an :class:`Objective`, by differentiating its gradient once more.
+
+    `shape`, `dtype` and `matvec` are those of scipy's linear operators: `scipy.sparse.linalg.aslinearoperator`
+    takes it as it is.
+
+    Attributes:
+        num_products: products made so far.
+    """
+
+    def __init__(self, objective: Objective, keep_graph: bool) -> None:
+        self.objective, self.num_products = objective, 0
+        self.like = torch.zeros_like(objective.weights)
+        self.shape = (len(self.like), len(self.like))
+        self.dtype = self.like.cpu().numpy().dtype
+        self._kept = [self._graph(samples) for samples in objective.batches] if keep_graph else None
+
+    def _graph(self, samples: Samples) -> tuple[list[Tensor], float]:
+        """Return a batch's gradient with its graph, and the batch's weight in the mean."""
+        losses = self.objective._losses(samples)
+        params = self.objective.params
+        gradients = torch.autograd.grad(
+            losses.mean(), params, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return list(gradients), len(losses) / self.objective.num_samples
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return H v for v (P,)."""
+        params, total = self.objective.params, torch.zeros_like(self.like)
+        along = views(vector, params)
+        for i, samples in enumerate(self.objective.batches):
+            gradients, weight = self._graph(samples) if self._kept is None else self._kept[i]
+            curved = [(g, v) for g, v in zip(gradients, along) if g.requires_grad]
+            if not curved:
+                continue  # the loss is linear in w
+            if self._kept is not None and self.objective.poll is not None:
+                self.objective.poll()
+            products = torch.autograd.grad(
+                [g for g, _ in curved],
+                params,
+                [v for _, v in curved],
+                retain_graph=self._kept is not None,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            total.add_(flatten(products), alpha=weight)
+        self.num_products += 1
+        return total
+
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H v as a numpy vector."""
+        v = torch.from_numpy(np.ascontiguousarray(vector, dtype=self.dtype)).reshape(-1).to(self.like.device)
+        product: np.ndarray = self(v).cpu().numpy()
+        return product
+
+    def close(self) -> None:
+        """Release the graphs."""
+        self._kept = None

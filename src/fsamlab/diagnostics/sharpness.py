@@ -1,0 +1,171 @@
+"""Sharpness as a rise of the loss: L(w + delta) - L(w) for delta in a ball of radius rho.
+
+The ball is |T^-1 delta| <= rho with a diagonal T: 1 (plain) or ASAM's |w| + eta (adaptive). In
+coordinates z = T^-1 delta it is a plain ball and the gradient is T g, so that nothing is divided by a
+weight that may be zero. Each rise is split into its first-order part <g, delta> and the rest, which
+is what curvature contributes: early in training nearly all of a rise is first order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fsamlab.diagnostics.objective import Objective
+from fsamlab.diagnostics.vectors import dot, flatten, gaussian, norm
+from fsamlab.optim._ops import Loop
+from fsamlab.optim.metric import Adaptive
+
+
+def plain(objective: Objective) -> Tensor | None:
+    """T = 1."""
+    return None
+
+
+def adaptive(model: nn.Module, metric: Adaptive) -> Callable[[Objective], Tensor]:
+    """Return the function that gives the diagonal of ASAM's T (P,) at the objective's present weights."""
+    weights = {p for name, p in model.named_parameters() if "weight" in name}
+
+    def diagonal(objective: Objective) -> Tensor:
+        params = [p.detach() for p in objective.params]
+        chosen = {d for p, d in zip(objective.params, params) if p in weights}
+        return flatten(metric.stretch([torch.ones_like(p) for p in params], params, chosen, Loop))
+
+    return diagonal
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A rise of the mean loss, in nats, and the part of it that the gradient predicts."""
+
+    total: float
+    first_order: float
+
+    @property
+    def curvature(self) -> float:
+        """The rise beyond first order: (1/2) delta'H delta for a quadratic loss."""
+        return self.total - self.first_order
+
+
+def _times(t: Tensor | None, x: Tensor) -> Tensor:
+    return x if t is None else t * x
+
+
+def _ascent_step(gradient: Tensor, t: Tensor | None, rho: float) -> tuple[Tensor, float]:
+    """Return delta = rho T^2 g / |T g|, the maximiser of <g, delta> in the ball, and <g, delta> = rho |T g|."""
+    stretched = _times(t, gradient)
+    length = norm(stretched)
+    if length == 0:
+        return torch.zeros_like(gradient), 0.0
+    return _times(t, stretched) * (rho / length), rho * length
+
+
+def one_step(objective: Objective, rho: float, t: Tensor | None = None) -> Rise:
+    """Return SAM's sharpness S(rho) = L(w + rho T^2 g / |T g|) - L(w) (Foret et al., 2010.01412, eq. 2).
+
+    Costs one G and one F.
+    """
+    gradient, losses = objective.gradient()
+    delta, first = _ascent_step(gradient, t, rho)
+    return Rise(objective.rise(delta, losses), first)
+
+
+def m_sharpness(objective: Objective, rho: float, t: Tensor | None = None) -> tuple[Rise, Rise]:
+    """Return (one-step sharpness, m-sharpness) from one loop; m is the size of the objective's batches.
+
+    m-sharpness is the mean over the batches, weighted by size, of the rise on each along its own
+    gradient (2010.01412, section 3; 2206.06232). It grows as m shrinks. Costs one G and two F.
+    """
+    total, all_losses = torch.zeros_like(objective.weights), []
+    rise = first = 0.0
+    for samples, (gradient, losses) in zip(objective.batches, objective.batch_gradients()):
+        share = len(losses) / objective.num_samples
+        delta, batch_first = _ascent_step(gradient, t, rho)
+        rise += share * objective.of([samples]).rise(delta, losses)
+        first += share * batch_first
+        total.add_(gradient, alpha=share)
+        all_losses.append(losses)
+    delta, whole_first = _ascent_step(total, t, rho)
+    whole = Rise(objective.rise(delta, torch.cat(all_losses)), whole_first)
+    return whole, Rise(rise, first)
+
+
+def worst_case(
+    objective: Objective,
+    rho: float,
+    t: Tensor | None = None,
+    *,
+    num_steps: int = 20,
+    num_restarts: int = 1,
+    seed: int = 0,
+) -> Rise:
+    """Return the largest rise that projected gradient ascent finds in the ball; never less than one step's.
+
+    A step goes a length alpha along the normalised gradient and back into the ball; alpha starts at 2 rho
+    and is halved, and the search set back to the best point, whenever the loss does not rise. The first
+    run starts at w, further ones at random points of the ball.
+
+    Args:
+        num_steps: gradient evaluations of each run (the reference code of 2302.07011 uses 20).
+
+    Costs num_restarts * num_steps (G + F) at most.
+    """
+    gradient, losses = objective.gradient()
+    best_rise, best_z = 0.0, torch.zeros_like(gradient)
+    for restart in range(num_restarts):
+        start = torch.zeros_like(gradient)
+        if restart:
+            start = gaussian(gradient, seed + restart)
+            start *= rho / norm(start)
+        rise, z = _ascent(objective, start, losses, rho, t, num_steps)
+        if rise > best_rise:
+            best_rise, best_z = rise, z
+    return Rise(best_rise, dot(_times(t, gradient), best_z))
+
+
+def _ascent(
+    objective: Objective, z: Tensor, losses: Tensor, rho: float, t: Tensor | None, num_steps: int
+) -> tuple[float, Tensor]:
+    """Return the best rise found from `z`, a point of the ball in its own coordinates, and where."""
+    best = objective.rise(_times(t, z), losses) if z.any() else 0.0
+    alpha, here = 2 * rho, z
+    direction: Tensor | None = None
+    for _ in range(num_steps):
+        if direction is None:  # else the last step was taken back, and the gradient is known
+            with objective.moved(_times(t, here)):
+                direction = _times(t, objective.gradient()[0])
+            length = norm(direction)
+            if length == 0:
+                break
+            direction = direction / length
+        candidate = here + alpha * direction
+        length = norm(candidate)
+        if length > rho:
+            candidate = candidate * (rho / length)
+        rise = objective.rise(_times(t, candidate), losses)
+        if rise > best:
+            best, here, direction = rise, candidate, None
+        else:
+            alpha /= 2
+    return best, here
+
+
+def average_case(
+    objective: Objective, sigma: float, t: Tensor | None = None, *, num_pairs: int = 5, seed: int = 0
+) -> tuple[float, float]:
+    """Return the mean rise under delta = sigma T z, z ~ N(0, I), and its standard error over the draws.
+
+    Each draw is used with both signs, which removes the first-order part: what is left is curvature,
+    (1/2) sigma^2 tr(T H T) for a quadratic loss. Costs 2 num_pairs + 1 F.
+    """
+    losses, like = objective.losses(), objective.weights
+    rises = []
+    for k in range(num_pairs):
+        delta = _times(t, gaussian(like, seed + k)) * sigma
+        rises.append((objective.rise(delta, losses) + objective.rise(-delta, losses)) / 2)
+    values = torch.tensor(rises, dtype=torch.float64)
+    return float(values.mean()), float(values.std()) / math.sqrt(num_pairs) if num_pairs > 1 else math.nan

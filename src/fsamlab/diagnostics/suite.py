@@ -1,0 +1,285 @@
+"""The quantities by name, and one measurement of them: what `diagnostics=...` chooses from.
+
+A quantity is a function of an objective (or of a decomposition) that returns a flat dict of floats; its
+keys are explained in docs/metrics.md. A new one is a function, a row in its table, and its name in
+config.QUANTITIES.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fsamlab.config import ConfigError, DiagnosticsConfig
+from fsamlab.data import Batch, TrainSource
+from fsamlab.data.sampling import generator
+from fsamlab.diagnostics import curvature, sharpness
+from fsamlab.diagnostics.context import measuring
+from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
+from fsamlab.diagnostics.noise import Sampling, ema_weights
+from fsamlab.diagnostics.objective import Objective, cross_entropy
+from fsamlab.diagnostics.sharpness import Rise
+from fsamlab.diagnostics.vectors import flatten, views
+from fsamlab.optim import SharpnessAware
+from fsamlab.optim.component import Ema, Part, Subtract
+from fsamlab.optim.metric import Adaptive
+from fsamlab.seeding import Stream, derive_seed
+
+if TYPE_CHECKING:
+    from fsamlab.trainer import Trainer
+
+Values = dict[str, float]
+MAX_PROBE_BYTES = 8 * 2**30
+NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the training set has so many
+
+# ------------------------------------------------------------------- quantities of one objective
+
+
+def _metrics(objective: Objective, cfg: DiagnosticsConfig) -> Iterator[tuple[str, float, Tensor | None]]:
+    """Yield (suffix of the key, rho, T) for the plain and, where it is wanted, the adaptive ball."""
+    yield "", cfg.rho, None
+    if cfg.adaptive:
+        t = sharpness.adaptive(objective.model, Adaptive(cfg.eta, "official"))(objective)
+        yield "_adaptive", cfg.rho_adaptive, t
+
+
+def _parts(name: str, rise: Rise) -> Values:
+    return {name: rise.total, f"{name}_first_order": rise.first_order, f"{name}_curvature": rise.curvature}
+
+
+def _one_step(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    found: Values = {}
+    for suffix, rho, t in _metrics(objective, cfg):
+        found.update(_parts(f"one_step{suffix}", sharpness.one_step(objective, rho, t)))
+    return found
+
+
+def _m_sharpness(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    found: Values = {}
+    for suffix, rho, t in _metrics(objective, cfg):
+        whole, batches = sharpness.m_sharpness(objective, rho, t)
+        found.update({**_parts(f"one_step{suffix}", whole), **_parts(f"m_sharpness{suffix}", batches)})
+    return found
+
+
+def _worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    how = {"num_steps": cfg.num_ascent_steps, "num_restarts": cfg.num_restarts, "seed": seed}
+    found: Values = {}
+    for suffix, rho, t in _metrics(objective, cfg):
+        found.update(_parts(f"worst_case{suffix}", sharpness.worst_case(objective, rho, t, **how)))
+    return found
+
+
+def _average_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    found: Values = {}
+    for suffix, rho, t in _metrics(objective, cfg):
+        sigma = rho / math.sqrt(len(objective.weights))  # E |z|^2 = rho^2: the same radius as the others
+        mean, error = sharpness.average_case(objective, sigma, t, num_pairs=cfg.num_pairs, seed=seed)
+        found.update({f"average_case{suffix}": mean, f"average_case{suffix}_stderr": error})
+    return found
+
+
+def _eigenvalues(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    return curvature.spectrum(objective, cfg.num_eigenvalues, cfg.tolerance, cfg.max_products, seed)
+
+
+def _trace(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    return curvature.trace(objective, cfg.num_probes, seed)
+
+
+OF_OBJECTIVE: dict[str, tuple[str, Callable[[Objective, DiagnosticsConfig, int], Values]]] = {
+    "one_step": ("sharpness", _one_step),
+    "m_sharpness": ("sharpness", _m_sharpness),
+    "worst_case": ("sharpness", _worst_case),
+    "average_case": ("sharpness", _average_case),
+    "eigenvalues": ("curvature", _eigenvalues),
+    "trace": ("curvature", _trace),
+}
+
+# -------------------------------------------------------------------- quantities of a decomposition
+
+OF_DECOMPOSITION: dict[str, tuple[str, Callable[[Decomposition, float, int], Values]]] = {
+    "decomposition": ("perturbation", lambda parts, rho, seed: parts.cosines()),
+    "friendliness": ("perturbation", lambda parts, rho, seed: parts.friendliness(rho, seed)),
+    "direction_curvature": ("curvature", lambda parts, rho, seed: parts.curvature(seed)),
+    "noise": ("noise", lambda parts, rho, seed: parts.noise.values()),
+}
+
+# ------------------------------------------------------------------------------- one measurement
+
+
+class Diagnostics:
+    """Measures a trainer's model on a fixed set of training samples, the same one for every run with this seed.
+
+    Args:
+        train: the training set.
+        batch_size: of training.
+        label_smoothing: of training; it is part of the loss that is measured, weight decay is not.
+
+    Raises:
+        ConfigError: samples or batches that the training set cannot give.
+    """
+
+    def __init__(
+        self, cfg: DiagnosticsConfig, train: TrainSource, batch_size: int, seed: int, label_smoothing: float = 0.0
+    ) -> None:
+        self.cfg, self.train, self.batch_size, self.label_smoothing = cfg, train, batch_size, label_smoothing
+        self.run_seed, self.seed = seed, derive_seed(seed, Stream.DIAGNOSTICS)
+        order = torch.randperm(train.num_samples, generator=generator(seed, Stream.PROBE))
+        num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
+        self.indices = order[:num]
+        self.probe = order[: max(num, (cfg.num_batches + NOISE_BATCHES) * batch_size)]  # for the decomposition
+        if cfg.quantities:
+            self._check()
+
+    def _check(self) -> None:
+        decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
+        largest = max(len(self.indices), len(self.probe) if decomposed else 0)
+        bytes_needed = largest * self.train.at(self.indices[:1]).images.nbytes
+        if bytes_needed > MAX_PROBE_BYTES:
+            raise ConfigError(
+                "diagnostics.num_samples",
+                largest,
+                f"they would take {bytes_needed / 2**30:.0f} GiB of memory; choose fewer",
+            )
+        need = (self.cfg.num_batches + 2) * self.batch_size
+        if decomposed and need > self.train.num_samples:
+            raise ConfigError(
+                "diagnostics.num_batches",
+                self.cfg.num_batches,
+                f"taking so many batches of {self.batch_size} apart needs {need} training samples, and there are "
+                f"{self.train.num_samples}; lower it, or data.batch_size, or choose other diagnostics.quantities",
+            )
+
+    @property
+    def sample_hash(self) -> str:
+        """16 hex digits that two measurements on the same samples share."""
+        return hashlib.sha256(str(self.indices.tolist()).encode()).hexdigest()[:16]
+
+    def due(self, step: int, steps_per_epoch: int, last_step: int) -> bool:
+        """Return whether the quantities are measured after this step."""
+        if self.cfg.every_epochs is None or not self.cfg.quantities:
+            return False
+        return step == last_step or step % (self.cfg.every_epochs * steps_per_epoch) == 0
+
+    def perturbation_rho(self, optimizer: SharpnessAware) -> float:
+        """Return the radius of the friendliness measurements."""
+        if self.cfg.perturbation_rho is not None:
+            return self.cfg.perturbation_rho
+        radii = [group["rho"] for group in optimizer.param_groups if group["rho"] > 0]
+        return max(radii) if radii and optimizer.choices.metric.name == "l2" else self.cfg.rho
+
+    def conventions(self, trainer: Trainer) -> dict[str, str | int | float]:
+        """Return what a measured value depends on besides the model: written wherever values are."""
+        params = [p for p in trainer.model.parameters() if p.requires_grad]
+        cfg = self.cfg
+        return {
+            "num_samples": len(self.indices),
+            "sample_hash": self.sample_hash,
+            "batch_size": cfg.batch_size,
+            "batchnorm": cfg.batchnorm,
+            "augment": cfg.augment,
+            "rho": cfg.rho,
+            "rho_adaptive": cfg.rho_adaptive,
+            "eta": cfg.eta,
+            "p": 2,
+            "parameters": "all trainable",
+            "num_parameters": sum(p.numel() for p in params),
+            "dtype": str(params[0].dtype).removeprefix("torch."),
+            "label_smoothing": self.label_smoothing,
+            "weight_decay": "not in the loss",
+            "dropout": "off",
+            "perturbation_num_samples": len(self.probe),
+            "perturbation_batchnorm": "batch",
+            "perturbation_batch_size": self.batch_size,
+            "perturbation_augment": True,
+            "perturbation_rho": self.perturbation_rho(trainer.optimizer),
+        }
+
+    def measure(self, trainer: Trainer, poll: Callable[[], None] | None = None) -> Values:
+        """Return the quantities at the trainer's present weights; the trainer is left bitwise as it was.
+
+        Args:
+            poll: called before each batch; it may raise to leave.
+        """
+        values: Values = {}
+        loss = partial(cross_entropy, label_smoothing=self.label_smoothing)
+        chosen = set(self.cfg.quantities)
+        if chosen & set(OF_OBJECTIVE):
+            samples = self._shaped(self.train.at(self.indices, self.cfg.augment), trainer)
+            batches = chunks(samples, torch.ones(len(samples), dtype=torch.bool), self.cfg.batch_size)
+            with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
+                objective = Objective(trainer.model, batches, loss, poll)
+                for name, (group, quantity) in OF_OBJECTIVE.items():
+                    if name in chosen:
+                        found = quantity(objective, self.cfg, self.seed)
+                        values.update({f"{group}/{key}": value for key, value in found.items()})
+        if chosen & set(OF_DECOMPOSITION):
+            rho = self.perturbation_rho(trainer.optimizer)
+            probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
+            coming = [self._shaped(b, trainer) for b in self._coming(trainer)]
+            with measuring(trainer.model, batchnorm="batch"):
+                objective = Objective(trainer.model, [(probe.images, probe.labels)], loss, poll)
+                ema = ema_state(trainer.optimizer, objective)
+                parts = Decomposition(objective, probe, coming, ema, self._sampling(trainer))
+                for name, (group, decomposed) in OF_DECOMPOSITION.items():
+                    if name in chosen:
+                        found = decomposed(parts, rho, self.seed)
+                        values.update({f"{group}/{key}": value for key, value in found.items()})
+        return values
+
+    def _coming(self, trainer: Trainer) -> Iterator[Batch]:
+        """Yield the full-sized batches that training is about to make, over the end of an epoch where need be."""
+        step, found = trainer.step, 0
+        while found < self.cfg.num_batches:
+            epoch, start = divmod(step, trainer.steps_per_epoch)
+            for batch in self.train.batches(epoch, start):
+                step += 1
+                if len(batch) == self.batch_size:
+                    found += 1
+                    yield batch
+                if found == self.cfg.num_batches:
+                    break
+
+    def _sampling(self, trainer: Trainer) -> Sampling:
+        independent = trainer.optimizer.choices.ascent.name == "other_batch"
+        size = trainer.ascent_batch_size or self.batch_size if independent else self.batch_size
+        return Sampling(self.train.num_samples, size, trainer.steps_per_epoch, independent)
+
+    @staticmethod
+    def _shaped(batch: Batch, trainer: Trainer) -> Batch:
+        images = batch.images.contiguous(memory_format=trainer.memory_format)
+        return Batch(images, batch.labels, batch.indices)
+
+
+def ema_state(optimizer: SharpnessAware, objective: Objective) -> EmaState | None:
+    """Return the optimizer's EMA as the coming step will see it; None where it has none yet."""
+    reference = optimizer.choices.reference
+    if not isinstance(reference, Ema):
+        return None
+    states = [optimizer.state.get(p, {}) for p in objective.params]
+    updates = max((s.get("ema_steps", 0) for s in states), default=0)
+    if not updates:
+        return None
+    averages = [s["ema"] if "ema" in s else torch.zeros_like(p) for s, p in zip(states, objective.params)]
+    sigma = optimizer.choices.component.sigma if isinstance(optimizer.choices.component, Subtract) else 1.0
+
+    def direction(gradient: Tensor) -> Tensor:
+        pieces = []
+        for a, m, state in zip(views(gradient, averages), averages, states):
+            stored, on_a, on_m = reference.form(state)
+            part = Part(0.0, on_a, on_m, a=[a.clone()], m=[m] if stored is not None else [])
+            Subtract(sigma).set_direction([part], optimizer.ops)
+            pieces += part.d
+        return flatten(pieces)
+
+    weights = ema_weights(updates, reference.lmbda, reference.ema_init)
+    last = (optimizer.num_steps - 1) // optimizer.every * optimizer.every
+    steps = last - optimizer.every * torch.arange(len(weights) - 1, -1, -1)
+    return EmaState(flatten([m.detach() for m in averages]), direction, weights, steps)
