@@ -14,8 +14,53 @@ def main(argv: list[str] | None = None) -> int:
     one = commands.add_parser("collect", help="one tidy CSV with a row per run, and the mean ± std table")
     one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
     one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
+    two = commands.add_parser(
+        "measure",
+        help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
+        description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
+        epilog="key=value: diagnostics=full|paper|light, diagnostics.rho=0.1, diagnostics.batchnorm=batch, "
+        "checkpoint=last|best, device=cpu, force=true, hydra/launcher=submitit_slurm, hydra.launcher.num_jobs=1, ...",
+    )
+    two.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
     args = parser.parse_args(argv)
+    if args.command == "measure":
+        return _measure(args.words)
     return _collect(args.runs, args.csv)
+
+
+def _measure(words: list[str]) -> int:
+    import logging
+
+    from fsamlab import door
+    from fsamlab.measure import measure_runs
+    from fsamlab.sweep.results import find_runs
+    from fsamlab.sweep.summary import print_measurements
+    from fsamlab.terminal import console
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    overrides = [w for w in words if "=" in w and not Path(w).exists()]
+    paths = [Path(w) for w in words if w not in overrides]
+    runs = find_runs(paths)
+    if not runs:
+        print(_no_runs(paths), file=sys.stderr)
+        return 1
+    try:
+        outcome = measure_runs(runs, overrides)
+    except Exception as e:
+        return door.report(e)
+    except KeyboardInterrupt:
+        return 130
+    screen = console()
+    print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
+    failed = {run: wrong for run, wrong in outcome.items() if wrong is not None}
+    for run, wrong in failed.items():
+        screen.print(f"   failed  {run.name}: {wrong}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _no_runs(paths: list[Path]) -> str:
+    named = " ".join(map(str, paths)) or "."
+    return f"error: {named}: no run directory (one with a config.yaml) there"
 
 
 def _collect(paths: list[Path], csv: Path | None) -> int:
@@ -25,10 +70,7 @@ def _collect(paths: list[Path], csv: Path | None) -> int:
 
     directories = find_runs(paths)
     if not directories:
-        print(
-            f"error: {' '.join(map(str, paths))}: no run directory (one with a config.yaml) there",
-            file=sys.stderr,
-        )
+        print(_no_runs(paths), file=sys.stderr)
         return 1
     frame = collect(directories)
     csv = csv or paths[0] / "results.csv"

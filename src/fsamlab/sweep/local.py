@@ -40,6 +40,11 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LocalLauncher(Launcher):
     """Runs `num_jobs` jobs at once.
 
@@ -53,6 +58,7 @@ class LocalLauncher(Launcher):
         in_range("hydra.launcher.threads_per_job", threads_per_job, 1)
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
         self.directories: list[Path] | None = None  # of the jobs, from a sweeper that knows them already
+        self.names: list[str] | None = None  # of the jobs, where their directories' are not telling
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
@@ -69,8 +75,7 @@ class LocalLauncher(Launcher):
 
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        gpus = visible_gpus()
+        gpus, cores = visible_gpus(), usable_cores()
         num_jobs = self.num_jobs or len(gpus) or cores
         # not from the number of jobs that are left: a resumed run needs the thread count it began with
         threads = self.threads_per_job or max(1, cores // num_jobs)
@@ -86,7 +91,8 @@ class LocalLauncher(Launcher):
         running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index
         returns: dict[int, JobReturn] = {}
         directories = self.directories or [self._directory(overrides) for overrides in job_overrides]
-        board = SweepBoard(dict(enumerate(directories, initial_job_idx)))
+        names = self.names or [directory.name for directory in directories]
+        board = SweepBoard(dict(enumerate(directories, initial_job_idx)), dict(enumerate(names, initial_job_idx)))
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with board:

@@ -12,6 +12,7 @@ import yaml
 
 from fsamlab.files import read_json
 from fsamlab.identity import NEUTRAL
+from fsamlab.measure import latest
 from fsamlab.ownership import why_alive
 from fsamlab.record import read_status
 
@@ -57,13 +58,17 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def collect(directories: Iterable[Path]) -> pd.DataFrame:
-    """Return one row for each run: config keys (dotted), summary keys (with slashes), status, directory."""
+    """Return one row for each run: config keys (dotted), summary keys (with slashes), status, directory.
+
+    What `fsamlab measure` found at a run's last measured step is there as `measured/...`.
+    """
     rows: list[dict[str, Any]] = []
     for directory in directories:
         row: dict[str, Any] = {"directory": str(directory)}
         if (directory / "config.yaml").exists():
             row.update(flatten(yaml.safe_load((directory / "config.yaml").read_text())))
         row.update(read_json(directory / "summary.json") or {})
+        row.update({f"measured/{key}": value for key, value in latest(directory).items()})
         status = current_status(directory)
         rows.append({**row, "status": status["status"], "exception": status.get("exception")})
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fsamlab.door import project_relative
+from fsamlab.measure import FOLDER, latest
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.results import by_setting, collect
 from fsamlab.terminal import console
@@ -38,6 +39,44 @@ def settings_table(frame: pd.DataFrame) -> Table:
         accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
         table.add_row(*(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
     return table
+
+
+HEADLINES = (
+    "sharpness/one_step",
+    "sharpness/m_sharpness",
+    "sharpness/worst_case",
+    "curvature/lambda_max",
+    "curvature/trace",
+    "perturbation/cos_batch_full",
+    "perturbation/cos_ema_full",
+    "noise/scale",
+)
+
+
+def print_measurements(runs: Sequence[Path], screen: Console) -> None:
+    """Print what `fsamlab measure` has found: all of it for one run, the headlines for several."""
+    rows = {run: latest(run) for run in runs}
+    if len(rows) == 1:
+        ((run, row),) = rows.items()
+        table = Table(title=f"{run.name}, step {row['step']}", title_justify="left")
+        table.add_column("")
+        table.add_column("value", justify="right")
+        for key, value in row.items():
+            if "/" in key:
+                table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        screen.print(table)
+    elif rows:
+        keys = [key for key in HEADLINES if any(key in row for row in rows.values())]
+        table = Table(title="Measured", title_justify="left")
+        for column in ("run", "step", *(key.split("/")[1] for key in keys)):
+            table.add_column(column, justify="left" if column == "run" else "right")
+        for run, row in rows.items():
+            table.add_row(run.name, str(row["step"]), *(f"{row[k]:.4g}" if k in row else "-" for k in keys))
+        screen.print(table)
+    for run in runs:
+        if "note" in rows[run]:
+            screen.print(f"{run.name}: {rows[run]['note']}", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"rows: {project_relative(run / FOLDER)}", highlight=False, soft_wrap=True)
 
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:

@@ -1,0 +1,186 @@
+"""`fsamlab measure`: diagnostics of checkpoints, of finished runs and of running ones.
+
+A measurement reads the run's directory and writes `measurements/` below it, never anything else there.
+One job measures one run; the jobs go through Hydra's launchers, so that many run at once on this machine
+(the default) or on a cluster (`hydra/launcher=...`), like those of a sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
+from fsamlab.files import read_json, write_atomic, write_json
+from fsamlab.identity import PROJECT_ROOT
+
+log = logging.getLogger(__name__)
+
+FOLDER = "measurements"
+NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
+NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
+
+
+def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | None]:
+    """Measure the checkpoints of `runs`; return for each what went wrong, None where nothing did.
+
+    Raises:
+        ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import setup_globals
+    from hydra.types import HydraContext
+
+    from fsamlab import door
+    from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
+
+    door.register()
+    setup_globals()
+    runs = [run.resolve() for run in runs]
+    root = Path(os.path.commonpath([run.parent for run in runs]))
+    jobs = [[*overrides, f"root={quoted(root)}", f"run={quoted(run.relative_to(root))}"] for run in runs]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        config = compose("measure", overrides=jobs[0], return_hydra_config=True)
+        wanted = typed_measure(config)
+        for run in runs:
+            run_config(run)
+            checkpoint_of(run, wanted.checkpoint)
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=measure_composed, config=config
+        )
+        if isinstance(launcher, LocalLauncher):
+            launcher.directories, launcher.names = [run / FOLDER for run in runs], [run.name for run in runs]
+            if launcher.num_jobs is None:  # few runs: more threads for each
+                launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
+        for run in runs:  # a job that never starts must not leave an earlier one's word
+            (run / FOLDER).mkdir(exist_ok=True)
+            write_json(run / FOLDER / "status.json", {"status": "queued"})
+        launcher.launch(jobs, initial_job_idx=0)
+    return {run: failure(run) for run in runs}
+
+
+def quoted(value: object) -> str:
+    """Return a value as Hydra's override grammar takes it literally."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def run_config(run: Path) -> Config:
+    """Return a run's configuration from its config.yaml."""
+    return from_plain(yaml.safe_load((run / "config.yaml").read_text()))
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """Return the file of a run's checkpoint.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = run / "checkpoints" / f"{name}.pt"
+    if not path.exists():
+        advice = "train.save_best=true keeps one" if name == "best" else "the run has not got that far"
+        raise ConfigError("checkpoint", name, f"{path} does not exist; {advice}")
+    return path
+
+
+def failure(run: Path) -> str | None:
+    """Return what the last measurement of a run said when it failed; None where it ended well."""
+    status = read_json(run / FOLDER / "status.json") or {}
+    if status.get("status") == "finished":
+        return None
+    return str(status.get("exception") or f"{status.get('status')}: see {run / FOLDER / 'run.log'}")
+
+
+def measure_composed(cfg: Any) -> None:
+    """Measure one run: the task function of a job."""
+    config = typed_measure(cfg)
+    folder = Path(config.root) / config.run / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "status.json", {"status": "running", "pid": os.getpid()})
+    try:
+        path = measure_run(Path(config.root) / config.run, config)
+    except BaseException as e:
+        write_json(
+            folder / "status.json", {"status": "failed", "exception": f"{type(e).__name__}: {e}".splitlines()[0]}
+        )
+        raise
+    write_json(folder / "status.json", {"status": "finished", "file": path.name})
+
+
+def measure_run(run: Path, config: MeasureConfig) -> Path:
+    """Measure the checkpoint of a run and write the row; return the file, also where it was there already."""
+    import torch
+
+    from fsamlab import checkpoint
+    from fsamlab.environment import git_version
+    from fsamlab.optim.component import Ema
+    from fsamlab.record import now
+    from fsamlab.run import build, choose_device
+
+    trained = run_config(run)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    state = checkpoint.load(checkpoint_of(run, config.checkpoint))
+    path = run / FOLDER / f"{config.checkpoint}-step{state['step']}-{digest(config.diagnostics)}.jsonl"
+    if path.exists() and not config.force:
+        log.info("measured already: %s (force=true measures again)", path)
+        return path
+    device = choose_device(dataclasses.replace(trained.train, device=config.device))
+    trainer, _ = build(dataclasses.replace(trained, diagnostics=config.diagnostics), device)
+    note: dict[str, str] = {}
+    if "optimizer" in state:
+        trainer.load_state_dict(state)
+    else:
+        trainer.model.load_state_dict(state["model"])
+        trainer.step = state["step"]
+        if isinstance(trainer.optimizer.choices.reference, Ema):
+            log.warning("%s: %s", run, NO_EMA)
+            note = {"note": NO_EMA}
+    assert trainer.diagnostics is not None
+    row: dict[str, Any] = {
+        "step": trainer.step,
+        "epoch": trainer.step / trainer.steps_per_epoch,
+        "checkpoint": config.checkpoint,
+        "measured": now(),
+        "git_sha": git_version(PROJECT_ROOT)["sha"],
+        **note,
+        **trainer.diagnostics.measure(trainer),
+        **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
+    }
+    write_atomic(path, json.dumps(row) + "\n")
+    return path
+
+
+def digest(diagnostics: DiagnosticsConfig) -> str:
+    """Return 8 hex digits over what decides which values a measurement has."""
+    fields = {k: v for k, v in dataclasses.asdict(diagnostics).items() if k not in NO_VALUE}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read_measurements(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of all measurements of a run, by step and time."""
+    rows = [json.loads(line) for path in (run / FOLDER).glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(rows, key=lambda row: (row["step"], row["measured"]))
+
+
+def latest(run: Path) -> dict[str, Any]:
+    """Return the newest value of every key that was measured at a run's last measured step."""
+    rows = read_measurements(run)
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["step"] == rows[-1]["step"]:
+            found.update(row)
+    return found

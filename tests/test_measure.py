@@ -1,0 +1,234 @@
+"""`fsamlab measure`: what it finds, what it leaves alone, and what it says when it cannot."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT, compose_tiny
+
+from fsamlab import checkpoint
+from fsamlab.cli import main
+from fsamlab.config import ConfigError, from_plain, to_plain
+from fsamlab.measure import latest, measure_run, quoted, read_measurements, run_config
+from fsamlab.record import read_rows
+from fsamlab.run import run
+from fsamlab.sweep.results import collect
+
+SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=4", "diagnostics.num_probes=2",
+         "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2")  # fmt: skip
+PARTS = {"sharpness", "curvature", "perturbation", "noise"}
+
+
+def measure_config(directory, *overrides):
+    """Compose what `fsamlab measure` composes for one run."""
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab import door
+    from fsamlab.config import typed_measure
+
+    door.register()
+    words = [*SMALL, *overrides, f"root={quoted(directory.parent)}", f"run={quoted(directory.name)}"]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed_measure(compose("measure", overrides=words))
+
+
+def measure(directory, *overrides):
+    (directory / "measurements").mkdir(exist_ok=True)
+    return measure_run(directory, measure_config(directory, *overrides))
+
+
+def fsamlab(*words, timeout=300):
+    command = [sys.executable, "-m", "fsamlab.cli", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def contents(directory):
+    """Every file of a run but its measurements, with its bytes and its times."""
+    return {
+        p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and "measurements" not in p.parts
+    }
+
+
+def measured(row):
+    return {k: v for k, v in row.items() if k.split("/")[0] in PARTS and "_share" not in k}
+
+
+@pytest.mark.parametrize("variant", ["fsam", "sam"])
+def test_a_kept_state_is_measured_as_training_measured_it(tmp_path, variant):
+    training = (*SMALL, "diagnostics=full", "train.keep_state=true", "train.epochs=1", f"optimizer={variant}")
+    run(compose_tiny(*training), tmp_path / "r")
+    before = contents(tmp_path / "r")
+    path = measure(tmp_path / "r", "diagnostics=full")
+    assert contents(tmp_path / "r") == before
+    (row,) = read_measurements(tmp_path / "r")
+    trained = read_rows(tmp_path / "r")[-1]
+    assert measured(row) == measured(trained)
+    assert ("perturbation/cos_ema_full" in row) == (variant == "fsam")
+    assert (row["step"], row["checkpoint"], row["diagnostics/batchnorm"]) == (5, "last", "eval")
+    assert path.parent == tmp_path / "r" / "measurements"
+
+
+def test_weights_alone_are_measured_without_the_ema_and_it_is_said(tmp_path, capsys):
+    run(compose_tiny("optimizer=fsam", "train.epochs=1"), tmp_path / "r")
+    measure(tmp_path / "r", "diagnostics=full")
+    (row,) = read_measurements(tmp_path / "r")
+    assert "perturbation/rise_other_sam" in row
+    assert not any("ema" in key or "fsam" in key for key in row if "/" in key)
+    assert "no EMA" in row["note"]
+
+
+def test_a_preempted_runs_checkpoint_has_everything(tmp_path):
+    config = compose_tiny("optimizer=fsam", "train.checkpoint_every_steps=3")
+    saved = []
+    real = checkpoint.save
+
+    def save_once(directory, payload, *args, **keywords):
+        if not saved:
+            saved.append(payload["step"])
+            real(directory, payload, *args, **keywords)
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_once)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "r")
+    before = contents(tmp_path / "r")
+    measure(tmp_path / "r", "diagnostics=paper")
+    assert latest(tmp_path / "r")["step"] == 3
+    assert "perturbation/cos_ema_full" in latest(tmp_path / "r")
+    assert contents(tmp_path / "r") == before
+    run(config, tmp_path / "r")  # and it goes on as if nothing had been
+
+
+def test_measuring_again_is_no_work_and_other_settings_are_another_file(tmp_path):
+    run(compose_tiny("optimizer=sam", "train.epochs=1"), tmp_path / "r")
+    first = measure(tmp_path / "r", "diagnostics=light")
+    text = first.read_text()
+    assert measure(tmp_path / "r", "diagnostics=light") == first
+    assert first.read_text() == text
+    assert measure(tmp_path / "r", "diagnostics=light", "force=true") == first
+    again = json.loads(first.read_text())
+    assert measured(again) == measured(json.loads(text))
+    other = measure(tmp_path / "r", "diagnostics=light", "diagnostics.rho=0.1")
+    assert other != first
+    assert latest(tmp_path / "r")["sharpness/one_step"] == json.loads(other.read_text())["sharpness/one_step"]
+
+
+def test_collect_joins_the_newest_step(tmp_path):
+    run(compose_tiny("optimizer=sam", "train.epochs=1"), tmp_path / "r")
+    measure(tmp_path / "r", "diagnostics=light")
+    row = collect([tmp_path / "r"]).iloc[0]
+    assert row["measured/sharpness/one_step"] == latest(tmp_path / "r")["sharpness/one_step"]
+    assert row["measured/diagnostics/rho"] == 0.05
+    assert row["final/sharpness/one_step"] == pytest.approx(row["measured/sharpness/one_step"], rel=1e-6)
+    older = {"step": 1, "measured": "9", "sharpness/one_step": 1e9, "sharpness/old": 1.0}
+    (tmp_path / "r" / "measurements" / "older.jsonl").write_text(json.dumps(older) + "\n")
+    assert "measured/sharpness/old" not in collect([tmp_path / "r"])
+
+
+@pytest.mark.parametrize("data", ["digits", "synthetic", "image_folder", "fashion_mnist"])
+def test_a_config_comes_back_from_its_file(tmp_path, data):
+    given = ("data.root=x",) if data == "image_folder" else ()
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab import door
+    from fsamlab.config import typed
+
+    door.register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        config = typed(compose("config", overrides=[f"data={data}", "optimizer=fasam", *given]))
+    again = from_plain(json.loads(json.dumps(to_plain(config))))
+    assert again == config
+    assert type(again.data) is type(config.data)
+
+
+def test_a_config_of_another_version_is_one_line(tmp_path):
+    plain = to_plain(compose_tiny())
+    plain["train"]["warp"] = 9
+    with pytest.raises(ConfigError, match=r"train\.warp=9: is no key of this version"):
+        from_plain(plain)
+    del plain["train"]["warp"], plain["train"]["keep_state"]  # an older one's file: the default holds
+    assert from_plain(plain).train.keep_state is False
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Two finished runs below a directory whose name needs quoting."""
+    root = tmp_path_factory.mktemp("with space, and=sign")
+    torch.set_num_threads(1)
+    for seed in (0, 1):
+        run(compose_tiny("optimizer=sam", "train.epochs=1", f"seed={seed}"), root / f"r{seed}")
+    return root
+
+
+def test_many_runs_from_the_command_line(two_runs):
+    done = fsamlab("measure", two_runs, "diagnostics=light", "hydra.launcher.num_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert "r0" in done.stdout
+    assert "one_step" in done.stdout
+    assert all(latest(two_runs / f"r{seed}")["sharpness/one_step"] > 0 for seed in (0, 1))
+
+
+@pytest.mark.long
+def test_through_another_launcher(two_runs):
+    done = fsamlab("measure", two_runs, "diagnostics=light", "diagnostics.rho=0.3", "hydra/launcher=submitit_local",
+                   "hydra.launcher.timeout_min=5")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(latest(two_runs / f"r{seed}")["diagnostics/rho"] == 0.3 for seed in (0, 1))
+
+
+def test_one_failure_takes_no_other_result_with_it(two_runs, tmp_path):
+    import shutil
+
+    shutil.copytree(two_runs, tmp_path / "copy")
+    (tmp_path / "copy" / "r0" / "checkpoints" / "last.pt").write_bytes(b"torn")
+    done = fsamlab("measure", tmp_path / "copy", "diagnostics=light", "diagnostics.rho=0.2")
+    assert done.returncode == 1
+    assert "r0" in done.stdout
+    assert "failed" in done.stdout
+    assert latest(tmp_path / "copy" / "r1")["diagnostics/rho"] == 0.2
+    assert (tmp_path / "copy" / "r0" / "measurements" / "run.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("diagnostics=off",), "diagnostics=off: measures nothing of a checkpoint"),
+        (("diagnostics.rhoo=1",), "diagnostics.rhoo: unknown key (did you mean rho?)"),
+        (("diagnostics.rho=nan",), "diagnostics.rho=nan: must be finite and > 0"),
+        (("diagnostics.batchnorm=train",), "diagnostics.batchnorm=train: must be one of eval, reestimated, batch"),
+        (("diagnostics.quantities=[lamda]",), "must be one of one_step, m_sharpness"),
+        (("checkpoint=best",), "train.save_best=true keeps one"),
+        (("checkpoint=first",), "checkpoint=first: must be one of last, best"),
+        (("optimizer.rho=1",), "optimizer"),
+    ],
+)
+def test_bad_words_are_one_line_before_anything_starts(two_runs, words, line, capfd):
+    before = sorted(p for p in two_runs.rglob("*"))
+    assert main(["measure", str(two_runs), *words]) == 1
+    error = capfd.readouterr().err
+    assert line in error
+    assert len(error.splitlines()) == 1
+    assert sorted(p for p in two_runs.rglob("*")) == before
+
+
+def test_no_run_there(tmp_path, capfd):
+    assert main(["measure", str(tmp_path), "diagnostics=full"]) == 1
+    assert "no run directory" in capfd.readouterr().err
+
+
+def test_a_run_that_has_no_checkpoint_yet(tmp_path, capfd):
+    config = compose_tiny()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
+    assert main(["measure", str(tmp_path), "diagnostics=full"]) == 1
+    assert "the run has not got that far" in capfd.readouterr().err
+    assert dataclasses.asdict(run_config(Path(tmp_path) / "r")) == to_plain(config)
