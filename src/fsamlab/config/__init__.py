@@ -1,0 +1,214 @@
+"""Every schema of a run, and the one place where a composed config becomes plain dataclasses.
+
+Torch-free, so that composing, checking and submitting stay fast. The schema classes serve twice: as
+Hydra schemas (names and types are checked while composing) and as the plain objects the rest of the
+package works with. Below :func:`typed` nothing imports omegaconf or hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fsamlab.config.checks import (
+    MISSING,
+    ConfigError,
+    StrayKey,
+    did_you_mean,
+    in_range,
+    one_of,
+    unknown_key,
+)
+from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
+from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
+from fsamlab.config.model import ModelConfig
+from fsamlab.config.optimizer import PAPER_SIGMA_LIMIT, OptimizerConfig
+from fsamlab.config.train import TrackerConfig, TrainConfig
+
+__all__ = [
+    "BATCHNORM_MODES",
+    "MISSING",
+    "PAPER_SIGMA_LIMIT",
+    "QUANTITIES",
+    "SCHEMAS",
+    "AugmentConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DiagnosticsConfig",
+    "ImageFolderConfig",
+    "MeasureConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "StrayKey",
+    "SyntheticConfig",
+    "TrackerConfig",
+    "TrainConfig",
+    "did_you_mean",
+    "from_plain",
+    "in_range",
+    "one_of",
+    "register_schemas",
+    "schema_of",
+    "to_plain",
+    "typed",
+    "typed_measure",
+    "unknown_key",
+]
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    name: str = "default"  # groups runs: their parent directory, their W&B group
+    seed: int = 0  # split, label noise, initialisation, order, augmentation
+    force: bool = False  # start again although the run is finished
+    runs_dir: str = "runs"  # relative to the project's directory
+    optimizer: Any = MISSING
+    model: Any = MISSING
+    data: Any = MISSING
+    train: Any = MISSING
+    diagnostics: Any = MISSING
+    tracker: Any = MISSING
+
+    def __post_init__(self) -> None:
+        in_range("seed", self.seed, 0, 2**31 - 1)
+        if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
+            raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
+        if self.train.accumulate_mode == "per_micro_batch" and (
+            self.optimizer.ascent not in ("batch", "none") or self.optimizer.reference == "full"
+        ):
+            allowed = f"needs a perturbation from the micro-batch itself; optimizer={self.optimizer.name} has none"
+            raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
+        if self.train.save_best and self.data.val_size == 0:
+            raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
+
+
+@dataclass
+class MeasureConfig:
+    """One measurement of one run's checkpoint (`fsamlab measure`)."""
+
+    root: str = MISSING  # absolute directory that holds all runs of the command
+    run: str = MISSING  # run directory below it
+    checkpoint: str = "last"  # last | best
+    force: bool = False  # measure again what has been measured
+    device: str = "auto"  # auto | cpu | cuda
+    num_threads: int | None = None
+    diagnostics: Any = MISSING
+
+    def __post_init__(self) -> None:
+        one_of("checkpoint", self.checkpoint, ("last", "best"))
+        one_of("device", self.device, ("auto", "cpu", "cuda"))
+        in_range("num_threads", self.num_threads, 1)
+        if not self.diagnostics.quantities:
+            allowed = "measures nothing of a checkpoint; choose diagnostics=full or list diagnostics.quantities"
+            raise ConfigError("diagnostics", self.diagnostics.name, allowed)
+
+
+SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs
+    "optimizer": {"variant": OptimizerConfig},
+    "model": {"model": ModelConfig},
+    "data": {"images": DataConfig, "synthetic": SyntheticConfig, "image_folder": ImageFolderConfig},
+    "train": {"train": TrainConfig},
+    "diagnostics": {"diagnostics": DiagnosticsConfig},
+    "tracker": {"tracker": TrackerConfig},
+}
+
+
+def register_schemas() -> None:
+    """Store every schema with Hydra, as `schema/<group>/<name>`, `config_schema` and `measure_schema`."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    store.store(name="measure_schema", node=MeasureConfig)
+    for group, schemas in SCHEMAS.items():
+        for name, cls in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=cls)
+
+
+def schema_of(node: Any) -> type | None:
+    """Return the schema class a composed config node carries, or None."""
+    from omegaconf import OmegaConf
+
+    cls = OmegaConf.get_type(node)
+    return cls if dataclasses.is_dataclass(cls) else None
+
+
+def _build(cls: type, node: Any, prefix: str) -> Any:
+    known = [f.name for f in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for key in node:
+        if key == "hydra" and not prefix:
+            continue  # there while Hydra resolves its own directories; jobs are handed the config without it
+        if key not in known:
+            raise StrayKey(unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config"))
+        if node._get_node(key)._is_missing():
+            raise ConfigError(
+                prefix + str(key),
+                "???",
+                f"has to be given, for example {prefix}{key}=VALUE on the command line",
+            )
+        child = node[key]
+        nested = schema_of(child) if hasattr(child, "_metadata") else None
+        if nested is not None:
+            values[key] = _build(nested, child, f"{prefix}{key}.")
+        else:
+            from omegaconf import OmegaConf
+
+            values[key] = OmegaConf.to_container(child, resolve=True) if OmegaConf.is_config(child) else child
+    return cls(**values)
+
+
+def typed(cfg: Any) -> Config:
+    """Turn a composed OmegaConf config into a plain, range-checked :class:`Config`.
+
+    Raises:
+        ConfigError: a stray or missing key, or a value outside its range, named in one line.
+    """
+    _check_schemas(cfg, tuple(SCHEMAS))
+    return _build(Config, cfg, "")
+
+
+def typed_measure(cfg: Any) -> MeasureConfig:
+    """Turn a composed config of `fsamlab measure` into a plain one, as :func:`typed` does."""
+    _check_schemas(cfg, ("diagnostics",))
+    return _build(MeasureConfig, cfg, "")
+
+
+def _check_schemas(cfg: Any, groups: tuple[str, ...]) -> None:
+    for group in groups:
+        if schema_of(cfg[group]) is None:
+            raise ConfigError(
+                group,
+                cfg[group],
+                f"the option's YAML names no schema; start its defaults list with /schema/{group}/...@_here_",
+            )
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Return nested plain dictionaries of a config, as written to config.yaml and sent to trackers."""
+    return dataclasses.asdict(config)
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """Rebuild a config from :func:`to_plain`'s dictionaries, as a run's config.yaml holds them.
+
+    Raises:
+        ConfigError: a key that this version does not know, or a value that it refuses.
+    """
+    values = dict(plain)
+    for group, schemas in SCHEMAS.items():
+        section = values[group]
+        fitting = [cls for cls in schemas.values() if set(section) <= {f.name for f in dataclasses.fields(cls)}]
+        if not fitting:
+            known = {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}
+            stray = sorted(set(section) - known)
+            raise ConfigError(f"{group}.{stray[0]}", section[stray[0]], "is no key of this version of fsamlab")
+        cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
+        if isinstance(section.get("augment"), dict):
+            section = {**section, "augment": AugmentConfig(**section["augment"])}
+        values[group] = cls(**section)
+    return Config(**values)
