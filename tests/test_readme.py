@@ -10,6 +10,8 @@ from helpers import ROOT
 from fsamlab.help import page
 
 README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+MEASURE = sorted(set(re.findall(r"fsamlab measure (runs/\S+[^\n`#]*)", README + page())))
 COMMANDS = sorted(
     {
         line.split("#")[0].split("  ")[0].strip()
@@ -20,14 +22,24 @@ COMMANDS = sorted(
 
 
 def test_the_optimizer_in_five_lines():
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
     names = {"torch": torch, "model": model, "criterion": torch.nn.CrossEntropyLoss()}
     names.update(x=torch.randn(8, 3), y=torch.randint(0, 2, (8,)))
-    exec(block, names)
+    exec(PYTHON[0], names)
     assert names["loss"].item() > 0
     assert int(model[1].num_batches_tracked) == 1
+
+
+def test_diagnostics_without_the_framework():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    names = {"model": model, "x": torch.randn(8, 3), "y": torch.randint(0, 2, (8,))}
+    exec(PYTHON[1], names)
+    assert names["rise"].total == names["rise"].first_order + names["rise"].curvature > 0
+    assert names["top"].converged
+    assert len(names["top"].top) == 5
+    assert len(PYTHON) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -43,3 +55,16 @@ def test_commands_were_found():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("command", MEASURE)
+def test_every_measurement_composes(command):
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab import door
+    from fsamlab.config import typed_measure
+
+    door.register()
+    words = [w for w in shlex.split(command.split("  ")[0])[1:]]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        typed_measure(compose("measure", overrides=["root=/runs", "run=r", *words]))

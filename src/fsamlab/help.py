@@ -18,6 +18,7 @@ FIRST STEPS
   python launch.py -m optimizer=sgd,sam,fsam seed=0,1,2        your own comparison, 9 runs
   python launch.py experiment=cifar100_resnet18 data.download=true
   fsamlab collect runs/quickstart                              all runs of a directory as CSV and table
+  fsamlab measure runs/quickstart diagnostics=full             sharpness, curvature, decomposition of finished runs
 
 GROUPS (group=option)
 {groups}
@@ -31,6 +32,7 @@ OFTEN CHANGED (key=value)
   data.label_noise=0.4      share of redrawn training labels  data.root=data
   train.epochs=60           train.precision=fp32|bf16         train.num_threads=1
   tracker=none              local files only                  tracker.mode=auto|online|offline|disabled
+  diagnostics=full          every quantity of docs/metrics.md diagnostics.every_epochs=10   diagnostics.num_samples=1024
 
 A run's files: runs/<name>/<optimizer>-<model>-<data>-s<seed>-<hash>/
   config.yaml  status.json  metrics.jsonl  summary.json  run.log  checkpoints/

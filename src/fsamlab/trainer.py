@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
@@ -21,6 +19,7 @@ from fsamlab.data import Batch, Data, EvalSource
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.metrics import Best, Sums
 from fsamlab.optim import SharpnessAware
+from fsamlab.passes import Passes
 from fsamlab.schedule import lr_factor
 from fsamlab.seeding import Stream, derive_seed
 
@@ -64,8 +63,7 @@ class Trainer:
         epochs: passes over the training set.
         seed: of order, augmentation and dropout.
         diagnostics: what is measured, and how often; None is nothing.
-        ascent_batch_size, ascent_nested: of the ascent batch of variants with one of their own; None is the
-            descent batch's size; a nested one shares samples with the descent batch.
+        ascent_batch_size, ascent_nested: see :class:`~fsamlab.passes.Passes`.
     """
 
     def __init__(
@@ -85,9 +83,16 @@ class Trainer:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
         self.every_steps = diagnostics.cfg.every_steps if diagnostics else None
-        self.ascent_batch_size, self.ascent_nested = ascent_batch_size, ascent_nested
-        self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        model.to(memory_format=self.memory_format)
+        self.passes = Passes(
+            model,
+            optimizer,
+            data.train,
+            cfg,
+            device,
+            ascent_batch_size=ascent_batch_size,
+            ascent_nested=ascent_nested,
+            poll=lambda: self._observer.poll(),
+        )
         self.steps_per_epoch = data.train.num_batches()
         self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch
@@ -144,13 +149,15 @@ class Trainer:
         if self.every_steps is not None and (self.step + 1) % self.every_steps == 0:
             self.record_due = True  # by the next step that perturbs: optimizer.every may leave this one out
         self.optimizer.record_scalars = self.record_due
+        passes = self.passes
         correct: list[Tensor] = []  # from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
-            closures = [self._closure([part], correct) for part in self._micro_batches(batch)]
+            closures = [passes.closure([part], correct) for part in passes.micro_batches(batch)]
             loss = self.optimizer.step_micro(closures)
         else:
-            descent = self._closure(self._micro_batches(batch), correct)
-            loss = self.optimizer.step(descent, self._ascent_closure(batch), self._reference_closure())
+            descent = passes.closure(passes.micro_batches(batch), correct)
+            ascent, reference = passes.ascent_closure(batch, self.step), passes.reference_closure(self.step)
+            loss = self.optimizer.step(descent, ascent, reference)
         self.step += 1
         self.boundary_done = False
         self.scalars = {k: v for k, v in self.optimizer.scalars.items() if "/" in k}
@@ -165,73 +172,6 @@ class Trainer:
             self.scalars["perturbation/loss_clean"] = loss.detach()
         if "loss_perturbed" in self.optimizer.scalars:
             self.scalars["perturbation/loss_perturbed"] = self.optimizer.scalars["loss_perturbed"]
-
-    def _closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
-        """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
-
-        The number of right answers of the first call (the clean pass, where there is one) goes to `correct`.
-        """
-        total = sum(len(part.labels) for part in parts)
-        first = True
-
-        def closure() -> Tensor:
-            nonlocal first
-            self.optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for part in parts:
-                logits, loss = self._backward(part, len(part.labels) / total)
-                losses.append(loss)
-                if first:
-                    correct.append((logits.argmax(1) == part.labels).sum())
-            first = False
-            return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-
-        return closure
-
-    def _backward(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
-        """Add `weight` times the batch's mean gradient to .grad; return logits and the weighted loss, detached."""
-        logits, loss = self._forward(batch, self.cfg.label_smoothing)
-        if weight != 1.0:
-            loss = loss * weight
-        loss.backward()
-        return logits.detach(), loss.detach()
-
-    def _forward(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            logits = self.model(batch.images.contiguous(memory_format=self.memory_format))
-        return logits, F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-
-    def _micro_batches(self, batch: Batch) -> list[Batch]:
-        if self.cfg.accumulate_steps == 1:
-            return [batch]
-        n = self.cfg.accumulate_steps
-        pieces = zip(batch.images.chunk(n), batch.labels.chunk(n), batch.indices.chunk(n))
-        return [Batch(images, labels, indices) for images, labels, indices in pieces]
-
-    def _ascent_closure(self, batch: Batch) -> Callable[[], Tensor] | None:
-        if not self.optimizer.perturbs:
-            return None  # no other batch is drawn for a plain step
-        need = self.optimizer.needs_ascent
-        if need == "full":
-            return self._full_gradient
-        if need == "other_batch":
-            size = self.ascent_batch_size or len(batch.labels)
-            nested_in = batch if self.ascent_nested else None
-            other = self.data.train.other(self.step, size, nested_in)
-            return self._closure([other], [])
-        return None
-
-    def _reference_closure(self) -> Callable[[], Tensor] | None:
-        return self._full_gradient if self.optimizer.needs_reference else None
-
-    def _full_gradient(self) -> Tensor:
-        """Leave the gradient of the mean loss over the whole training set in .grad; return that loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in self.data.train.full(self.step):
-            self._observer.poll()
-            total += self._backward(part, len(part.labels) / self.data.train.num_samples)[1]
-        return total
 
     def _count(self, loss: Tensor, correct: list[Tensor], n: int) -> None:
         if self.optimizer.has_clean_loss:
@@ -324,7 +264,7 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in source.batches():
             self._observer.poll()
-            logits, mean = self._forward(batch, label_smoothing=0.0)
+            logits, mean = self.passes.forward(batch, label_smoothing=0.0)
             loss += mean.double() * len(batch.labels)
             correct += (logits.argmax(1) == batch.labels).sum()
         return float(loss) / source.num_samples, float(correct) / source.num_samples

@@ -79,7 +79,7 @@ class Decomposition:
 
     def _rest(self, more: tuple[Tensor, ...]) -> tuple[Tensor, GradientNoise]:
         """Return g over the other samples, and the noise from its batches of full size and from `more`."""
-        total = torch.zeros_like(self.others.weights)
+        total = self.others.zeros()
 
         def full_sized() -> Iterator[Tensor]:
             for gradient, losses in self.others.batch_gradients():

@@ -59,6 +59,12 @@ class Objective:
         """Return a copy of the parameters (P,)."""
         return flatten([p.detach() for p in self.params])
 
+    def zeros(self) -> Tensor:
+        """Return a zero vector (P,)."""
+        return torch.zeros(
+            sum(p.numel() for p in self.params), dtype=self.params[0].dtype, device=self.params[0].device
+        )
+
     def _losses(self, samples: Samples) -> Tensor:
         if self.poll is not None:
             self.poll()
@@ -82,7 +88,7 @@ class Objective:
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """Return grad L (P,) and the samples' losses, float64 (N,). Costs one forward and backward pass G."""
-        total, losses = torch.zeros_like(self.weights), []
+        total, losses = self.zeros(), []
         for gradient, batch_losses in self.batch_gradients():
             total.add_(gradient, alpha=len(batch_losses) / self.num_samples)
             losses.append(batch_losses)
@@ -139,7 +145,7 @@ class Hessian:
 
     def __init__(self, objective: Objective, keep_graph: bool) -> None:
         self.objective, self.num_products = objective, 0
-        self.like = torch.zeros_like(objective.weights)
+        self.like = objective.zeros()
         self.shape = (len(self.like), len(self.like))
         self.dtype = self.like.cpu().numpy().dtype
         self._kept = [self._graph(samples) for samples in objective.batches] if keep_graph else None
@@ -155,7 +161,7 @@ class Hessian:
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return H v for v (P,)."""
-        params, total = self.objective.params, torch.zeros_like(self.like)
+        params, total = self.objective.params, self.objective.zeros()
         along = views(vector, params)
         for i, samples in enumerate(self.objective.batches):
             gradients, weight = self._graph(samples) if self._kept is None else self._kept[i]

@@ -21,11 +21,6 @@ from fsamlab.optim._ops import Loop
 from fsamlab.optim.metric import Adaptive
 
 
-def plain(objective: Objective) -> Tensor | None:
-    """T = 1."""
-    return None
-
-
 def adaptive(model: nn.Module, metric: Adaptive) -> Callable[[Objective], Tensor]:
     """Return the function that gives the diagonal of ASAM's T (P,) at the objective's present weights."""
     weights = {p for name, p in model.named_parameters() if "weight" in name}
@@ -80,7 +75,7 @@ def m_sharpness(objective: Objective, rho: float, t: Tensor | None = None) -> tu
     m-sharpness is the mean over the batches, weighted by size, of the rise on each along its own
     gradient (2010.01412, section 3; 2206.06232). It grows as m shrinks. Costs one G and two F.
     """
-    total, all_losses = torch.zeros_like(objective.weights), []
+    total, all_losses = objective.zeros(), []
     rise = first = 0.0
     for samples, (gradient, losses) in zip(objective.batches, objective.batch_gradients()):
         share = len(losses) / objective.num_samples
@@ -115,42 +110,49 @@ def worst_case(
     Costs num_restarts * num_steps (G + F) at most.
     """
     gradient, losses = objective.gradient()
-    best_rise, best_z = 0.0, torch.zeros_like(gradient)
-    for restart in range(num_restarts):
-        start = torch.zeros_like(gradient)
-        if restart:
-            start = gaussian(gradient, seed + restart)
-            start *= rho / norm(start)
-        rise, z = _ascent(objective, start, losses, rho, t, num_steps)
+    best_rise, best_z = _ascent(objective, torch.zeros_like(gradient), gradient, losses, rho, t, num_steps)
+    for restart in range(1, num_restarts):
+        start = gaussian(gradient, seed + restart)
+        rise, z = _ascent(objective, start * (rho / norm(start)), None, losses, rho, t, num_steps)
         if rise > best_rise:
             best_rise, best_z = rise, z
     return Rise(best_rise, dot(_times(t, gradient), best_z))
 
 
 def _ascent(
-    objective: Objective, z: Tensor, losses: Tensor, rho: float, t: Tensor | None, num_steps: int
+    objective: Objective,
+    z: Tensor,
+    gradient: Tensor | None,
+    losses: Tensor,
+    rho: float,
+    t: Tensor | None,
+    num_steps: int,
 ) -> tuple[float, Tensor]:
-    """Return the best rise found from `z`, a point of the ball in its own coordinates, and where."""
-    best = objective.rise(_times(t, z), losses) if z.any() else 0.0
+    """Return the best rise found from `z`, a point of the ball in its own coordinates, and where.
+
+    Args:
+        gradient: at w + T z, where it is known.
+        losses: at w.
+    """
+    best = objective.rise(_times(t, z), losses) if gradient is None else 0.0
     alpha, here = 2 * rho, z
-    direction: Tensor | None = None
     for _ in range(num_steps):
-        if direction is None:  # else the last step was taken back, and the gradient is known
+        if gradient is None:
             with objective.moved(_times(t, here)):
-                direction = _times(t, objective.gradient()[0])
-            length = norm(direction)
-            if length == 0:
-                break
-            direction = direction / length
-        candidate = here + alpha * direction
+                gradient = objective.gradient()[0]
+        direction = _times(t, gradient)
+        length = norm(direction)
+        if length == 0:
+            break
+        candidate = here + direction * (alpha / length)
         length = norm(candidate)
         if length > rho:
             candidate = candidate * (rho / length)
         rise = objective.rise(_times(t, candidate), losses)
         if rise > best:
-            best, here, direction = rise, candidate, None
+            best, here, gradient = rise, candidate, None
         else:
-            alpha /= 2
+            alpha /= 2  # and again from here, where the gradient is known
     return best, here
 
 
@@ -162,7 +164,7 @@ def average_case(
     Each draw is used with both signs, which removes the first-order part: what is left is curvature,
     (1/2) sigma^2 tr(T H T) for a quadratic loss. Costs 2 num_pairs + 1 F.
     """
-    losses, like = objective.losses(), objective.weights
+    losses, like = objective.losses(), objective.zeros()
     rises = []
     for k in range(num_pairs):
         delta = _times(t, gaussian(like, seed + k)) * sigma

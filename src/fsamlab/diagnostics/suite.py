@@ -79,7 +79,7 @@ def _worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Valu
 def _average_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
     found: Values = {}
     for suffix, rho, t in _metrics(objective, cfg):
-        sigma = rho / math.sqrt(len(objective.weights))  # E |z|^2 = rho^2: the same radius as the others
+        sigma = rho / math.sqrt(len(objective.zeros()))  # E |z|^2 = rho^2: the same radius as the others
         mean, error = sharpness.average_case(objective, sigma, t, num_pairs=cfg.num_pairs, seed=seed)
         found.update({f"average_case{suffix}": mean, f"average_case{suffix}_stderr": error})
     return found
@@ -249,12 +249,12 @@ class Diagnostics:
 
     def _sampling(self, trainer: Trainer) -> Sampling:
         independent = trainer.optimizer.choices.ascent.name == "other_batch"
-        size = trainer.ascent_batch_size or self.batch_size if independent else self.batch_size
+        size = trainer.passes.ascent_batch_size or self.batch_size if independent else self.batch_size
         return Sampling(self.train.num_samples, size, trainer.steps_per_epoch, independent)
 
     @staticmethod
     def _shaped(batch: Batch, trainer: Trainer) -> Batch:
-        images = batch.images.contiguous(memory_format=trainer.memory_format)
+        images = batch.images.contiguous(memory_format=trainer.passes.memory_format)
         return Batch(images, batch.labels, batch.indices)
 
 

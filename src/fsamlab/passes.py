@@ -1,0 +1,112 @@
+"""The forward and backward passes of a training step, as the closures that an optimizer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsamlab.config import TrainConfig
+from fsamlab.data import Batch, TrainSource
+from fsamlab.optim import SharpnessAware
+
+
+class Passes:
+    """Runs a model over batches under the precision, label smoothing and accumulation of a run.
+
+    Args:
+        ascent_batch_size, ascent_nested: of the ascent batch of variants with one of their own; None is the
+            descent batch's size; a nested one shares samples with the descent batch.
+        poll: called between the batches of a pass over the full training set.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: SharpnessAware,
+        train: TrainSource,
+        cfg: TrainConfig,
+        device: torch.device,
+        *,
+        ascent_batch_size: int | None,
+        ascent_nested: bool,
+        poll: Callable[[], None],
+    ) -> None:
+        self.model, self.optimizer, self.train, self.cfg, self.device = model, optimizer, train, cfg, device
+        self.ascent_batch_size, self.ascent_nested, self.poll = ascent_batch_size, ascent_nested, poll
+        self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
+
+    def closure(self, parts: list[Batch], correct: list[Tensor]) -> Callable[[], Tensor]:
+        """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
+
+        The number of right answers of the first call (the clean pass, where there is one) goes to `correct`.
+        """
+        total = sum(len(part.labels) for part in parts)
+        first = True
+
+        def closure() -> Tensor:
+            nonlocal first
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for part in parts:
+                logits, loss = self.backward(part, len(part.labels) / total)
+                losses.append(loss)
+                if first:
+                    correct.append((logits.argmax(1) == part.labels).sum())
+            first = False
+            return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+        return closure
+
+    def backward(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
+        """Add `weight` times the batch's mean gradient to .grad; return logits and the weighted loss, detached."""
+        logits, loss = self.forward(batch, self.cfg.label_smoothing)
+        if weight != 1.0:
+            loss = loss * weight
+        loss.backward()
+        return logits.detach(), loss.detach()
+
+    def forward(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Return logits (b, classes) and the batch's mean cross-entropy in nats, a float32 scalar."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            logits = self.model(batch.images.contiguous(memory_format=self.memory_format))
+        return logits, F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """Cut a batch into `train.accumulate_steps` parts."""
+        if self.cfg.accumulate_steps == 1:
+            return [batch]
+        n = self.cfg.accumulate_steps
+        pieces = zip(batch.images.chunk(n), batch.labels.chunk(n), batch.indices.chunk(n))
+        return [Batch(images, labels, indices) for images, labels, indices in pieces]
+
+    def ascent_closure(self, batch: Batch, step: int) -> Callable[[], Tensor] | None:
+        """Return the closure of this step's ascent gradient, for variants that take it from other data."""
+        if not self.optimizer.perturbs:
+            return None  # no other batch is drawn for a plain step
+        need = self.optimizer.needs_ascent
+        if need == "full":
+            return partial(self.full_gradient, step)
+        if need == "other_batch":
+            size = self.ascent_batch_size or len(batch.labels)
+            nested_in = batch if self.ascent_nested else None
+            other = self.train.other(step, size, nested_in)
+            return self.closure([other], [])
+        return None
+
+    def reference_closure(self, step: int) -> Callable[[], Tensor] | None:
+        """Return the closure over the full training set for variants whose reference that gradient is."""
+        return partial(self.full_gradient, step) if self.optimizer.needs_reference else None
+
+    def full_gradient(self, step: int) -> Tensor:
+        """Leave the gradient of the mean loss over the whole training set in .grad; return that loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part in self.train.full(step):
+            self.poll()
+            total += self.backward(part, len(part.labels) / self.train.num_samples)[1]
+        return total
