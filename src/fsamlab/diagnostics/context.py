@@ -24,7 +24,8 @@ def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Ten
     Inside: `.grad` is empty, dropout and stochastic depth are off, autocast is off, matrix products are
     in full precision, attention runs on its mathematical kernel (the fused ones have no second derivative),
     and gradients are enabled. Restored afterwards, also after an exception: weights, `.grad`, buffers,
-    training flags, the flags of batch norms, random states. The context may be nested, also in other modes.
+    training flags, the flags of batch norms, random states. The context may be nested, also in other modes
+    (`eval` inside `reestimated` takes the statistics that it finds: the re-estimated ones).
 
     Args:
         batchnorm: `eval` normalises with the running statistics, `batch` with those of each batch (as
@@ -43,12 +44,16 @@ def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Ten
         stack.enter_context(_exact_kernels(device))
         stack.enter_context(torch.enable_grad())
         model.eval()
+        for module in _norms(model):  # whatever an outer context has made of them
+            module.track_running_stats = module.running_mean is not None
         if batchnorm == "reestimated":
             _reestimate(model, images)
         elif batchnorm == "batch":
             for module in _norms(model):
+                # Batch norms without tracking take no buffers in; instance norms always do, and move them
+                # by `momentum`.
                 module.train()
-                module.track_running_stats = False  # in training mode: statistics of the batch, buffers left alone
+                module.track_running_stats, module.momentum = False, 0.0
         yield
 
 

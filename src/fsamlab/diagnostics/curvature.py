@@ -11,6 +11,7 @@ from torch import Tensor
 from fsamlab.diagnostics.lanczos import Eigenvalues, eigenvalues
 from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.vectors import dot, rademacher
+from fsamlab.seeding import derive_seed
 
 __all__ = ["Eigenvalues", "along", "hessian_eigenvalues", "spectrum", "trace"]
 
@@ -22,6 +23,7 @@ def hessian_eigenvalues(
     num_bottom: int = 0,
     tolerance: float = 1e-3,
     max_steps: int = 100,
+    strict: bool = False,
     seed: int = 0,
     with_vectors: bool = False,
     keep_graph: bool | None = None,
@@ -38,6 +40,7 @@ def hessian_eigenvalues(
             num_bottom=num_bottom,
             tolerance=tolerance,
             max_steps=max_steps,
+            strict=strict,
             seed=seed,
             with_vectors=with_vectors,
         )
@@ -48,11 +51,18 @@ def spectrum(
 ) -> dict[str, float]:
     """Return both ends of the spectrum as `lambda_max`, `lambda_2`, ..., `lambda_min`, with how sure they are.
 
-    `lambda_error` is the largest relative error bound, `lambda_converged` 1 where all bounds are below the tolerance,
-    `lambda_ratio` lambda_1 / lambda_k of the papers (Jastrzebski et al., 2002.09572, use k = 5).
+    `lambda_error` is the largest relative error bound (strict: from the residuals), `lambda_converged` 1 where all
+    bounds are below the tolerance, `lambda_ratio` lambda_1 / lambda_k of the papers (Jastrzebski et al.,
+    2002.09572, use k = 5).
     """
     found = hessian_eigenvalues(
-        objective, num_top=num_eigenvalues, num_bottom=1, tolerance=tolerance, max_steps=max_steps, seed=seed
+        objective,
+        num_top=num_eigenvalues,
+        num_bottom=1,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        strict=True,
+        seed=seed,
     )
     names = ["lambda_max", *(f"lambda_{i}" for i in range(2, len(found.top) + 1))]
     values = dict(zip(names, found.top))
@@ -60,7 +70,7 @@ def spectrum(
         values["lambda_ratio"] = found.top[0] / found.top[-1] if found.top[-1] else math.nan
     values["lambda_min"] = found.bottom[0]
     pairs = zip([*found.top, *found.bottom], [*found.top_bounds, *found.bottom_bounds])
-    values["lambda_error"] = max(bound / abs(value) if value else math.inf for value, bound in pairs)
+    values["lambda_error"] = max(bound / abs(value) if value else bound for value, bound in pairs)
     values["lambda_converged"] = float(found.converged)
     values["lambda_products"] = float(found.num_products)
     return values
@@ -72,7 +82,7 @@ def trace(objective: Objective, num_probes: int = 10, seed: int = 0) -> dict[str
     The variance of one probe is 2 (|H|_F^2 - sum_i H_ii^2) (Hutchinson 1989). Costs a product for each probe.
     """
     with objective.hessian() as hessian:
-        probes = (rademacher(hessian.like, seed + k) for k in range(num_probes))
+        probes = (rademacher(hessian.like, derive_seed(seed, k)) for k in range(num_probes))
         values = torch.tensor([dot(z, hessian(z)) for z in probes], dtype=torch.float64)
     error = float(values.std()) / math.sqrt(num_probes) if num_probes > 1 else math.nan
     return {"trace": float(values.mean()), "trace_stderr": error}

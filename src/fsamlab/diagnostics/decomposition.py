@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
@@ -23,6 +23,7 @@ from fsamlab.diagnostics import curvature
 from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, gradient_noise
 from fsamlab.diagnostics.objective import Objective, Samples
 from fsamlab.diagnostics.vectors import cosine, dot, gaussian, norm
+from fsamlab.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Decomposition:
         batches: the batches that training is about to make, of one size; two at least.
         ema: of the optimizer, where it has one.
         sampling: how the batches that fed the EMA were drawn.
+        twins: the batches' samples augmented anew, where augmentation makes a difference.
     """
 
     def __init__(
@@ -64,18 +66,23 @@ class Decomposition:
         batches: list[Batch],
         ema: EmaState | None,
         sampling: Sampling,
+        twins: list[Batch] | None = None,
     ) -> None:
         if len(batches) < 2:
             raise ValueError("two batches at least: SAM-db perturbs along another one's gradient")
         self.ema, self.sampling, self.num_probe, self.batch_size = ema, sampling, len(probe), len(batches[0])
         taken = torch.isin(probe.indices, torch.cat([b.indices for b in batches]))
-        self.others = objective.of(chunks(probe, ~taken, self.batch_size))
+        others = (~taken).nonzero().flatten()
+        if len(others) % self.batch_size == 1:  # a batch of one has no batch statistics
+            others = others[:-1]
+        self.others = objective.of(chunks(probe, others, self.batch_size))
         self.batches = [objective.of([(b.images, b.labels)]) for b in batches]
         self.gradients, self.losses = zip(*(b.gradient() for b in self.batches))
         indices = torch.cat([b.indices for b in batches])
         disjoint = len(indices.unique()) == len(indices)  # two epochs' batches need not be
         self.rest, self.noise = self._rest(self.gradients if disjoint else ())
-        self.full = self._full(objective, probe, taken)
+        self.noise = replace(self.noise, trace_augmentation=self._augmentation(twins or []))
+        self.full = self._full(objective, probe, taken.nonzero().flatten())
 
     def _rest(self, more: tuple[Tensor, ...]) -> tuple[Tensor, GradientNoise]:
         """Return g over the other samples, and the noise from its batches of full size and from `more`."""
@@ -91,12 +98,18 @@ class Decomposition:
         noise = gradient_noise(full_sized(), self.batch_size)
         return total, noise
 
+    def _augmentation(self, twins: list[Batch]) -> float:
+        """Return the trace that augmentation adds: two augmentations of a batch differ by twice a batch's share."""
+        pairs = zip(self.gradients, (self.others.of([(b.images, b.labels)]).gradient()[0] for b in twins))
+        squares = [norm(a - b) ** 2 for a, b in pairs]
+        return fmean(squares) * self.batch_size / 2 if squares else 0.0
+
     def _full(self, objective: Objective, probe: Batch, taken: Tensor) -> Tensor:
         """Return the gradient over the whole probe set, which m is compared with."""
-        if not taken.any():
+        if not len(taken):
             return self.rest
         inside = objective.of(chunks(probe, taken, self.batch_size)).gradient()[0]
-        share = int(taken.sum()) / len(probe)
+        share = len(taken) / (len(taken) + self.others.num_samples)
         return self.rest * (1 - share) + inside * share
 
     def cosines(self) -> dict[str, float]:
@@ -114,7 +127,7 @@ class Decomposition:
         if self.ema is None:
             return values
         m, d = self.ema.m, [self.ema.direction(b) for b in self.gradients]
-        independent = Sampling(self.sampling.num_samples, self.sampling.batch_size, 1, independent=True)
+        independent = replace(self.sampling, independent=True)
         predictions = [
             ema_cosine(noise, self.ema.weights, self.ema.steps, how, self.num_probe)
             for how in (self.sampling, independent)
@@ -140,7 +153,7 @@ class Decomposition:
             "sam_component": projection,
             "sam_noise": batch - projection,
             "sam_db": self.gradients[(k + 1) % len(self.gradients)],
-            "random": gaussian(g, seed + k),
+            "random": gaussian(g, derive_seed(seed, k)),
         }
         if self.ema is not None:
             found["fsam"] = self.ema.direction(batch)
@@ -177,12 +190,11 @@ class Decomposition:
         return {f"along_{name}": value for name, value in found.items()}
 
 
-def chunks(samples: Batch, chosen: Tensor, size: int) -> list[Samples]:
-    """Return the chosen samples in batches of `size`; one that would be left alone joins the batch before it.
+def chunks(samples: Batch, positions: Tensor, size: int) -> list[Samples]:
+    """Return the samples at `positions` in batches of `size`; one that would be left alone joins the batch before it.
 
     Batch statistics of a single sample do not exist.
     """
-    positions = chosen.nonzero().flatten()
     pieces = list(positions.split(size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]

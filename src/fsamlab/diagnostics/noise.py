@@ -27,6 +27,8 @@ class GradientNoise:
         coherence: mean cosine of two batch gradients (Fort et al., 1901.09491).
         batch_size: b.
         num_batches: K.
+        trace_augmentation: the part of tr Sigma that comes from augmenting a sample anew each time, and that
+            is drawn independently in every epoch and in the probe.
     """
 
     grad_sq: float
@@ -34,11 +36,17 @@ class GradientNoise:
     coherence: float
     batch_size: int
     num_batches: int
+    trace_augmentation: float = 0.0
 
     @property
     def scale(self) -> float:
         """Simple noise scale tr Sigma / |mu|^2 in samples (McCandlish et al., 1812.06162): a ratio of means."""
         return self.trace_sigma / self.grad_sq if self.grad_sq else math.nan
+
+    @property
+    def trace_samples(self) -> float:
+        """The part of tr Sigma between the samples, which a pass over all N of them averages away."""
+        return self.trace_sigma - self.trace_augmentation
 
     def grad_sq_of(self, num_samples: float) -> float:
         """Return the expected |g|^2 of a mean over `num_samples`: |mu|^2 + tr Sigma / num_samples."""
@@ -58,6 +66,7 @@ class GradientNoise:
         return {
             "grad_sq": self.grad_sq,
             "trace_sigma": self.trace_sigma,
+            "trace_augmentation": self.trace_augmentation,
             "scale": self.scale,
             "coherence": self.coherence,
             "coherence_predicted": self.cosine_of(self.batch_size, self.batch_size),
@@ -72,19 +81,21 @@ def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNois
     """
     total: Tensor | None = None
     directions: Tensor | None = None
-    squares, k = 0.0, 0
+    squares, k, num_directions = 0.0, 0, 0
     for g in gradients:
         square, k = dot(g, g), k + 1
         squares += square
-        unit = g / math.sqrt(square) if square else g
         total = g.clone() if total is None else total.add_(g)
-        directions = unit.clone() if directions is None else directions.add_(unit)
-    if total is None or directions is None or k < 2:
+        if square:  # a zero has no direction
+            unit, num_directions = g / math.sqrt(square), num_directions + 1
+            directions = unit if directions is None else directions.add_(unit)
+    if total is None or k < 2:
         raise ValueError("the gradient noise needs two batches at least")
-    pairs = k * (k - 1)
-    grad_sq = (dot(total, total) - squares) / pairs
+    grad_sq = (dot(total, total) - squares) / (k * (k - 1))
     variance = squares / k - grad_sq  # = sum |g_i - mean|^2 / (k - 1)
-    coherence = (norm(directions) ** 2 - k) / pairs
+    coherence = math.nan
+    if directions is not None and num_directions > 1:
+        coherence = (norm(directions) ** 2 - num_directions) / (num_directions * (num_directions - 1))
     return GradientNoise(grad_sq, batch_size * variance, coherence, batch_size, k)
 
 
@@ -104,62 +115,73 @@ def ema_weights(num_updates: int, lmbda: float, ema_init: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the training's batches are drawn.
+    """How the batches were drawn whose gradients an EMA is made of.
 
     Attributes:
         num_samples: N.
-        batch_size: b; the last batch of an epoch may be smaller.
+        batch_size: of training; the last batch of an epoch may be smaller.
         steps_per_epoch: batches of an epoch.
-        independent: batches are drawn independently of each other, not by shuffled epochs.
+        ascent_size: samples of a batch that feed the EMA, where these are fewer or others than the batch's.
+        parts: micro-batches of a batch that feed the EMA one by one.
+        independent: batches are drawn independently of each other (each without replacement), not by
+            shuffled epochs.
     """
 
     num_samples: int
     batch_size: int
     steps_per_epoch: int
+    ascent_size: int | None = None
+    parts: int = 1
     independent: bool = False
 
     def sizes(self, steps: Tensor) -> Tensor:
-        """Return the number of samples in the batches of these steps, float64."""
-        last = self.num_samples - self.batch_size * (self.steps_per_epoch - 1)
+        """Return the number of samples behind each gradient that was taken at these steps, float64."""
         full = torch.full_like(steps, self.batch_size, dtype=torch.float64)
         if self.independent:
-            return full
-        return torch.where(steps % self.steps_per_epoch == self.steps_per_epoch - 1, min(last, self.batch_size), full)
+            return torch.full_like(full, self.ascent_size or self.batch_size)
+        last = self.num_samples - self.batch_size * (self.steps_per_epoch - 1)
+        is_last = steps % self.steps_per_epoch == self.steps_per_epoch - 1
+        sizes = torch.where(is_last, min(last, self.batch_size), full)
+        return sizes.clamp(max=self.ascent_size or self.batch_size) / self.parts
 
 
-def ema_variance(weights: Tensor, steps: Tensor, sampling: Sampling) -> float:
-    """Return V / tr Sigma, V the expected |m - (sum c) g|^2 of an EMA of batch gradients at fixed weights w.
+def ema_variance(
+    weights: Tensor, steps: Tensor, sampling: Sampling, *, trace_sigma: float = 1.0, trace_augmentation: float = 0.0
+) -> float:
+    """Return V, the expected |m - (sum c) g|^2 of an EMA of batch gradients at fixed weights w.
 
-    Within an epoch the batches partition the training set, so that their noises are anticorrelated,
-    Cov = -Sigma / N, and an epoch's share of the EMA contributes sum c^2 / b - (sum c)^2 / N: nothing
-    where the weights are equal. Different epochs are independent given the set. For independent draws
-    the second term falls away and lmbda gives (1 - lmbda) / (1 + lmbda) / b.
+    Within an epoch the batches partition the training set, so that the samples' share of their noises is
+    anticorrelated, Cov = -Sigma / N, and an epoch's share of the EMA contributes sum c^2 / b - (sum c)^2 / N:
+    nothing where the weights are equal. Different epochs are independent given the set. Batches drawn
+    independently contribute c^2 (1 / b - 1 / N) each: (1 - lmbda) / (1 + lmbda) times that of one batch. The
+    noise of augmentation is independent everywhere.
 
     Args:
         weights: c, float64 (n,).
         steps: int64 (n,); the global step at which each gradient was taken.
+        trace_sigma: of one sample's gradient; 1 gives V / tr Sigma.
+        trace_augmentation: its part that comes from augmentation.
     """
-    terms = weights**2 / sampling.sizes(steps)
+    independent = float((weights**2 / sampling.sizes(steps)).sum())
     if sampling.independent:
-        return float(terms.sum())
-    epochs = steps // sampling.steps_per_epoch
-    variance = 0.0
-    for epoch in epochs.unique():
-        here = epochs == epoch
-        variance += float(terms[here].sum() - weights[here].sum() ** 2 / sampling.num_samples)
-    return variance
+        shared = float((weights**2).sum())
+    else:
+        epochs = steps // sampling.steps_per_epoch
+        shared = sum(float(weights[epochs == epoch].sum()) ** 2 for epoch in epochs.unique())
+    return trace_sigma * independent - (trace_sigma - trace_augmentation) * shared / sampling.num_samples
 
 
 def ema_cosine(noise: GradientNoise, weights: Tensor, steps: Tensor, sampling: Sampling, num_probe: int) -> float:
     """Return the cosine that an EMA would have with the gradient of a probe set if w had stood still.
 
-    cos = 1 / sqrt(1 + V / (s^2 |g|^2)) with s = sum c, times 1 / sqrt(1 + tr Sigma (1/n - 1/N) / |g|^2) for a
-    probe of n of the N training samples. |g|^2 is that of the training set, |mu|^2 + tr Sigma / N. NaN
-    where its estimate is negative.
+    cos = 1 / sqrt(1 + V / (s^2 |g|^2)) with s = sum c, times the same for the probe, n of the N training samples
+    augmented once: 1 / sqrt(1 + (tr Sigma / n - tr Sigma_samples / N) / |g|^2). |g|^2 is that of the training set,
+    |mu|^2 + tr Sigma_samples / N. NaN where its estimate is negative.
     """
-    square = noise.grad_sq_of(sampling.num_samples)
-    if square <= 0:
+    square = noise.grad_sq + noise.trace_samples / sampling.num_samples
+    if not square > 0:
         return math.nan
-    of_ema = ema_variance(weights, steps, sampling) * noise.trace_sigma / (float(weights.sum()) ** 2 * square)
-    of_probe = noise.trace_sigma * (1 / num_probe - 1 / sampling.num_samples) / square
+    traces = {"trace_sigma": noise.trace_sigma, "trace_augmentation": noise.trace_augmentation}
+    of_ema = ema_variance(weights, steps, sampling, **traces) / (float(weights.sum()) ** 2 * square)
+    of_probe = (noise.trace_sigma / num_probe - noise.trace_samples / sampling.num_samples) / square
     return 1 / math.sqrt((1 + of_ema) * (1 + of_probe))

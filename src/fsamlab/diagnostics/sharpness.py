@@ -19,6 +19,7 @@ from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.vectors import dot, flatten, gaussian, norm
 from fsamlab.optim._ops import Loop
 from fsamlab.optim.metric import Adaptive
+from fsamlab.seeding import derive_seed
 
 
 def adaptive(model: nn.Module, metric: Adaptive) -> Callable[[Objective], Tensor]:
@@ -107,12 +108,14 @@ def worst_case(
     Args:
         num_steps: gradient evaluations of each run (the reference code of 2302.07011 uses 20).
 
-    Costs num_restarts * num_steps (G + F) at most.
+    Costs num_restarts * num_steps (G + F) at most, and one F for each restart.
     """
     gradient, losses = objective.gradient()
+    if not math.isfinite(float(losses.sum())):
+        return Rise(math.nan, math.nan)
     best_rise, best_z = _ascent(objective, torch.zeros_like(gradient), gradient, losses, rho, t, num_steps)
     for restart in range(1, num_restarts):
-        start = gaussian(gradient, seed + restart)
+        start = gaussian(gradient, derive_seed(seed, restart))
         rise, z = _ascent(objective, start * (rho / norm(start)), None, losses, rho, t, num_steps)
         if rise > best_rise:
             best_rise, best_z = rise, z
@@ -167,7 +170,7 @@ def average_case(
     losses, like = objective.losses(), objective.zeros()
     rises = []
     for k in range(num_pairs):
-        delta = _times(t, gaussian(like, seed + k)) * sigma
+        delta = _times(t, gaussian(like, derive_seed(seed, k))) * sigma
         rises.append((objective.rise(delta, losses) + objective.rise(-delta, losses)) / 2)
     values = torch.tensor(rises, dtype=torch.float64)
     return float(values.mean()), float(values.std()) / math.sqrt(num_pairs) if num_pairs > 1 else math.nan

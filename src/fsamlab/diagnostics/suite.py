@@ -213,7 +213,7 @@ class Diagnostics:
         chosen = set(self.cfg.quantities)
         if chosen & set(OF_OBJECTIVE):
             samples = self._shaped(self.train.at(self.indices, self.cfg.augment), trainer)
-            batches = chunks(samples, torch.ones(len(samples), dtype=torch.bool), self.cfg.batch_size)
+            batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
             with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
                 objective = Objective(trainer.model, batches, loss, poll)
                 for name, (group, quantity) in OF_OBJECTIVE.items():
@@ -224,10 +224,13 @@ class Diagnostics:
             rho = self.perturbation_rho(trainer.optimizer)
             probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
             coming = [self._shaped(b, trainer) for b in self._coming(trainer)]
+            again = [self._shaped(self.train.at(b.indices, augmented=True), trainer) for b in coming]
+            twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(coming, again)) else again
             with measuring(trainer.model, batchnorm="batch"):
                 objective = Objective(trainer.model, [(probe.images, probe.labels)], loss, poll)
-                ema = ema_state(trainer.optimizer, objective)
-                parts = Decomposition(objective, probe, coming, ema, self._sampling(trainer))
+                sampling = self._sampling(trainer)
+                ema = ema_state(trainer.optimizer, objective, sampling.parts)
+                parts = Decomposition(objective, probe, coming, ema, sampling, twins)
                 for name, (group, decomposed) in OF_DECOMPOSITION.items():
                     if name in chosen:
                         found = decomposed(parts, rho, self.seed)
@@ -248,9 +251,16 @@ class Diagnostics:
                     break
 
     def _sampling(self, trainer: Trainer) -> Sampling:
-        independent = trainer.optimizer.choices.ascent.name == "other_batch"
-        size = trainer.passes.ascent_batch_size or self.batch_size if independent else self.batch_size
-        return Sampling(self.train.num_samples, size, trainer.steps_per_epoch, independent)
+        other = trainer.optimizer.choices.ascent.name == "other_batch"
+        cfg = trainer.cfg
+        return Sampling(
+            self.train.num_samples,
+            self.batch_size,
+            trainer.steps_per_epoch,
+            ascent_size=trainer.passes.ascent_batch_size if other else None,
+            parts=cfg.accumulate_steps if cfg.accumulate_mode == "per_micro_batch" else 1,
+            independent=other and not trainer.passes.ascent_nested,
+        )
 
     @staticmethod
     def _shaped(batch: Batch, trainer: Trainer) -> Batch:
@@ -258,8 +268,12 @@ class Diagnostics:
         return Batch(images, batch.labels, batch.indices)
 
 
-def ema_state(optimizer: SharpnessAware, objective: Objective) -> EmaState | None:
-    """Return the optimizer's EMA as the coming step will see it; None where it has none yet."""
+def ema_state(optimizer: SharpnessAware, objective: Objective, parts: int = 1) -> EmaState | None:
+    """Return the optimizer's EMA as the coming step will see it; None where it has none yet.
+
+    Args:
+        parts: updates of the EMA in a step, one for each micro-batch that perturbs by itself.
+    """
     reference = optimizer.choices.reference
     if not isinstance(reference, Ema):
         return None
@@ -281,5 +295,5 @@ def ema_state(optimizer: SharpnessAware, objective: Objective) -> EmaState | Non
 
     weights = ema_weights(updates, reference.lmbda, reference.ema_init)
     last = (optimizer.num_steps - 1) // optimizer.every * optimizer.every
-    steps = last - optimizer.every * torch.arange(len(weights) - 1, -1, -1)
+    steps = last - optimizer.every * (torch.arange(len(weights) - 1, -1, -1) // parts)
     return EmaState(flatten([m.detach() for m in averages]), direction, weights, steps)

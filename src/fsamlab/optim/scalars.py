@@ -14,7 +14,7 @@ class Recorder:
 
     def __init__(self, parts: list[Part], norm_a: Number, reference: Reference | None, ops: Ops) -> None:
         a = [x for part in parts for x in part.a]
-        self.norm_a = torch.as_tensor(norm_a, device=a[0].device)
+        self.norm_a = torch.as_tensor(norm_a, dtype=torch.float64, device=a[0].device)
         self.ops, self.name = ops, reference.name if reference else ""
         self.a = ops.scaled(a, 1.0)  # the direction may be formed in a's own memory
         known = [part for part in parts if part.m]
