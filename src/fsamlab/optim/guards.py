@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
@@ -23,13 +24,19 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     # A training-mode module that does not track passes no buffers to the kernel: exactly what is wanted.
     # An inner context finds nothing left to switch off, so only the outermost one switches on again.
     tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    # Instance norms pass theirs all the same, and so have to lose them for a while.
+    buffers = [(m, m.running_mean, m.running_var) for m in tracking if isinstance(m, _InstanceNorm)]
     for module in tracking:
         module.track_running_stats = False
+    for module, _, _ in buffers:
+        module.running_mean = module.running_var = None
     try:
         yield
     finally:
         for module in tracking:
             module.track_running_stats = True
+        for module, mean, var in buffers:
+            module.running_mean, module.running_var = mean, var
 
 
 def rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
