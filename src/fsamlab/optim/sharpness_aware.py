@@ -225,11 +225,11 @@ class SharpnessAware(Wrapper):
         self._finite = not self.skip_nonfinite or is_finite(norm_a)
         if not parts or not self._finite:
             return
-        recorder = Recorder(parts, norm_a, self.choices.reference, self.ops) if self.record_scalars else None
+        recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
         self.choices.component.set_direction(parts, self.ops)
-        direction = self._move(parts, norm_a)
+        norm_d, direction = self._move(parts, norm_a)
         if recorder is not None:
-            self.scalars.update(recorder.scalars(parts, direction))
+            self.scalars.update(recorder.scalars(parts, norm_d, direction))
 
     @torch.no_grad()
     def descend(self) -> None:
@@ -310,8 +310,8 @@ class SharpnessAware(Wrapper):
             p.grad = None
         return list(parts.values())
 
-    def _move(self, parts: list[Part], norm_a: Number) -> Tensors:
-        """Set w <- w + eps, keeping w; return T^2 d, which eps is parallel to."""
+    def _move(self, parts: list[Part], norm_a: Number) -> tuple[Number, Tensors]:
+        """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
         params = [p for part in parts for p in part.params]
         d = [x for part in parts for x in part.d]
         norm_d = norm_a if self.choices.component.name == "all" else number(global_norm(d, self.ops))
@@ -328,7 +328,7 @@ class SharpnessAware(Wrapper):
             stop = start + len(part.params)
             self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
             start = stop
-        return direction
+        return norm_d, direction
 
     def _restore(self) -> None:
         """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
