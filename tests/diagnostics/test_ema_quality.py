@@ -196,6 +196,14 @@ def test_a_nested_ascent_batch():
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.006)
 
 
+def test_a_nested_ascent_batch_larger_than_the_descent_batch():
+    """All of the descent batch, and others at random: three quarters of it are drawn independently."""
+    other = ("optimizer.ascent=other_batch", "optimizer.ascent_nested=true", "optimizer.ascent_batch_size=256")
+    found = measured(*EVEN, *other)
+    assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.006)
+
+
 def test_one_update_per_micro_batch():
     found = measured(*EVEN, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.02)
+    assert found["cos_ema_full"] > found["cos_ema_full_independent"] + 0.02  # shuffled epochs do better, as ever

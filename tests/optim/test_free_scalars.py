@@ -199,3 +199,22 @@ def test_a_large_tensor_in_float32(foreach):
     expected = {"grad_norm": float(a.norm()), "d_ratio": float((a - m).norm() / a.norm()), "cos_eps": cos(a - m, a)}
     expected.update({"ema_norm": float(m.norm()), "cos_ema": cos(a, m), "ema_coefficient": float(a @ m / (m @ m))})
     assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_direction_much_shorter_than_the_gradient():
+    """Large batches: a is near m, and what <d, a> is made of nearly cancels."""
+    w = torch.nn.Parameter(torch.zeros(4_000_000))
+    optimizer = FSAM([w], lr=0.1, lmbda=LMBDA)
+    optimizer.record_scalars = True
+    m = 0.3 + torch.randn(w.shape, generator=torch.Generator().manual_seed(0))
+    a = m + 0.1 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
+    for g in (m, a):
+
+        def closure(g=g):
+            w.grad = g.clone()
+            return w.detach()[0]
+
+        optimizer.step(closure)
+    expected = cos((a - m).double(), a.double())
+    assert float(optimizer.scalars["perturbation/d_ratio"]) == pytest.approx(0.1, abs=0.01)
+    assert float(optimizer.scalars["perturbation/cos_eps"]) == pytest.approx(expected, abs=3e-4)

@@ -121,7 +121,8 @@ class Sampling:
         num_samples: N.
         batch_size: of training; the last batch of an epoch may be smaller.
         steps_per_epoch: batches of an epoch.
-        ascent_size: samples of a batch that feed the EMA, where these are fewer or others than the batch's.
+        ascent_size: samples that feed the EMA, where these are not the batch's own: the first of its samples, or
+            all of them with others drawn at random.
         parts: micro-batches of a batch that feed the EMA one by one.
         independent: batches are drawn independently of each other (each without replacement), not by
             shuffled epochs.
@@ -134,15 +135,28 @@ class Sampling:
     parts: int = 1
     independent: bool = False
 
+    @property
+    def coupling(self) -> float:
+        """How far the gradients of an epoch partition the training set: 1 for its batches, 0 for independent ones.
+
+        It is the share kappa of a batch's own noise in a gradient, its other samples averaged over: the s - b
+        others come from outside the batch, so kappa = (b / s) (N - s) / (N - b).
+        """
+        n, b, s = self.num_samples, self.batch_size, self.ascent_size or self.batch_size
+        if self.independent:
+            return 0.0
+        return 1.0 if s <= b else b * (n - s) / (s * (n - b))
+
     def sizes(self, steps: Tensor) -> Tensor:
         """Return the number of samples behind each gradient that was taken at these steps, float64."""
         full = torch.full_like(steps, self.batch_size, dtype=torch.float64)
-        if self.independent:
-            return torch.full_like(full, self.ascent_size or self.batch_size)
+        fed = self.ascent_size or self.batch_size
+        if self.independent or fed > self.batch_size:
+            return torch.full_like(full, fed / self.parts)
         last = self.num_samples - self.batch_size * (self.steps_per_epoch - 1)
         is_last = steps % self.steps_per_epoch == self.steps_per_epoch - 1
         sizes = torch.where(is_last, min(last, self.batch_size), full)
-        return sizes.clamp(max=self.ascent_size or self.batch_size) / self.parts
+        return sizes.clamp(max=fed) / self.parts
 
 
 def ema_variance(
@@ -163,11 +177,10 @@ def ema_variance(
         trace_augmentation: its part that comes from augmentation.
     """
     independent = float((weights**2 / sampling.sizes(steps)).sum())
-    if sampling.independent:
-        shared = float((weights**2).sum())
-    else:
-        epochs = steps // sampling.steps_per_epoch
-        shared = sum(float(weights[epochs == epoch].sum()) ** 2 for epoch in epochs.unique())
+    epochs = steps // sampling.steps_per_epoch
+    of_epochs = sum(float(weights[epochs == epoch].sum()) ** 2 for epoch in epochs.unique())
+    coupled = sampling.coupling**2
+    shared = coupled * of_epochs + (1 - coupled) * float((weights**2).sum())
     return trace_sigma * independent - (trace_sigma - trace_augmentation) * shared / sampling.num_samples
 
 

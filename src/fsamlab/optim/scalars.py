@@ -5,27 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import Number, Ops, Tensors, global_dot, global_norm
+from fsamlab.optim._ops import LOW_PRECISION, Number, Ops, Tensors
 from fsamlab.optim.component import All, Part, Subtract
 from fsamlab.optim.perturbation import Choices
+
+PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
+
+
+def _dot(xs: Tensors, ys: Tensors) -> Tensor:
+    """Return <x, y> over all tensors jointly, summed by pieces on the CPU; float64, 0-dim."""
+    if xs[0].device.type == "cpu":
+        xs = [piece for x in xs for piece in x.flatten().split(PIECE)]
+        ys = [piece for y in ys for piece in y.flatten().split(PIECE)]
+    if xs[0].dtype in LOW_PRECISION:
+        xs, ys = [x.float() for x in xs], [y.float() for y in ys]
+    products = [torch.dot(x.flatten(), y.flatten()) for x, y in zip(xs, ys)]
+    return torch.stack(products).sum(dtype=torch.float64)
 
 
 class Recorder:
     """Looks at a step's tensors before and after the direction is formed; changes none, waits for none.
 
-    F-SAM's own case takes two passes over a and m and no copy, since <d, a> = alpha |a|^2 - beta <a, m>.
+    F-SAM's own case, d = alpha a - beta m in the memory of a, takes two passes over d and m and no copy:
+    <a, m> = (<d, m> + beta |m|^2) / alpha and <d, a> = (|d|^2 + beta <d, m>) / alpha, neither of which
+    cancels when d is much shorter than a.
     """
 
     def __init__(self, parts: list[Part], norm_a: Number, choices: Choices, ops: Ops) -> None:
         a = [x for part in parts for x in part.a]
         self.norm_a = torch.as_tensor(norm_a, dtype=torch.float64, device=a[0].device)
-        self.ops, self.name = ops, choices.reference.name if choices.reference else ""
+        self.name = choices.reference.name if choices.reference else ""
         known = [part for part in parts if part.m]
         self.m = [x for part in known for x in part.m]
-        self.dot = global_dot([x for part in known for x in part.a], self.m) if known else None
         self.by_algebra = isinstance(choices.component, Subtract) and choices.metric.name == "l2" and len(parts) == 1
-        overwritten = not isinstance(choices.component, All)  # the direction may be formed in a's own memory
-        self.a = [] if self.by_algebra else ops.scaled(a, 1.0) if overwritten else a
+        self.a: Tensors = []
+        self.dot: Tensor | None = None
+        if not self.by_algebra:
+            overwritten = not isinstance(choices.component, All)  # the direction may be formed in a's own memory
+            self.a = ops.scaled(a, 1.0) if overwritten else a
+            self.dot = _dot([x for part in known for x in part.a], self.m) if known else None
 
     def scalars(self, parts: list[Part], norm_d: Number, direction: Tensors) -> dict[str, Tensor]:
         """Return the scalars of docs/metrics.md, 0-dim tensors, before the EMA takes this step in.
@@ -35,15 +53,21 @@ class Recorder:
             direction: T^2 d, which eps is parallel to.
         """
         length = torch.as_tensor(norm_d, dtype=torch.float64, device=self.norm_a.device)
+        norm_m = _dot(self.m, self.m).sqrt() if self.m else None
+        dot = self.dot
         if self.by_algebra:
-            along = parts[0].alpha * self.norm_a**2 - (0.0 if self.dot is None else parts[0].beta * self.dot)
-            cos_eps = along / (length * self.norm_a)
+            (part,) = parts
+            square = length**2
+            if norm_m is not None:
+                along_m = _dot(part.d, self.m)
+                square = square + part.beta * along_m
+                dot = (along_m + part.beta * norm_m**2) / part.alpha
+            cos_eps = square / (part.alpha * length * self.norm_a)
         else:
-            cos_eps = global_dot(direction, self.a) / (global_norm(direction, self.ops) * self.norm_a)
+            cos_eps = _dot(direction, self.a) / (_dot(direction, direction).sqrt() * self.norm_a)
         found = {"grad_norm": self.norm_a, "d_ratio": length / self.norm_a, "cos_eps": cos_eps}
-        if self.dot is not None:
-            norm_m = global_norm(self.m, self.ops)
+        if dot is not None and norm_m is not None:
             found[f"{self.name}_norm"] = norm_m
-            found[f"cos_{self.name}"] = self.dot / (norm_m * self.norm_a)
-            found[f"{self.name}_coefficient"] = self.dot / norm_m**2
+            found[f"cos_{self.name}"] = dot / (norm_m * self.norm_a)
+            found[f"{self.name}_coefficient"] = dot / norm_m**2
         return {f"perturbation/{key}": value for key, value in found.items()}
