@@ -20,7 +20,7 @@ from fsamlab.record import read_rows
 from fsamlab.run import run
 from fsamlab.sweep.results import collect
 
-SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=4", "diagnostics.num_probes=2",
+SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=7", "diagnostics.num_probes=2",
          "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2")  # fmt: skip
 PARTS = {"sharpness", "curvature", "perturbation", "noise"}
 

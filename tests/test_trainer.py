@@ -125,7 +125,7 @@ def test_recording_changes_no_weight(variant):
     assert all("perturbation/cos_eps" in row for row in seen.rows)
 
 
-FULL = ("diagnostics=full", "diagnostics.num_batches=2", "diagnostics.max_products=4", "diagnostics.num_probes=2",
+FULL = ("diagnostics=full", "diagnostics.num_batches=2", "diagnostics.max_products=7", "diagnostics.num_probes=2",
         "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2", "diagnostics.every_epochs=1")  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_two_close_eigenvalues_are_not_mistaken_for_one():
     assert all(e.converged for e in found)
     assert sum(10 - e.top[0] > 1e-3 * 10 for e in found) <= 2  # a start may have next to no part in the first
     quick = [lanczos(values, tolerance=1e-3, seed=seed) for seed in range(40)]
-    assert sum(10 - e.top[0] > 1e-3 * 10 for e in quick) > 20
+    assert 2 < sum(10 - e.top[0] > 1e-3 * 10 for e in quick) < 15
     assert all(9.85 < e.top[0] <= 10 + 1e-9 for e in quick)
 
 

@@ -58,7 +58,7 @@ class DiagnosticsConfig:
             in_range(k + name, getattr(self, name), 1)
         for name in ("num_pairs", "num_eigenvalues", "num_probes"):
             in_range(k + name, getattr(self, name), 1)
-        in_range(k + "max_products", self.max_products, 4)
+        in_range(k + "max_products", self.max_products, 7)
         in_range(k + "num_batches", self.num_batches, 2)
         for name in ("rho", "rho_adaptive", "perturbation_rho", "tolerance"):
             in_range(k + name, getattr(self, name), 0, open_low=True)

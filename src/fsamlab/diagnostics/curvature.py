@@ -30,7 +30,7 @@ def hessian_eigenvalues(
 ) -> Eigenvalues:
     """Return the Hessian's largest and smallest eigenvalues; see :func:`~fsamlab.diagnostics.lanczos.eigenvalues`.
 
-    Costs a product (2 to 3 G) for each Lanczos step: 5 to 9 for the largest to 1e-3.
+    Costs a product (2 to 3 G) for each Lanczos step: 7 to 10 for the largest to 1e-3.
     """
     with objective.hessian(keep_graph) as hessian:
         return eigenvalues(

@@ -25,7 +25,7 @@ from torch import Tensor
 from fsamlab.diagnostics.vectors import dots, gaussian, norm
 from fsamlab.seeding import derive_seed
 
-MIN_STEPS = 4  # before the Ritz values' own gaps are worth anything
+MIN_STEPS = 7  # before the Ritz values' own gaps are worth anything: a start may have next to no part in the first
 
 
 @dataclass(frozen=True)
