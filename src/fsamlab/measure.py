@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "measurements"
 NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
+OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
 NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
 
 
@@ -127,7 +129,6 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     from fsamlab import checkpoint
     from fsamlab.environment import git_version
     from fsamlab.optim.component import Ema
-    from fsamlab.record import now
     from fsamlab.run import build, choose_device
 
     trained = run_config(run)
@@ -146,7 +147,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     else:
         trainer.model.load_state_dict(state["model"])
         trainer.step = state["step"]
-        if isinstance(trainer.optimizer.choices.reference, Ema):
+        if isinstance(trainer.optimizer.choices.reference, Ema) and OF_EMA & set(config.diagnostics.quantities):
             log.warning("%s: %s", run, NO_EMA)
             note = {"note": NO_EMA}
     assert trainer.diagnostics is not None
@@ -154,7 +155,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         "step": trainer.step,
         "epoch": trainer.step / trainer.steps_per_epoch,
         "checkpoint": config.checkpoint,
-        "measured": now(),
+        "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
         "git_sha": git_version(PROJECT_ROOT)["sha"],
         **note,
         **trainer.diagnostics.measure(trainer),

@@ -360,6 +360,16 @@ def test_steps_and_weights_where_every_second_step_perturbs(steps, expected):
     torch.testing.assert_close(ema.m, toy.m, rtol=1e-12, atol=1e-15)
 
 
+def test_steps_where_each_micro_batch_feeds_the_ema():
+    toy = Toy(steps=0)
+    for batch in toy.coming:
+        toy.optimizer.step_micro([toy.closure(picked(batch, torch.arange(k, k + 4))) for k in (0, 4)])
+    objective = Objective(toy.model, [(toy.data.images, toy.data.labels)])
+    ema = ema_state(toy.optimizer, objective, parts=2)
+    assert ema.steps.tolist() == [0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(ema.weights, ema_weights(6, 0.7, "first_gradient"))
+
+
 # ------------------------------------------------------------------------------------ what theory says
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -245,6 +246,41 @@ def test_variance_under_shuffled_epochs(case, ema_init):
     if "ragged" in case:
         wrong = found - float((weights**2 / sampling.sizes(steps) - weights**2 / B).sum())
         assert z_score(squares / s_square, wrong) > 6
+
+
+@pytest.mark.parametrize("fed", [3, 8, 15, 24])
+def test_variance_of_nested_ascent_batches(fed):
+    """The first samples of each descent batch of 6, or all of them and others from outside the batch at random."""
+    num, size, trials, num_steps = 24, 6, 20_000, 8
+    x, mean, s_square = population(num, num_params=3)
+    means = []
+    for step in range(num_steps):
+        epoch, number = divmod(step, num // size)
+        order = torch.rand(trials, num, generator=generator(100 + epoch), dtype=torch.float64).argsort(1)
+        batch = order[:, number * size : (number + 1) * size]
+        rest = torch.cat([order[:, : number * size], order[:, (number + 1) * size :]], dim=1)
+        picks = torch.rand(rest.shape, generator=generator(200 + step)).argsort(1)[:, : max(0, fed - size)]
+        means.append(x[torch.cat([batch[:, :fed], rest.gather(1, picks)], dim=1)].mean(1))
+    weights, steps = ema_weights(num_steps, 0.9, "first_gradient"), torch.arange(num_steps)
+    off = torch.einsum("tsp,s->tp", torch.stack(means, dim=1), weights) - mean
+    squares = (off**2).sum(1) / s_square
+    sampling = Sampling(num, size, num // size, ascent_size=fed)
+    found = ema_variance(weights, steps, sampling)
+    if fed == num:  # the whole set each time
+        assert found == pytest.approx(0.0, abs=1e-12)
+        assert float(squares.max()) < 1e-20
+    else:
+        assert z_score(squares, found) < 4
+        assert z_score(squares, ema_variance(weights, steps, replace(sampling, independent=True))) > 6
+
+
+def test_variance_of_micro_batches():
+    """Parts of a batch feed the EMA one by one: they are batches of a smaller size, and share their batch's epoch."""
+    weights, steps = ema_weights(16, 0.9, "zero"), torch.arange(16)
+    small = ema_variance(weights, steps, Sampling(24, 3, 8))
+    parts = Sampling(24, 6, 4, parts=2)
+    assert ema_variance(weights, steps // 2, parts) == pytest.approx(small, rel=1e-12)
+    assert ema_variance(weights, steps, parts) != pytest.approx(small, rel=1e-2)  # as if each were a step
 
 
 def test_sizes_of_batches():

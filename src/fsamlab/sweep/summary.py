@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,10 +74,13 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
         for run, row in rows.items():
             table.add_row(run.name, str(row["step"]), *(f"{row[k]:.4g}" if k in row else "-" for k in keys))
         screen.print(table)
-    for run in runs:
-        if "note" in rows[run]:
-            screen.print(f"{run.name}: {rows[run]['note']}", highlight=False, markup=False, soft_wrap=True)
-        screen.print(f"rows: {project_relative(run / FOLDER)}", highlight=False, soft_wrap=True)
+    notes = Counter(row["note"] for row in rows.values() if "note" in row)
+    lines = [f"{number} of {len(rows)} runs: {note}" for note, number in notes.items()]
+    if rows:
+        first = project_relative(next(iter(rows)) / FOLDER)
+        lines.append(f"rows: {first}{f' and those of the {len(rows) - 1} others' if len(rows) > 1 else ''}")
+    for line in lines:
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
