@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fsamlab.trainer import Trainer
 
 Values = dict[str, float]
+EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
 NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the training set has so many
 
@@ -195,6 +196,7 @@ class Diagnostics:
             "label_smoothing": self.label_smoothing,
             "weight_decay": "not in the loss",
             "dropout": "off",
+            **{name: getattr(cfg, name) for name in EFFORT},
             "perturbation_num_samples": len(self.probe),
             "perturbation_batchnorm": "batch",
             "perturbation_batch_size": self.batch_size,
