@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,15 @@ OF_DECOMPOSITION: dict[str, tuple[str, Callable[[Decomposition, float, int], Val
 # ------------------------------------------------------------------------------- one measurement
 
 
+def _grouped(table: Mapping[str, tuple[str, Callable[..., Values]]], chosen: set[str], *arguments: object) -> Values:
+    """Return the chosen quantities of a table, in its order, their keys as `group/key`."""
+    values: Values = {}
+    for name, (group, quantity) in table.items():
+        if name in chosen:
+            values.update({f"{group}/{key}": value for key, value in quantity(*arguments).items()})
+    return values
+
+
 class Diagnostics:
     """Measures a trainer's model on a fixed set of training samples, the same one for every run with this seed.
 
@@ -131,7 +140,7 @@ class Diagnostics:
         self, cfg: DiagnosticsConfig, train: TrainSource, batch_size: int, seed: int, label_smoothing: float = 0.0
     ) -> None:
         self.cfg, self.train, self.batch_size, self.label_smoothing = cfg, train, batch_size, label_smoothing
-        self.run_seed, self.seed = seed, derive_seed(seed, Stream.DIAGNOSTICS)
+        self.seed = derive_seed(seed, Stream.DIAGNOSTICS)
         order = torch.randperm(train.num_samples, generator=generator(seed, Stream.PROBE))
         num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
         self.indices = order[:num]
@@ -218,10 +227,7 @@ class Diagnostics:
             batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
             with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
                 objective = Objective(trainer.model, batches, loss, poll)
-                for name, (group, quantity) in OF_OBJECTIVE.items():
-                    if name in chosen:
-                        found = quantity(objective, self.cfg, self.seed)
-                        values.update({f"{group}/{key}": value for key, value in found.items()})
+                values.update(_grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed))
         if chosen & set(OF_DECOMPOSITION):
             rho = self.perturbation_rho(trainer.optimizer)
             probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
@@ -233,10 +239,7 @@ class Diagnostics:
                 sampling = self._sampling(trainer)
                 ema = ema_state(trainer.optimizer, objective, sampling.parts)
                 parts = Decomposition(objective, probe, coming, ema, sampling, twins)
-                for name, (group, decomposed) in OF_DECOMPOSITION.items():
-                    if name in chosen:
-                        found = decomposed(parts, rho, self.seed)
-                        values.update({f"{group}/{key}": value for key, value in found.items()})
+                values.update(_grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed))
         return values
 
     def _coming(self, trainer: Trainer) -> Iterator[Batch]:
