@@ -137,7 +137,7 @@ def test_adaptive_one_step(loss, form, eta):
     if form == "official":
         t[-1] = 1.0  # of the bias
     with unchanged(p.objective):
-        diagonal = adaptive(p.model, Adaptive(eta, form))(p.objective)
+        diagonal = adaptive(p.objective, Adaptive(eta, form))
         assert torch.equal(diagonal, t)
         found = one_step(p.objective, RHO, diagonal)
         worst = worst_case(p.objective, RHO, diagonal, num_steps=3, num_restarts=2)
@@ -162,7 +162,7 @@ def test_all_weights_zero_leaves_an_adaptive_ball_of_one_point():
     with torch.no_grad():
         p.model.weight.zero_()
     with unchanged(p.objective):
-        t = adaptive(p.model, Adaptive(0.0, "all"))(p.objective)
+        t = adaptive(p.objective, Adaptive(0.0, "all"))
         assert not t.any()
         for rise in (
             one_step(p.objective, RHO, t),
@@ -191,7 +191,7 @@ def test_adaptive_values_do_not_see_the_scale_of_layers():
             model[0].weight *= c
             model[2].weight /= c
         with unchanged(objective):
-            found.append((values(adaptive(model, Adaptive(0.0, "all"))(objective)), values(None)))
+            found.append((values(adaptive(objective, Adaptive(0.0, "all"))), values(None)))
     (adapted, simple), (adapted_too, simple_too) = found
     assert adapted == pytest.approx(adapted_too, rel=1e-10)
     assert all(abs(a / b - 1) > 1e-2 for a, b in zip(simple, simple_too))
@@ -370,7 +370,7 @@ def test_worst_case_is_never_below_one_step(seed, rho, layer, metric, sizes, num
     x, y = torch.randn(12, 4, generator=g, dtype=F64), torch.randint(0, 3, (12,), generator=g)
     objective = Objective(model, list(zip(x.split(sizes), y.split(sizes))))
     with unchanged(objective):
-        t = metric and adaptive(model, Adaptive(metric[1], metric[0]))(objective)
+        t = metric and adaptive(objective, Adaptive(metric[1], metric[0]))
         one = one_step(objective, rho, t)
         found = worst_case(objective, rho, t, num_steps=num_steps, seed=seed)
         more = worst_case(objective, rho, t, num_steps=num_steps, num_restarts=2, seed=seed)

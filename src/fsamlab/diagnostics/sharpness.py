@@ -9,11 +9,10 @@ is what curvature contributes: early in training nearly all of a rise is first o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.vectors import dot, flatten, gaussian, norm
@@ -22,16 +21,12 @@ from fsamlab.optim.metric import Adaptive
 from fsamlab.seeding import derive_seed
 
 
-def adaptive(model: nn.Module, metric: Adaptive) -> Callable[[Objective], Tensor]:
-    """Return the function that gives the diagonal of ASAM's T (P,) at the objective's present weights."""
-    weights = {p for name, p in model.named_parameters() if "weight" in name}
-
-    def diagonal(objective: Objective) -> Tensor:
-        params = [p.detach() for p in objective.params]
-        chosen = {d for p, d in zip(objective.params, params) if p in weights}
-        return flatten(metric.stretch([torch.ones_like(p) for p in params], params, chosen, Loop))
-
-    return diagonal
+def adaptive(objective: Objective, metric: Adaptive) -> Tensor:
+    """Return the diagonal of ASAM's T (P,) at the objective's present weights."""
+    weights = {p for name, p in objective.model.named_parameters() if "weight" in name}
+    ones = [torch.ones_like(p) for p in objective.params]
+    with torch.no_grad():
+        return flatten(metric.stretch(ones, list[Tensor](objective.params), weights, Loop))
 
 
 @dataclass(frozen=True)

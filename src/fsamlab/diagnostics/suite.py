@@ -46,8 +46,7 @@ def _metrics(objective: Objective, cfg: DiagnosticsConfig) -> Iterator[tuple[str
     """Yield (suffix of the key, rho, T) for the plain and, where it is wanted, the adaptive ball."""
     yield "", cfg.rho, None
     if cfg.adaptive:
-        t = sharpness.adaptive(objective.model, Adaptive(cfg.eta, "official"))(objective)
-        yield "_adaptive", cfg.rho_adaptive, t
+        yield "_adaptive", cfg.rho_adaptive, sharpness.adaptive(objective, Adaptive(cfg.eta, "official"))
 
 
 def _parts(name: str, rise: Rise) -> Values:
