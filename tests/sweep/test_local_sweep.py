@@ -41,6 +41,7 @@ def wait_until_running(tmp_path, process, number):
 
 
 LONG = ("train.epochs=400", "train.log_every_steps=1", "train.checkpoint_every_steps=20")
+ENDLESS = ("train.epochs=100000", "train.log_every_steps=1")  # stopped by the test, however slow the machine is
 
 
 def test_one_failing_job_of_a_sweep(launch, tmp_path):
@@ -79,7 +80,7 @@ def test_an_unforeseen_exception_is_in_the_jobs_log(launch, tmp_path):
 
 def test_a_killed_job_takes_nothing_with_it(launch, tmp_path):
     process = background(tmp_path, *LONG, "seed=0", "hydra.launcher.num_jobs=2")
-    victim, status = wait_until_running(tmp_path, process, 2)[0]
+    victim, status = wait_until_running(tmp_path, process, 1)[0]
     os.kill(status["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
@@ -95,7 +96,7 @@ def test_a_killed_job_takes_nothing_with_it(launch, tmp_path):
 
 @pytest.mark.parametrize("to_group", [True, False])
 def test_ctrl_c_checkpoints_the_running_jobs(launch, tmp_path, to_group):
-    process = background(tmp_path, *LONG, "seed=0,1", "hydra.launcher.num_jobs=2")
+    process = background(tmp_path, *ENDLESS, "seed=0,1", "hydra.launcher.num_jobs=2")
     wait_until_running(tmp_path, process, 2)
     if to_group:  # what a terminal does
         os.killpg(process.pid, signal.SIGINT)
