@@ -19,6 +19,7 @@ def test_signals_set_a_flag_and_handlers_come_back():
 
 def test_term_inside_slurm_only_asks_for_a_checkpoint(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     called = []
     before = signal.signal(signal.SIGUSR2, lambda *a: called.append(a[0]))
     try:

@@ -79,6 +79,7 @@ def one_line(error: BaseException) -> str | None:
         "SweepFailed",
         "JobFailed",
         "CannotResume",
+        "NoProgress",
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
         return " ".join(str(error).split())

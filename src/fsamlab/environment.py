@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
@@ -30,6 +31,35 @@ def git_version(directory: Path) -> dict[str, Any]:
     return {"sha": sha, "dirty": None if status is None else bool(status)}
 
 
+def code_version(project_root: Path) -> dict[str, Any]:
+    """Return `{"sha", "dirty", "source"}`; `source` is a digest of src/, which what is computed depends on."""
+    content = hashlib.sha256()
+    for path in sorted((project_root / "src").rglob("*.py")):
+        content.update(f"{path.relative_to(project_root)}\0".encode() + path.read_bytes() + b"\0")
+    return {**git_version(project_root), "source": content.hexdigest()[:12]}
+
+
+def uncommitted(project_root: Path) -> str:
+    """Return the work tree's difference to its commit, in git's form; empty where there is none or no repository."""
+    command = ["git", "-C", str(project_root), "diff", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return `<version> -> <version>` where src/ is another than before, None where it is the same or unknown."""
+    if "source" not in before or before["source"] == now["source"]:
+        return None
+
+    def name(code: dict[str, Any]) -> str:
+        commit = f"commit {code['sha'][:9]}{' and changes' if code['dirty'] else ''}, " if code["sha"] else ""
+        return f"{commit}source {code['source']}"
+
+    return f"{name(before)} -> {name(now)}"
+
+
 def cpu_name() -> str:
     """Return the processor's model name."""
     try:
@@ -50,7 +80,7 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
             return None
 
     return {
-        "git": git_version(project_root),
+        "git": code_version(project_root),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "host": socket.gethostname(),
@@ -60,8 +90,14 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job_id": slurm_job_id(),
     }
+
+
+def slurm_job_id() -> str | None:
+    """Return the SLURM job this process runs in, as squeue prints it: `123`, or `123_4` in an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def decisive_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

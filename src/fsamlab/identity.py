@@ -23,6 +23,7 @@ NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part
         "seed",  # stands in the directory's name by itself, so that seeds of one setting share a hash
         "force",
         "runs_dir",
+        "on_code_change",
         "diagnostics",
         "tracker",
         "data.root",

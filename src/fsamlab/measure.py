@@ -14,13 +14,17 @@ import logging
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
 from fsamlab.files import read_json, write_atomic, write_json
 from fsamlab.identity import PROJECT_ROOT
+from fsamlab.record import now
+
+if TYPE_CHECKING:
+    from fsamlab.sweep.job import FrozenJob
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, n
 def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | None]:
     """Measure the checkpoints of `runs`; return for each what went wrong, None where nothing did.
 
+    Empty where the jobs were only submitted (`hydra.launcher.wait=false`).
+
     Raises:
         ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
     """
@@ -44,7 +50,10 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
     from hydra.types import HydraContext
 
     from fsamlab import door
+    from fsamlab.environment import code_version
+    from fsamlab.sweep.job import FrozenJob
     from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
+    from fsamlab.sweep.slurm import SubmititLauncher
 
     door.register()
     setup_globals()
@@ -63,6 +72,18 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=measure_composed, config=config
         )
+        if isinstance(launcher, SubmititLauncher):
+            plain, code = dataclasses.asdict(wanted), code_version(PROJECT_ROOT)
+            launcher.jobs = [
+                FrozenJob(
+                    "fsamlab.measure:measure_frozen",
+                    {**plain, "run": str(run.relative_to(root))},
+                    job,
+                    run / FOLDER,
+                    code,
+                )
+                for run, job in zip(runs, jobs)
+            ]
         if isinstance(launcher, LocalLauncher):
             launcher.directories, launcher.names = [run / FOLDER for run in runs], [run.name for run in runs]
             if launcher.num_jobs is None:  # few runs: more threads for each
@@ -71,6 +92,8 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             (run / FOLDER).mkdir(exist_ok=True)
             write_json(run / FOLDER / "status.json", {"status": "queued"})
         launcher.launch(jobs, initial_job_idx=0)
+        if getattr(launcher, "detached", False):
+            return {}
     return {run: failure(run) for run in runs}
 
 
@@ -108,7 +131,21 @@ def failure(run: Path) -> str | None:
 
 def measure_composed(cfg: Any) -> None:
     """Measure one run: the task function of a job."""
-    config = typed_measure(cfg)
+    measure_typed(typed_measure(cfg))
+
+
+def measure_frozen(job: FrozenJob) -> None:
+    """Measure one run as it was asked for at submission: the task of a SLURM job."""
+    diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
+    try:
+        measure_typed(MeasureConfig(**{**job.config, "diagnostics": diagnostics}))
+    except Exception:
+        log.exception("the measurement failed")
+        raise
+
+
+def measure_typed(config: MeasureConfig) -> None:
+    """Measure one run, with a status file beside the rows."""
     folder = Path(config.root) / config.run / FOLDER
     folder.mkdir(exist_ok=True)
     write_json(folder / "status.json", {"status": "running", "pid": os.getpid()})
@@ -119,7 +156,7 @@ def measure_composed(cfg: Any) -> None:
             folder / "status.json", {"status": "failed", "exception": f"{type(e).__name__}: {e}".splitlines()[0]}
         )
         raise
-    write_json(folder / "status.json", {"status": "finished", "file": path.name})
+    write_json(folder / "status.json", {"status": "finished", "file": path.name, "updated": now()})
 
 
 def measure_run(run: Path, config: MeasureConfig) -> Path:

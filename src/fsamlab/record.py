@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from fsamlab.config import Config, to_plain
+from fsamlab.environment import slurm_job_id
 from fsamlab.files import CannotResume, read_json, write_atomic, write_json
 from fsamlab.identity import config_hash, run_id
 from fsamlab.ownership import Ownership
@@ -58,6 +59,7 @@ class RunRecord:
 
     def __init__(self, directory: Path, config: Config, overrides: list[str]) -> None:
         self.directory = directory
+        self.config = config
         directory.mkdir(parents=True, exist_ok=True)
         self.ownership = Ownership(directory)
         self.before = read_status(directory)
@@ -80,7 +82,7 @@ class RunRecord:
             attempts=self.ownership.attempt,
             host=socket.gethostname(),
             pid=os.getpid(),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_job_id=slurm_job_id(),
             exception=None,
             forced=config.force,
         )

@@ -7,6 +7,7 @@ and everything a run leaves behind lies in its directory (record.py, checkpoint.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 
 from fsamlab import checkpoint, door, terminal
-from fsamlab.config import Config, ConfigError, TrainConfig, to_plain, typed
+from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
 from fsamlab.data import build_data
 from fsamlab.diagnostics import Diagnostics
-from fsamlab.environment import decisive_differences, environment
+from fsamlab.environment import code_change, decisive_differences, environment
 from fsamlab.files import read_json
 from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
 from fsamlab.models import build_model
@@ -28,12 +29,18 @@ from fsamlab.ownership import Superseded
 from fsamlab.record import RunRecord, is_finished
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
+from fsamlab.sweep.job import FrozenJob
 from fsamlab.tracking import Tracker, build_tracker
 from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+MAX_STARTS_HERE = 3  # of one SLURM job from one step
 STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
+
+
+class NoProgress(RuntimeError):
+    """SLURM starts the job again and again, and it gets no further."""
 
 
 def run_composed(cfg: Any) -> None:
@@ -54,8 +61,36 @@ def run_composed(cfg: Any) -> None:
         raise failure from e
 
 
-def run(config: Config, directory: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+def run_frozen(job: FrozenJob) -> None:
+    """Run a job as it was frozen at submission: the task of a SLURM job.
+
+    Raises:
+        ConfigError: this version of the code gives the configuration another identity than its directory has.
+    """
+    threads = os.environ.get("SLURM_CPUS_PER_TASK")
+    if threads is not None:
+        torch.set_num_threads(int(threads))
+    try:
+        config = from_plain(job.config)
+        if run_id(config) != job.directory.name:
+            allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
+            raise ConfigError("run directory", job.directory.name, allowed)
+        run(config, job.directory, job.overrides, submitted=job.code)
+    except Exception as e:
+        log.error("%s", door.one_line(e) or traceback.format_exc())
+        raise
+
+
+def run(
+    config: Config, directory: Path, overrides: list[str] | None = None, submitted: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Train one configuration in `directory`, from the start or from its last checkpoint.
+
+    Args:
+        config: what to train.
+        directory: the run directory.
+        overrides: what the configuration was composed from, for the record.
+        submitted: the code's version when the job was submitted.
 
     Returns:
         The summary, as in summary.json. A finished run is not run again unless `force` is set.
@@ -71,7 +106,7 @@ def run(config: Config, directory: Path, overrides: list[str] | None = None) -> 
         if record.was_finished:
             return _skip(config, directory)
         with SignalFlag() as signals:
-            summary, url = _train(config, record, signals)
+            summary, url = _train(config, record, signals, submitted or {})
     except Preempted as e:
         record.set_status("preempted", exception=str(e))
         raise
@@ -113,7 +148,9 @@ def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]
     return trainer, data.facts
 
 
-def _train(config: Config, record: RunRecord, signals: SignalFlag) -> tuple[dict[str, Any], str | None]:
+def _train(
+    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
     """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
     directory = record.directory
     if record.starts_over:
@@ -123,7 +160,7 @@ def _train(config: Config, record: RunRecord, signals: SignalFlag) -> tuple[dict
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     trainer, facts = build(config, device)
-    resume(trainer, record, environment(PROJECT_ROOT, device))
+    resume(trainer, record, environment(PROJECT_ROOT, device), submitted)
     tracker = build_tracker(
         config.tracker,
         run_id=f"{config.name}-{run_id(config)}",
@@ -229,20 +266,47 @@ class Bookkeeper:
         raise Preempted(signum, self.trainer.step)
 
 
-def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any]) -> None:
-    """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length."""
-    directory = record.directory / "checkpoints"
-    before = read_json(record.directory / "env.json")
+def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: dict[str, Any]) -> None:
+    """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length.
+
+    Raises:
+        ConfigError: the code changed, and `on_code_change=refuse`.
+        NoProgress: SLURM has started the job again and again, and none of the last starts wrote a checkpoint.
+    """
+    before = read_json(record.directory / "env.json") or {}
+    state = checkpoint.load_latest(record.directory / "checkpoints")
+    _compare_code(record, env["git"], submitted, before.get("git", {}) if state is not None else {})
     record.write_env(env)
-    state = checkpoint.load_latest(directory)
     if state is None:
         record.cut(0)
-        return
-    trainer.load_state_dict(state)
-    record.cut(state["metrics_bytes"])
-    log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
-    for line in decisive_differences(before or {}, env):
-        log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
+    else:
+        trainer.load_state_dict(state)
+        record.cut(state["metrics_bytes"])
+        log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
+        for line in decisive_differences(before, env):
+            log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
+    same = record.before.get("resumed_at") == trainer.step and record.before["status"] != "failed"
+    starts = 1 + (record.before.get("starts_here", 0) if same else 0)
+    record.set_status("running", resumed_at=trainer.step, starts_here=starts)
+    if starts > MAX_STARTS_HERE and "SLURM_RESTART_COUNT" in os.environ:
+        raise NoProgress(
+            f"{starts - 1} starts in a row ended without a checkpoint beyond step {trainer.step}; is the time limit or "
+            "the memory too small? train.checkpoint_every_minutes and hydra.launcher.timeout_min are the knobs"
+        )
+
+
+def _compare_code(
+    record: RunRecord, now: dict[str, Any], submitted: dict[str, Any], checkpointed: dict[str, Any]
+) -> None:
+    """Say that src/ is another than at submission or at the checkpoint, or refuse to go on."""
+    changes = {"it was submitted": code_change(submitted, now), "its last start": code_change(checkpointed, now)}
+    found = [f"the code has changed since {when}: {change}" for when, change in changes.items() if change]
+    if found and record.config.on_code_change == "refuse":
+        raise ConfigError("on_code_change", "refuse", f"{found[0]}; go back to it, or use on_code_change=warn")
+    for line in found:
+        log.warning("WARNING: %s", line)
+    known = record.before.get("warnings", []) if checkpointed else []
+    record.set_status("running", warnings=list(dict.fromkeys([*known, *found])))
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:

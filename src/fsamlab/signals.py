@@ -63,5 +63,6 @@ class SignalFlag:
     def requeue(self, signum: int) -> None:
         """Hand the signal to the handler that was there before (inside SLURM: submitit's, which requeues)."""
         handler = self._previous.get(signum)
-        if self.in_slurm and signum == signal.SIGUSR2 and callable(handler):
+        submitit = "SUBMITIT_EXECUTOR" in os.environ
+        if submitit and signum == signal.SIGUSR2 and callable(handler):
             handler(signum, None)

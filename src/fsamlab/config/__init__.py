@@ -66,6 +66,7 @@ class Config:
     seed: int = 0  # split, label noise, initialisation, order, augmentation
     force: bool = False  # start again although the run is finished
     runs_dir: str = "runs"  # relative to the project's directory
+    on_code_change: str = "warn"  # warn | refuse: src/ is another than at submission or at the last checkpoint
     optimizer: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
@@ -75,6 +76,7 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**31 - 1)
+        one_of("on_code_change", self.on_code_change, ("warn", "refuse"))
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
             raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
         if self.train.accumulate_mode == "per_micro_batch" and (

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 
 from fsamlab import door
 from fsamlab.config import in_range
+from fsamlab.sweep.job import FrozenJob, JobRunner
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class LocalLauncher(Launcher):
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
         self.directories: list[Path] | None = None  # of the jobs, from a sweeper that knows them already
         self.names: list[str] | None = None  # of the jobs, where their directories' are not telling
+        self.jobs: list[FrozenJob] | None = None  # as they were checked; without them, jobs compose when they start
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
@@ -101,7 +103,8 @@ class LocalLauncher(Launcher):
                         index, overrides = waiting.pop(0)
                         slot = free.pop(0)
                         env = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
-                        arguments = (common, list(overrides), index, threads, env)
+                        job = self.jobs[index - initial_job_idx] if self.jobs is not None else None
+                        arguments = (job, common, list(overrides), index, threads, env)
                         process = context.Process(target=_job, args=arguments, name=f"job {index}")
                         process.start()
                         running[process.sentinel] = (process, slot, index)
@@ -155,13 +158,34 @@ def _job_return(overrides: Sequence[str], exitcode: int) -> JobReturn:
     return ret
 
 
-def _job(common: bytes, overrides: list[str], index: int, threads: int, env: dict[str, str]) -> None:
-    """Compose and run one job in this fresh process; output of any kind goes to its run.log."""
-    import cloudpickle
+def _redirect(directory: Path) -> None:
+    """Send output of any kind to a directory's run.log."""
+    directory.mkdir(parents=True, exist_ok=True)
+    output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def _job(
+    job: FrozenJob | None, common: bytes, overrides: list[str], index: int, threads: int, env: dict[str, str]
+) -> None:
+    """Run one job in this fresh process, a frozen one or one that is composed now; output goes to its run.log."""
     import torch
 
     os.environ.update(env)
     torch.set_num_threads(threads)
+    if job is None:
+        sys.exit(_composed_job(common, overrides, index))
+    _redirect(job.directory)
+    try:
+        JobRunner()(job)
+    except Exception as e:
+        sys.exit(door.report(e))
+
+
+def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
+    import cloudpickle
+
     hydra_context, config, task_function, singletons = cloudpickle.loads(common)
     setup_globals()
     Singleton.set_state(singletons)
@@ -171,11 +195,7 @@ def _job(common: bytes, overrides: list[str], index: int, threads: int, env: dic
         cfg.hydra.job.id = str(index)
         cfg.hydra.job.num = index
         cfg.hydra.job_logging.root.handlers = ["file"]
-    directory = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
-    directory.mkdir(parents=True, exist_ok=True)
-    output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    _redirect(Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
     ret = run_job(
         hydra_context=hydra_context,
         task_function=task_function,
@@ -183,5 +203,4 @@ def _job(common: bytes, overrides: list[str], index: int, threads: int, env: dic
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if ret.status is JobStatus.FAILED:
-        sys.exit(door.report(ret._return_value))
+    return door.report(ret._return_value) if ret.status is JobStatus.FAILED else 0

@@ -3,7 +3,7 @@
 The code behind them is fsamlab.sweep, where it can be imported and pickled like any other.
 """
 
-from fsamlab.sweep import local, sweeper
+from fsamlab.sweep import local, slurm, sweeper
 
 
 class CheckedSweeper(sweeper.CheckedSweeper):
@@ -12,3 +12,7 @@ class CheckedSweeper(sweeper.CheckedSweeper):
 
 class LocalLauncher(local.LocalLauncher):
     """N jobs at once on this machine."""
+
+
+class SubmititLauncher(slurm.SubmititLauncher):
+    """Array jobs on SLURM."""

@@ -1,0 +1,126 @@
+"""`fsamlab check` and `fsamlab resubmit`: the sweep command's path, with submission off or from the record."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from fsamlab.config import ConfigError, from_plain
+from fsamlab.environment import code_change, code_version
+from fsamlab.identity import PROJECT_ROOT, run_id
+from fsamlab.sweep.plan import JobPlan, read_launches
+from fsamlab.sweep.submit import choose, say_what_changed, start
+
+log = logging.getLogger(__name__)
+
+LAUNCHER_KEYS = ("hydra/launcher=", "hydra.launcher.")
+
+
+def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
+    """Compose and validate every job of `launch.py -m OVERRIDES`; return the sweep's directory and its jobs.
+
+    Raises:
+        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: what the sweep command would say. Nothing was written.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import setup_globals
+    from hydra.types import HydraContext, RunMode
+
+    from fsamlab import door
+    from fsamlab.sweep.slurm import SubmititLauncher
+
+    door.register()
+    setup_globals()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        context, loader = _context()
+        master = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
+        sweeper: Any = Plugins.instance().instantiate_sweeper(
+            hydra_context=HydraContext(config_loader=loader, callbacks=context), task_function=_never, config=master
+        )
+        plans = sweeper.plan(list(master.hydra.overrides.task))
+        sweep_dir = Path(master.hydra.sweep.dir)
+        say_what_changed(sweep_dir, plans)
+        if isinstance(sweeper.launcher, SubmititLauncher):
+            sweeper.launcher.check()
+    return sweep_dir, plans
+
+
+def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = None) -> None:
+    """Start again what of a sweep failed, was lost or cancelled, or never ran, as it was launched.
+
+    Args:
+        sweep_dir: has the records in `launches/`.
+        overrides: of the launcher only (`hydra/launcher=...`, `hydra.launcher.KEY=...`).
+        argv: for the new record; None is this process's.
+
+    Raises:
+        ConfigError: there is no record, or an override that would change the runs.
+        SweepFailed: some did not finish this time either.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import setup_globals
+    from hydra.types import HydraContext
+
+    from fsamlab import door
+    from fsamlab.sweep.summary import print_sweep
+
+    sweep_dir = sweep_dir.resolve()
+    launches = [launch for launch in read_launches(sweep_dir) if "hydra_overrides" in launch.entry]
+    if not launches:
+        raise ConfigError("sweep", sweep_dir, "has no launches/<n>.json; give the sweep command again instead")
+    for word in overrides:
+        if not word.startswith(LAUNCHER_KEYS):
+            raise ConfigError("resubmit", word, "only the launcher's settings may change: hydra.launcher.KEY=VALUE")
+    plans = {plan.directory: plan for launch in launches for plan in launch.plans}
+    for plan in plans.values():
+        if run_id(from_plain(plan.config)) != plan.run_id:
+            now = run_id(from_plain(plan.config))
+            raise ConfigError("configuration", plan.run_id, f"this version of fsamlab calls it {now}; launch it anew")
+    change = code_change(launches[-1].entry["git"], code_version(PROJECT_ROOT))
+    if change:
+        log.warning("the code has changed since launch %s: %s", launches[-1].path.stem, change)
+    todo = choose(sweep_dir, list(plans.values()), force=False)
+    if not todo:
+        log.info("nothing to resubmit in %s", sweep_dir)
+        return
+    door.register()
+    setup_globals()
+    used = [*launches[-1].entry["hydra_overrides"], *overrides]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        callbacks, loader = _context()
+        config = compose("config", overrides=[*used, *todo[0].overrides], return_hydra_config=True)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=loader, callbacks=callbacks), task_function=_task, config=config
+        )
+        start(
+            launcher,
+            sweep_dir,
+            todo,
+            todo,
+            argv=argv or sys.argv,
+            hydra_overrides=used,
+            on_end=lambda: print_sweep(sweep_dir, list(plans.values())),
+        )
+
+
+def _context() -> tuple[Any, Any]:
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return Callbacks(), hydra.config_loader
+
+
+def _task(cfg: Any) -> None:
+    from fsamlab.run import run_composed
+
+    run_composed(cfg)
+
+
+def _never(cfg: Any) -> None:
+    raise AssertionError("checking starts nothing")

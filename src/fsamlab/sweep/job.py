@@ -1,0 +1,63 @@
+"""One job of a sweep as it was at submission: what submitit pickles, and what the job does when it starts.
+
+A job may wait for days. It is therefore handed the composed configuration and its run directory, and does
+not compose again: an edit of conf/ or sweeps/ reaches new launches only. Code cannot be frozen that way;
+its digest is, and the job compares.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FrozenJob:
+    """What one job runs.
+
+    Attributes:
+        task: `module:function`, called with this object.
+        config: plain, as config.yaml holds it.
+        overrides: what the configuration was composed from, for the record.
+        directory: where the job writes, absolute.
+        code: :func:`fsamlab.environment.code_version` at submission.
+    """
+
+    task: str
+    config: dict[str, Any]
+    overrides: list[str]
+    directory: Path
+    code: dict[str, Any]
+
+
+class JobRunner:
+    """What submitit calls; requeued as it is, since all that a restart needs lies in the run directory."""
+
+    def __call__(self, job: FrozenJob) -> None:
+        """Run a job; its log is run.log in its directory, and stderr."""
+        job.directory.mkdir(parents=True, exist_ok=True)
+        log_to(job.directory / "run.log")
+        module, _, function = job.task.partition(":")
+        getattr(import_module(module), function)(job)
+
+    def checkpoint(self, job: FrozenJob) -> Any:
+        """Return what submitit submits again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job)
+
+
+def log_to(path: Path) -> None:
+    """Send the log to a file, in the form of conf/hydra/job_logging/run.yaml, and to stderr where that is another."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.handlers = [file]
+    if not os.path.samestat(path.stat(), os.fstat(sys.stderr.fileno())):
+        root.handlers.append(logging.StreamHandler(sys.stderr))

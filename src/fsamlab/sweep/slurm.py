@@ -1,0 +1,202 @@
+"""The cluster launcher: one array job for a sweep, through submitit; results are read from run directories.
+
+What it does otherwise than hydra-submitit-launcher, whose settings it takes: jobs are frozen at submission
+(job.py), a task that raised is FAILED for SLURM, a killed job loses no other's result, nothing depends on
+this process after the submission, and Ctrl-C leaves the jobs running.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+from fsamlab.config import in_range, one_of
+from fsamlab.config.checks import ConfigError
+from fsamlab.door import project_relative
+from fsamlab.record import read_status
+from fsamlab.sweep.cluster import base_id, cancel_command, job_states
+from fsamlab.sweep.job import FrozenJob, JobRunner
+
+log = logging.getLogger(__name__)
+
+OWN = ("cluster", "wait", "poll_seconds", "max_array_size", "submitit_folder", "max_num_timeout")
+COMMON = (  # what submitit calls by the same name on every cluster
+    *("name", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
+    *("timeout_min", "stderr_to_stdout"),
+)
+QUIET_POLLS = 2  # in a row without a sign of a job, before it is taken for gone
+
+
+class SubmititLauncher(BaseSubmititLauncher):
+    """Submits jobs as arrays and waits for them, unless told not to.
+
+    Args:
+        cluster: slurm, or local: submitit's local executor, all jobs at once on this machine.
+        wait: whether to stay until the last job has ended.
+        poll_seconds: between two looks at the jobs.
+        max_array_size: of one array; longer sweeps become several.
+        params: hydra-submitit-launcher's settings, under its names.
+
+    Attributes:
+        jobs: what to submit, set by whoever calls :meth:`launch`.
+        submitted: called with the job ids, in the order of `jobs`, before anything waits.
+        detached: whether jobs go on after :meth:`launch` has returned.
+    """
+
+    def __init__(
+        self,
+        cluster: str = "slurm",
+        wait: bool = True,
+        poll_seconds: float = 10.0,
+        max_array_size: int = 1000,
+        **params: Any,
+    ) -> None:
+        one_of("hydra.launcher.cluster", cluster, ("slurm", "local"))
+        in_range("hydra.launcher.poll_seconds", poll_seconds, 0, open_low=True)
+        in_range("hydra.launcher.max_array_size", max_array_size, 1)
+        in_range("hydra.launcher.timeout_min", params.get("timeout_min"), 0, open_low=True)
+        in_range("hydra.launcher.max_num_timeout", params.get("max_num_timeout"), 0)
+        in_range("hydra.launcher.array_parallelism", params.get("array_parallelism"), 1)
+        super().__init__(**params)
+        self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
+        self.jobs: list[FrozenJob] = []
+        self.submitted: Callable[[list[str]], None] = lambda ids: None
+        self.detached = False
+
+    def executor(self) -> Any:
+        """Return submitit's executor with these settings.
+
+        Raises:
+            ConfigError: SLURM is not there, or a setting that sbatch has no name for.
+        """
+        import submitit
+
+        params = {k: v for k, v in self.params.items() if k not in OWN and v is not None}
+        try:
+            executor = submitit.AutoExecutor(
+                folder=self.params["submitit_folder"],
+                cluster=self.cluster,
+                **{f"{self.cluster}_max_num_timeout": self.params["max_num_timeout"]},
+            )
+            executor.update_parameters(**{k if k in COMMON else f"slurm_{k}": v for k, v in params.items()})
+        except RuntimeError as e:
+            raise ConfigError("hydra/launcher", "slurm", f"{e} Use hydra/launcher=local on this machine") from e
+        except (NameError, ValueError, TypeError) as e:
+            raise ConfigError("hydra.launcher", " ".join(params), " ".join(str(e).split())) from e
+        return executor
+
+    def check(self) -> None:
+        """Check the settings as far as this machine can, submitting nothing.
+
+        Raises:
+            ConfigError: a setting that sbatch has no name for.
+        """
+        if self.cluster == "slurm" and shutil.which("srun") is None:
+            log.warning("there is no SLURM on this machine: the launcher's settings were not checked")
+        else:
+            self.executor()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit `jobs`, say what was submitted, wait for their end; one failure stops no other."""
+        assert self.config is not None
+        assert len(self.jobs) == len(job_overrides)
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        handles = self._submit()
+        ids = [str(handle.job_id) for handle in handles]
+        self.submitted(ids)
+        sweep_dir = project_relative(Path(str(self.config.hydra.sweep.dir)))
+        cancel = cancel_command(ids) if self.cluster == "slurm" else f"kill {' '.join(ids)}"
+        arrays = Counter(base_id(i) for i in ids)
+        names = ", ".join(f"{base}_[0-{n - 1}]" if n > 1 else base for base, n in arrays.items())
+        log.info("%d jobs submitted: %s", len(ids), names)
+        log.info("  directories  %s/", sweep_dir)
+        log.info("  logs         %s/RUN/run.log, %s/.submitit/JOB/", sweep_dir, sweep_dir)
+        log.info("  watch        fsamlab status %s --watch", sweep_dir)
+        log.info("  cancel       %s", cancel)
+        if not self.wait:
+            self.detached = True
+            return []
+        log.info("waiting for them; Ctrl-C leaves them running")
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return self._wait(handles, ids)
+        except KeyboardInterrupt:
+            self.detached = True
+            log.warning("the jobs go on without this process")
+            log.warning("  watch   fsamlab status %s", sweep_dir)
+            log.warning("  cancel  %s", cancel)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _submit(self) -> list[Any]:
+        executor = self.executor()
+        handles: list[Any] = []
+        for start in range(0, len(self.jobs), self.max_array_size):
+            part = self.jobs[start : start + self.max_array_size]
+            try:
+                handles += executor.map_array(JobRunner(), part)
+            except Exception as e:  # what sbatch refuses: partition, account, more GPUs than there are
+                folder = Path(str(self.params["submitit_folder"])).parent
+                for pickle in folder.glob("*.pkl"):  # of jobs that have no number
+                    pickle.unlink()
+                if type(e).__name__ not in ("FailedJobError", "FailedSubmissionError"):
+                    raise
+                last = [line for line in str(e).splitlines() if line.strip()][-1]
+                sent = f" ({len(handles)} jobs were submitted before)" if handles else ""
+                raise ConfigError("hydra.launcher", "these settings", f"sbatch refused: {last}{sent}") from e
+        return handles
+
+    def _wait(self, handles: list[Any], ids: list[str]) -> list[JobReturn]:
+        from fsamlab.terminal import SweepBoard
+
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        directories = dict(enumerate(job.directory for job in self.jobs))
+        names = {i: d.name for i, d in directories.items()}
+        board = SweepBoard(directories, names)
+        running, quiet = set(directories), dict.fromkeys(directories, 0)
+        outcome: dict[int, JobReturn] = {}
+        with board:
+            while running:
+                active = self._active(handles, ids, running)
+                for i in sorted(running):
+                    status = read_status(directories[i])
+                    done = status["status"] == "finished" and status.get("updated", "") >= since
+                    quiet[i] = 0 if i in active else quiet[i] + 1
+                    if status["status"] == "running" and i not in board.tasks:
+                        board.started(i)
+                    if done or quiet[i] >= QUIET_POLLS:
+                        running.remove(i)
+                        if i not in board.tasks:
+                            board.started(i)
+                        finished = read_status(directories[i])["status"] == "finished"
+                        board.ended(i, 0 if finished else 1)
+                        state = JobStatus.COMPLETED if finished else JobStatus.FAILED
+                        outcome[i] = JobReturn(overrides=self.jobs[i].overrides, status=state)
+                        if not finished:
+                            outcome[i]._return_value = RuntimeError(f"{names[i]} did not finish")
+                board.refresh(i for i in running if i in board.tasks)
+                if running:
+                    time.sleep(self.poll_seconds)
+        return [outcome[i] for i in sorted(outcome)]
+
+    def _active(self, handles: list[Any], ids: list[str], running: set[int]) -> set[int]:
+        """Return which of the running jobs may still write."""
+        if self.cluster == "local":
+            return {i for i in running if not handles[i].done()}
+        states = job_states(ids[i] for i in running)
+        return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown one is not gone
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
