@@ -22,10 +22,59 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint=last|best, device=cpu, force=true, hydra/launcher=submitit_slurm, hydra.launcher.num_jobs=1, ...",
     )
     two.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
+    three = commands.add_parser(
+        "check",
+        help="compose and validate every job of a sweep, show what would run, submit nothing",
+        description="What `python launch.py -m WORDS` would start.",
+    )
+    three.add_argument("words", nargs="+", metavar="+sweeps=NAME | key=value")
+    four = commands.add_parser(
+        "resubmit",
+        help="start again what of a sweep failed, was lost or cancelled, or never ran",
+        description="Works from the sweep's record: same configurations, same directories, resuming from checkpoints.",
+    )
+    four.add_argument("sweep", type=Path, help="a sweep's directory, with launches/ in it")
+    four.add_argument("overrides", nargs="*", metavar="hydra.launcher.KEY=VALUE", help="other settings of the launcher")
     args = parser.parse_args(argv)
+    if args.command == "check":
+        return _check(args.words)
+    if args.command == "resubmit":
+        return _resubmit(args.sweep, args.overrides)
     if args.command == "measure":
         return _measure(args.words)
     return _collect(args.runs, args.csv)
+
+
+def _check(words: list[str]) -> int:
+    import logging
+
+    from fsamlab import door
+    from fsamlab.sweep.again import check
+    from fsamlab.sweep.summary import print_check
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        print_check(*check(words))
+    except Exception as e:
+        return door.report(e)
+    return 0
+
+
+def _resubmit(sweep: Path, overrides: list[str]) -> int:
+    import logging
+
+    from fsamlab import door
+    from fsamlab.sweep.again import resubmit
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("fsamlab").setLevel(logging.INFO)
+    try:
+        resubmit(sweep, overrides)
+    except Exception as e:
+        return door.report(e)
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def _measure(words: list[str]) -> int:

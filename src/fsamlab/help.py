@@ -20,6 +20,12 @@ FIRST STEPS
   fsamlab collect runs/quickstart                              all runs of a directory as CSV and table
   fsamlab measure runs/quickstart diagnostics=full             sharpness, curvature, decomposition of finished runs
 
+ON A CLUSTER (docs/cluster.md)
+  fsamlab check +sweeps=NAME                                   validate every job, submit nothing
+  python launch.py -m +sweeps=NAME hydra/launcher=slurm        one array job; Ctrl-C leaves it running
+  fsamlab status runs/NAME [--watch]                           finished, running, queued, failed, lost
+  fsamlab resubmit runs/NAME                                   start again what failed, was lost or cancelled
+
 GROUPS (group=option)
 {groups}
 

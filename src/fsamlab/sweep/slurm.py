@@ -8,6 +8,7 @@ this process after the submission, and Ctrl-C leaves the jobs running.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import signal
 import time
@@ -92,7 +93,13 @@ class SubmititLauncher(BaseSubmititLauncher):
         except RuntimeError as e:
             raise ConfigError("hydra/launcher", "slurm", f"{e} Use hydra/launcher=local on this machine") from e
         except (NameError, ValueError, TypeError) as e:
-            raise ConfigError("hydra.launcher", " ".join(params), " ".join(str(e).split())) from e
+            text = " ".join(str(e).split())
+            unknown, valid = re.search(r"Unknown argument '(\w+)'", text), re.search(r"Valid arguments: ([\w, ]+?) Known", text)
+            if unknown is None or valid is None:
+                raise ConfigError("hydra.launcher", "these settings", text) from e
+            key = f"hydra.launcher.{unknown[1]}"
+            known = f"{', '.join((*COMMON, *valid[1].split(', ')))}; other sbatch flags go into additional_parameters"
+            raise ConfigError(key, params[unknown[1]], f"is no setting of submitit's, which has {known}") from e
         return executor
 
     def check(self) -> None:

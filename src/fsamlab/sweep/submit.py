@@ -123,7 +123,7 @@ def start(
         SweepFailed: some of `plans` did not finish.
     """
     code = code_version(PROJECT_ROOT)
-    name = type(launcher).__name__
+    name = "local" if isinstance(launcher, LocalLauncher) else getattr(launcher, "cluster", type(launcher).__name__)
     record = write_launch(sweep_dir, plans, argv, PROJECT_ROOT, code, name, hydra_overrides)
     returns: Sequence[Any] = []
     refused = False

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
+from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.results import by_setting, collect
 from fsamlab.terminal import console
@@ -97,6 +98,19 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
         )
         if (directory / "run.log").exists():
             screen.print(f"           log: {project_relative(directory / 'run.log')}", highlight=False, soft_wrap=True)
+
+
+def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> None:
+    """Print what a launch would run: each job with its status on disk, and a count."""
+    screen = console()
+    counts = Counter(read_status(plan.directory)["status"] for plan in plans)
+    for plan in plans:
+        status = read_status(plan.directory)["status"]
+        line = f"{status if status != 'queued' else 'new':>9}  {plan.run_id}  {' '.join(plan.overrides)}"
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    words = ", ".join(f"{n} {'new' if status == 'queued' else status}" for status, n in counts.items())
+    where = project_relative(sweep_dir)
+    screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", highlight=False)
 
 
 def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:

@@ -1,0 +1,195 @@
+"""check, resubmit, frozen configurations, changed code, and jobs that get nowhere; without a cluster."""
+
+import dataclasses
+import json
+
+import pytest
+from helpers import ROOT, TINY, compose_tiny
+
+from fsamlab import run as run_module
+from fsamlab.cli import main as fsamlab
+from fsamlab.config import ConfigError, to_plain
+from fsamlab.identity import run_id
+from fsamlab.record import read_status
+from fsamlab.run import MAX_STARTS_HERE, NoProgress, run, run_frozen
+from fsamlab.signals import Preempted
+from fsamlab.sweep.job import FrozenJob
+from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.submit import changed_since
+
+CODE = {"sha": "a" * 40, "dirty": False, "source": "0123456789ab"}
+
+
+def one(tmp_path, *overrides):
+    config = compose_tiny("train.max_steps=3", *overrides)
+    return config, tmp_path / run_id(config)
+
+
+@pytest.fixture
+def local(tmp_path):
+    return [*TINY, "train.max_steps=3", "name=sweep", f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.num_jobs=1"]
+
+
+def test_check_shows_every_job_and_writes_nothing(local, tmp_path, capsys):
+    assert fsamlab(["check", *local, "optimizer=sgd,fsam", "seed=0,1"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 runs below" in shown
+    assert "4 new" in shown
+    assert shown.count("fsam-small_cnn-synthetic") == 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("optimizer.rhoo=1", "unknown key (did you mean rho?)"),
+        ("optimizer.rho=-1,0.1", "optimizer.rho=-1"),
+        ("+sweeps=nothing", "sweeps=nothing"),
+        ("hydra/launcher=slrm", "slrm"),
+    ],
+)
+def test_check_refuses_in_one_line(local, tmp_path, capsys, word, says):
+    assert fsamlab(["check", *local, word]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_launch_keeps_its_configurations(tmp_path):
+    config, directory = one(tmp_path)
+    plan = JobPlan.of(config, ["seed=0"], directory)
+    dirty = {**CODE, "dirty": True}
+    path = write_launch(tmp_path, [plan], ["launch.py"], ROOT, dirty, "SubmititLauncher", ["hydra/launcher=slurm"])
+    assert path.with_suffix(".diff").exists()
+    (launch,) = read_launches(tmp_path)
+    assert launch.plans == [plan]
+    assert launch.entry["jobs"][0]["slurm_job_id"] is None
+    add_job_ids(path, {directory: "12_0"})
+    assert read_launches(tmp_path)[0].entry["jobs"][0]["slurm_job_id"] == "12_0"
+    assert changed_since(tmp_path, [plan]) == []
+    other = JobPlan.of(dataclasses.replace(config, seed=1), ["seed=0"], tmp_path / "other")
+    (line,) = changed_since(tmp_path, [other])
+    assert plan.run_id in line
+    assert other.run_id in line
+
+
+def test_a_frozen_job_runs_what_was_submitted(tmp_path):
+    config, directory = one(tmp_path)
+    job = FrozenJob("fsamlab.run:run_frozen", to_plain(config), ["seed=0"], directory, {})
+    run_frozen(job)
+    assert read_status(directory)["status"] == "finished"
+    elsewhere = dataclasses.replace(job, directory=tmp_path / "sgd-small_cnn-synthetic-s0-00000000")
+    with pytest.raises(ConfigError, match="calls its configuration"):
+        run_frozen(elsewhere)
+    assert not elsewhere.directory.exists()
+
+
+def test_changed_code_is_said_or_refused(tmp_path, caplog):
+    config, directory = one(tmp_path)
+    run(config, directory, submitted=CODE)
+    (warning,) = read_status(directory)["warnings"]
+    assert "the code has changed since it was submitted: commit aaaaaaaaa, source 0123456789ab -> " in warning
+    assert warning in caplog.text
+    config, directory = one(tmp_path, "on_code_change=refuse", "seed=1")
+    with pytest.raises(ConfigError, match="go back to it"):
+        run(config, directory, submitted=CODE)
+    assert read_status(directory)["status"] == "failed"
+
+
+def test_the_same_code_is_no_change(tmp_path):
+    from fsamlab.environment import code_version
+
+    config, directory = one(tmp_path, "on_code_change=refuse")
+    run(config, directory, submitted=code_version(ROOT))
+    assert read_status(directory)["warnings"] == []
+
+
+def interrupted(monkeypatch, step):
+    """Make a run stop before it gets beyond `step`, as a time limit that is too short does."""
+    original = run_module.Bookkeeper.boundary
+
+    def boundary(self):
+        if self.trainer.step > step:
+            raise Preempted(12, step)
+        original(self)
+
+    monkeypatch.setattr(run_module.Bookkeeper, "boundary", boundary)
+
+
+def test_slurm_restarts_that_get_nowhere_end(tmp_path, monkeypatch):
+    config, directory = one(tmp_path, "train.checkpoint_every_steps=1")
+    interrupted(monkeypatch, 1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for restart in range(1 + MAX_STARTS_HERE):  # the first start gets to step 1, the others nowhere
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        with pytest.raises(Preempted):
+            run(config, directory)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(1 + MAX_STARTS_HERE))
+    with pytest.raises(NoProgress, match="3 starts in a row ended without a checkpoint beyond step 1"):
+        run(config, directory)
+    assert read_status(directory)["status"] == "failed"
+    monkeypatch.undo()
+    run(config, directory)  # by hand, after something was changed
+    assert read_status(directory)["status"] == "finished"
+
+
+def test_restarts_that_make_progress_are_not_counted(tmp_path, monkeypatch):
+    config, directory = one(tmp_path, "train.checkpoint_every_steps=1", "train.max_steps=8")
+    for restart in range(7):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        with monkeypatch.context() as patch:
+            interrupted(patch, 1 + restart)
+            with pytest.raises(Preempted):
+                run(config, directory)
+    run(config, directory)
+    assert read_status(directory)["status"] == "finished"
+    assert read_status(directory)["attempts"] == 8
+
+
+def test_resubmit_refuses_what_would_change_a_run(tmp_path, capsys):
+    assert fsamlab(["resubmit", str(tmp_path)]) == 1
+    assert "has no launches/<n>.json" in capsys.readouterr().err
+    config, directory = one(tmp_path)
+    write_launch(tmp_path, [JobPlan.of(config, ["seed=0"], directory)], [], ROOT, CODE)
+    assert fsamlab(["resubmit", str(tmp_path), "optimizer.rho=1"]) == 1
+    assert "only the launcher's settings" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_resubmit_starts_only_what_failed(launch, tmp_path):
+    """The failure lies outside the configuration: data that are not there yet."""
+    import subprocess
+    import sys
+
+    import numpy as np
+    from PIL import Image
+
+    words = ("-m", "name=sweep", "data=image_folder", f"data.root={tmp_path / 'images'}", "data.num_workers=0")
+    words += ("data.image_size=8", "data.resize=8", "data.batch_size=4", "model.width=4", "tracker=none", "train.epochs=1", "seed=0,1")
+    failed = launch(*words, "optimizer=sgd", "hydra.launcher.num_jobs=1")
+    assert failed.returncode == 1, failed.stderr
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for i in range(16):
+                pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    sweep = tmp_path / "runs" / "sweep"
+    command = [sys.executable, "-m", "fsamlab.cli", "resubmit", str(sweep)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 runs finished" in done.stdout
+    assert [json.loads((sweep / f"launches/{n}.json").read_text())["jobs"] != [] for n in (1, 2)] == [True, True]
+
+
+@pytest.mark.long
+def test_submitits_local_executor(launch, tmp_path):
+    words = ("-m", *TINY, "name=sweep", "hydra/launcher=slurm_cpu", "hydra.launcher.cluster=local")
+    done = launch(*words, "+hydra.launcher.poll=1", "optimizer=sgd")
+    assert done.returncode == 1
+    done = launch(*words, "hydra.launcher.poll_seconds=0.5", "optimizer=sgd", "optimizer.lr=0.05,1e18")
+    assert done.returncode == 1, done.stderr
+    assert "1 of 2 runs finished" in done.stdout
+    assert "diverged" in done.stdout

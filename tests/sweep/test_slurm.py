@@ -1,0 +1,232 @@
+"""Sweeps on a real SLURM: what they survive, what they report, and that they end in the same bits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+import torch
+from helpers import TINY
+
+from fsamlab.record import read_rows, read_status
+
+pytestmark = pytest.mark.slurm
+SLURM = (
+    "hydra/launcher=slurm_cpu",
+    "hydra.launcher.poll_seconds=0.5",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.mem_gb=1",
+)
+TIMES = re.compile(r"time|cost/|seconds")
+
+
+def arguments(tmp_path, *more):
+    return ("launch.py", "-m", *TINY, "name=sweep", *SLURM, f"runs_dir={tmp_path / 'runs'}", *more)
+
+
+def runs(tmp_path):
+    return sorted((tmp_path / "runs" / "sweep").glob("*-s*"))
+
+
+def fsamlab(cluster, *words):
+    return cluster.python("-m", "fsamlab.cli", *map(str, words))
+
+
+def under_way(tmp_path, number=1, step=20):
+    found = [(d, s) for d in runs(tmp_path) if (s := read_status(d))["status"] == "running" and s.get("step", 0) >= step]
+    return found if len(found) >= number else None
+
+
+def weights(directory):
+    return torch.load(directory / "checkpoints" / "last.pt", weights_only=True)["model"]
+
+
+def assert_as_undisturbed(cluster, tmp_path, words):
+    """Train the same runs on this machine, and compare weights and rows bit by bit."""
+    local = ("hydra/launcher=local", "hydra.launcher.num_jobs=2", f"runs_dir={tmp_path / 'reference'}")
+    assert cluster.python("launch.py", "-m", *TINY, "name=sweep", *words, *local).returncode == 0
+    for directory in runs(tmp_path):
+        reference = tmp_path / "reference" / "sweep" / directory.name
+        ours, theirs = weights(directory), weights(reference)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), directory.name
+        rows = [{k: v for k, v in row.items() if not TIMES.search(k)} for row in read_rows(directory)]
+        others = [{k: v for k, v in row.items() if not TIMES.search(k)} for row in read_rows(reference)]
+        assert rows == others
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+
+
+def test_a_sweep_with_failing_jobs(cluster, tmp_path):
+    words = arguments(tmp_path, "optimizer=sgd,fsam", "optimizer.lr=0.05,1e18")
+    done = cluster.python(*words)
+    assert done.returncode == 1, done.stderr
+    assert "2 of 4 runs did not finish" in done.stderr
+    assert done.stdout.count("diverged at step") == 2
+    assert "2 of 4 runs finished" in done.stdout
+    record = json.loads((tmp_path / "runs/sweep/launches/1.json").read_text())
+    ids = {job["directory"]: job["slurm_job_id"] for job in record["jobs"]}
+    assert sorted(ids) == [str(d) for d in runs(tmp_path)]
+    states = dict(
+        line.split("|")[:2]
+        for line in cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
+    )
+    for directory in runs(tmp_path):
+        finished = read_status(directory)["status"] == "finished"
+        assert states[ids[str(directory)]] == ("COMPLETED" if finished else "FAILED")
+        assert read_status(directory)["slurm_job_id"] == ids[str(directory)]
+        assert finished or "diverged" in (directory / "run.log").read_text()
+    again = cluster.python(*words)
+    assert "2 of them are finished already" in again.stderr
+    assert "2 jobs submitted" in again.stderr
+
+
+def preempt(cluster, directory, status):
+    """An urgent job takes the node: USR2, checkpoint, requeue."""
+    node = cluster("squeue", "-h", "-j", status["slurm_job_id"], "-o", "%N").strip()
+    cluster("sbatch", "-p", "urgent", "-w", node, "-c", "8", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
+
+
+def operators_requeue(cluster, directory, status):
+    cluster("scontrol", "requeue", status["slurm_job_id"])
+
+
+def user_signal(cluster, directory, status):
+    cluster("scancel", "--signal", "USR2", status["slurm_job_id"])
+
+
+def node_failure(cluster, directory, status):
+    node = cluster("squeue", "-h", "-j", status["slurm_job_id"], "-o", "%N").strip()
+    cluster("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    cluster.wait_for("end", lambda: read_status(directory)["attempts"] > status["attempts"], 180)
+    cluster("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+@pytest.mark.parametrize("disturb", [preempt, operators_requeue, user_signal, node_failure])
+def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, disturb):
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=60", "train.log_every_steps=1", "train.checkpoint_every_steps=50")
+    # nothing but the tests' signals in an hour
+    launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.timeout_min=60", "hydra.launcher.partition=low"))
+    directory, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
+    disturb(cluster, directory, status)
+    output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, output
+    assert read_status(directory)["attempts"] == 2
+    assert read_status(directory)["resumed_at"] > 0
+    assert_as_undisturbed(cluster, tmp_path, words)
+
+
+def test_the_time_limit(cluster, tmp_path):
+    """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=900", "train.checkpoint_every_steps=100")
+    launcher = cluster.start(
+        *arguments(tmp_path, *words, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
+    )
+    output, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, output
+    assert {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}
+    assert max(read_status(d)["attempts"] for d in runs(tmp_path)) > 1
+    assert_as_undisturbed(cluster, tmp_path, words)
+
+
+def test_too_many_time_outs_end_a_run(cluster, tmp_path):
+    words = ("optimizer=fsam", "seed=0", "model.width=4,5", "train.epochs=100000", "hydra.launcher.timeout_min=5")
+    launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.max_num_timeout=0"))
+    for directory, status in cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2)):
+        user_signal(cluster, directory, status)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert output.count("timed-out too many times") == 2
+    assert all((d / "checkpoints" / "last.pt").exists() for d in runs(tmp_path))
+
+
+def test_kill_cancel_and_resubmit(cluster, tmp_path):
+    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=60", "train.checkpoint_every_steps=20")
+    launcher = cluster.start(*arguments(tmp_path, *words))
+    first, second, third = cluster.wait_for("three running jobs", lambda: under_way(tmp_path, 3))
+    os.kill(first[1]["pid"], signal.SIGKILL)
+    cluster("scancel", second[1]["slurm_job_id"])
+    output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == 1
+    assert "1 of 3 runs finished" in output
+    before = (third[0] / "metrics.jsonl").read_bytes()
+    shown = fsamlab(cluster, "status", tmp_path / "runs/sweep", "--json")
+    assert shown.returncode == 1
+    states = {entry["run_id"]: entry["status"] for entry in json.loads(shown.stdout)}
+    assert states[second[0].name] == "cancelled"
+    assert states[first[0].name] in ("failed", "lost")
+    done = fsamlab(cluster, "resubmit", tmp_path / "runs/sweep")
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs submitted" in done.stderr
+    assert "3 of 3 runs finished" in done.stdout
+    assert (third[0] / "metrics.jsonl").read_bytes() == before
+    assert [read_status(d)["attempts"] for d, _ in (first, second, third)] == [2, 2, 1]
+    assert "nothing to resubmit" in fsamlab(cluster, "resubmit", tmp_path / "runs/sweep").stderr
+    assert_as_undisturbed(cluster, tmp_path, words)
+
+
+def test_nothing_depends_on_the_launcher_or_one_slurmctld(cluster, tmp_path):
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=150", "train.checkpoint_every_steps=20")
+    launcher = cluster.start(*arguments(tmp_path, *words))
+    cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2))
+    again = cluster.python(*arguments(tmp_path, *words, "hydra.launcher.wait=false"))
+    assert again.returncode == 0, again.stderr
+    assert "2 of them are in SLURM's queue or running already" in again.stderr
+    launcher.kill()
+    launcher.communicate()
+    pid = int((cluster.directory / "run" / "slurmctld.pid").read_text())
+    cluster.wait_for("the state on disk", lambda: (cluster.directory / "state" / "job_state").stat().st_size > 500)
+    subprocess.run(["sleep", "6"], check=True)  # slurmctld writes its state up to 5 s late
+    os.kill(pid, signal.SIGKILL)
+    subprocess.run([slurmctld_path()], env=cluster.env, check=True)
+    cluster.wait_for("both", lambda: {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}, 180)
+    assert_as_undisturbed(cluster, tmp_path, words)
+
+
+def slurmctld_path():
+    import slurmlab
+
+    return slurmlab.tool("slurmctld")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_the_jobs_running_and_says_so(cluster, tmp_path, signum):
+    launcher = cluster.start(*arguments(tmp_path, "optimizer=sgd", "seed=0,1", "train.epochs=40"))
+    cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2, step=1))
+    os.kill(launcher.pid, signum)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 130
+    assert "the jobs go on without this process" in output
+    assert re.search(r"cancel +scancel \d+", output)
+    cluster.wait_for("both", lambda: {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}, 60)
+
+
+def test_a_refused_submission_is_one_line_and_leaves_nothing(cluster, tmp_path):
+    done = cluster.python(*arguments(tmp_path, "optimizer=sgd", "seed=0,1", "hydra.launcher.partition=nowhere"))
+    assert done.returncode == 1
+    assert "sbatch refused" in done.stderr
+    assert "invalid partition" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs/sweep/launches").glob("*"))
+    assert not list((tmp_path / "runs/sweep/.submitit").glob("*.pkl"))
+
+
+def test_without_accounting(cluster_without_accounting, tmp_path):
+    cluster = cluster_without_accounting
+    launcher = cluster.start(*arguments(tmp_path, "optimizer=fsam", "seed=0,1,2", "train.epochs=60"))
+    victim, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
+    os.kill(status["pid"], signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert "2 of 3 runs finished" in output
+    states = {e["run_id"]: e["status"] for e in json.loads(fsamlab(cluster, "status", victim.parent, "--json").stdout)}
+    assert states.pop(victim.name) in ("failed", "lost")
+    assert set(states.values()) == {"finished"}
+
+
+def test_measure_on_the_cluster(cluster, tmp_path):
+    assert cluster.python(*arguments(tmp_path, "optimizer=fsam", "seed=0,1")).returncode == 0
+    done = fsamlab(cluster, "measure", *runs(tmp_path), "diagnostics=light", "diagnostics.num_samples=32", *SLURM)
+    assert done.returncode == 0, done.stderr
+    assert all(list((d / "measurements").glob("last-*.jsonl")) for d in runs(tmp_path))
