@@ -33,7 +33,7 @@ def _measure(words: list[str]) -> int:
 
     from fsamlab import door
     from fsamlab.measure import measure_runs
-    from fsamlab.sweep.results import find_runs
+    from fsamlab.sweep.runs import find_runs
     from fsamlab.sweep.summary import print_measurements
     from fsamlab.terminal import console
 
@@ -64,7 +64,8 @@ def _no_runs(paths: list[Path]) -> str:
 
 
 def _collect(paths: list[Path], csv: Path | None) -> int:
-    from fsamlab.sweep.results import collect, find_runs
+    from fsamlab.sweep.results import collect
+    from fsamlab.sweep.runs import find_runs
     from fsamlab.sweep.summary import print_failures, settings_table
     from fsamlab.terminal import console
 
