@@ -1,0 +1,207 @@
+"""What SLURM knows about jobs: squeue first, sacct for what squeue has forgotten.
+
+A scheduler that cannot be asked (no tools on this machine, slurmctld down, accounting disabled) is no
+error here: what is known comes back, and `JobStates.problem` says in one line what could not be learnt.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+TIMEOUT_SECONDS = 30.0
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
+ACTIVE = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+GONE = "GONE"  # the controller answered and has no such job (any more), and accounting says nothing about its end
+NOTHING = frozenset({"", "None", "None assigned", "(null)", "N/A"})
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job, or one task of an array, as the scheduler sees it.
+
+    Attributes:
+        state: SLURM's word without additions ("CANCELLED by 0" is CANCELLED), or GONE.
+        reason: why it waits or ended, as squeue says ("Priority", "TimeLimit"); empty where there is none.
+        nodes: where it runs or ran; empty before it starts.
+        raw_id: the task's own number, which the job itself sees as SLURM_JOB_ID; empty where unknown.
+    """
+
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    raw_id: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether the job may still write: it waits, runs, or is about to go on."""
+        return self.state in ACTIVE
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the job is yet to start, for the first time or again."""
+        return self.state in WAITING
+
+
+class JobStates(dict[str, JobState]):
+    """Job id -> state. An id that is missing is unknown, which does not mean that its job has ended.
+
+    Attributes:
+        problem: None, or one line on what the scheduler could not be asked.
+    """
+
+    problem: str | None = None
+
+
+def job_states(ids: Iterable[str]) -> JobStates:
+    """Return the states of jobs (`123`) and array tasks (`123_4`), with at most three calls of SLURM's tools.
+
+    squeue shows ended jobs for MinJobAge (5 minutes by default); sacct is only asked for what squeue does not know.
+    """
+    wanted = set(ids)
+    answer = JobStates()
+    if not wanted:
+        return answer
+    queue, squeue_problem = _squeue(wanted)
+    answer.update(_select(wanted, queue))
+    rest = wanted - answer.keys()
+    if not rest:
+        return answer
+    past, sacct_problem = _sacct(rest)
+    for name, job in _select(rest, past).items():
+        # accounting goes on calling a job active that a crashed controller has lost; the controller knows better
+        answer[name] = job if squeue_problem or not job.active else JobState(GONE, nodes=job.nodes, raw_id=job.raw_id)
+    if squeue_problem is None:
+        answer.update({name: JobState(GONE) for name in rest - answer.keys()})
+    elif rest - answer.keys():
+        answer.problem = f"the scheduler could not be asked: {squeue_problem}; {sacct_problem or 'sacct has no entry'}"
+    return answer
+
+
+def cancel_command(ids: Iterable[str], states: Mapping[str, JobState] | None = None) -> str | None:
+    """Return the `scancel` command for jobs, None when there is nothing to cancel.
+
+    Args:
+        ids: all the jobs and array tasks that are meant.
+        states: what the scheduler says; only the active are named then, a whole array by its own number.
+    """
+    tasks: dict[str, list[str]] = {}
+    for name in dict.fromkeys(ids):
+        tasks.setdefault(base_id(name), []).append(name)
+    words = []
+    for base, names in tasks.items():
+        live = names if states is None else [n for n in names if n in states and states[n].active]
+        numbers = sorted(int(n.partition("_")[2]) for n in live if "_" in n)
+        if len(live) == len(names):
+            words.append(base)
+        elif len(numbers) == 1:
+            words.append(f"{base}_{numbers[0]}")
+        elif numbers:
+            words.append(f"'{base}_[{_ranges(numbers)}]'")  # quoted: zsh takes brackets for a file pattern
+    return f"scancel {' '.join(words)}" if words else None
+
+
+def base_id(name: str) -> str:
+    """Return the number of the job or of the whole array: `123` for `123_4`."""
+    return name.partition("_")[0]
+
+
+def _bases(ids: Collection[str]) -> str:
+    return ",".join(sorted({base_id(name) for name in ids}, key=lambda b: (len(b), b)))
+
+
+def _squeue(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
+    """Return what squeue lists, by id, and what went wrong."""
+    words = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N|%A"]
+    text, problem = _run([*words, "-j", _bases(ids)])
+    if problem is not None and "invalid job id" in problem.lower():
+        if len({base_id(name) for name in ids}) == 1:
+            return {}, None  # an answer: the only job asked for is known no more
+        text, problem = _run(words)  # one forgotten job must not hide the others: list all, select here
+    jobs: dict[str, JobState] = {}
+    for fields in _table(text, 4):
+        raw = fields[4] if len(fields) > 4 else ""
+        _enter(jobs, fields[0], JobState(_word(fields[1]), _or_empty(fields[2]), _or_empty(fields[3]), raw))
+    return jobs, problem
+
+
+def _sacct(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
+    """Return what sacct lists, by id, and what went wrong."""
+    columns = "JobID,State,NodeList,JobIDRaw"
+    text, problem = _run(["sacct", "-n", "-X", "--parsable2", "-o", columns, "-j", _bases(ids)])
+    jobs: dict[str, JobState] = {}
+    for fields in _table(text, 3):
+        raw = fields[3] if len(fields) > 3 else ""
+        _enter(jobs, fields[0], JobState(_word(fields[1]), nodes=_or_empty(fields[2]), raw_id=raw))
+    return jobs, problem
+
+
+def _run(command: list[str]) -> tuple[str, str | None]:
+    """Return the output of a command, and in one line why there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS)
+    except FileNotFoundError:
+        return "", f"no {command[0]} on this machine"
+    except subprocess.TimeoutExpired:
+        return "", f"{command[0]} gave no answer in {TIMEOUT_SECONDS:g} s"
+    except OSError as e:
+        return "", f"{command[0]}: {e.strerror}"
+    if done.returncode == 0:
+        return done.stdout, None
+    lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    return "", f"{command[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}"
+
+
+def _table(text: str, num_fields: int) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) >= num_fields:
+            yield fields
+
+
+def _word(state: str) -> str:
+    return state.split()[0].rstrip("+").upper() if state.strip() else "UNKNOWN"
+
+
+def _or_empty(text: str) -> str:
+    return "" if text in NOTHING else text
+
+
+def _enter(jobs: dict[str, JobState], name: str, job: JobState) -> None:
+    """Enter a line under its id, under each task that it stands for (`123_[5-9%2]`), and under its own number."""
+    array = re.fullmatch(r"(\d+)_\[([^\]]*)\]", name)
+    if array is None:
+        jobs[name] = job
+        if job.raw_id and job.raw_id != base_id(name):  # an array's last task carries the array's number
+            jobs.setdefault(job.raw_id, job)
+        return
+    for part in array[2].partition("%")[0].split(","):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if span is not None:
+            for task in range(int(span[1]), int(span[2] or span[1]) + 1, int(span[3] or 1)):
+                jobs.setdefault(f"{array[1]}_{task}", JobState(job.state, job.reason, job.nodes))
+
+
+def _select(ids: Collection[str], jobs: Mapping[str, JobState]) -> dict[str, JobState]:
+    """Return the wanted ones; `123` also finds the task that carries the array's number, `123_0` a job that is none."""
+    found = {name: jobs[name] for name in ids if name in jobs}
+    missing = {name for name in ids if name not in found}
+    if missing:
+        last = {job.raw_id: job for name, job in jobs.items() if job.raw_id == base_id(name)}
+        for name in missing:
+            if "_" not in name and name in last:
+                found[name] = last[name]
+    return found
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers as SLURM writes them: `1-3,7`."""
+    spans: list[list[int]] = []
+    for n in numbers:
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
