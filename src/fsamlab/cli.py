@@ -22,7 +22,24 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint=last|best, device=cpu, force=true, hydra/launcher=submitit_slurm, hydra.launcher.num_jobs=1, ...",
     )
     two.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
+    three = commands.add_parser(
+        "status",
+        help="which runs of a sweep are finished, running, queued, failed or lost",
+        description="The state of sweeps from their records, run directories and SLURM; no launcher has to be alive.",
+        epilog="exit code: 0, 1 when a run failed, was cancelled or lost, 2 when there are no runs",
+    )
+    three.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
+    three.add_argument("--failed", action="store_true", help="only what failed, was cancelled or lost, and why")
+    form = three.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a JSON list with an object per run")
+    form.add_argument(
+        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="refresh until nothing is active (5 s)"
+    )
     args = parser.parse_args(argv)
+    if args.command == "status":
+        from fsamlab.sweep.status_view import show
+
+        return show(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
     if args.command == "measure":
         return _measure(args.words)
     return _collect(args.runs, args.csv)
