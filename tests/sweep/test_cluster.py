@@ -2,33 +2,10 @@ import subprocess
 import sys
 
 import pytest
+from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
 from fsamlab.sweep import cluster
 from fsamlab.sweep.cluster import GONE, JobState, cancel_command, job_states
-
-INVALID = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
-DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
-DISABLED = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """Put shell scripts on a PATH that has nothing else; returns the calls that were made."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-
-    def install(**bodies):
-        for name, body in bodies.items():
-            (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
-            (folder / name).chmod(0o755)
-        return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
-
-    return install
-
-
-def lines(*rows):
-    return "\n".join(f"echo '{row}'" for row in rows)
 
 
 def test_squeue_knows_all_and_is_asked_once(fake):

@@ -2,16 +2,15 @@ import json
 import os
 
 import pytest
+from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
 from fsamlab.cli import main
 from fsamlab.files import write_json
 from fsamlab.sweep.status import sweep_runs, sweep_state
 
-from .test_cluster import DISABLED, DOWN, INVALID, fake, lines  # noqa: F401
-
 
 @pytest.fixture(autouse=True)
-def no_slurm(fake):  # noqa: F811
+def no_slurm(fake):
     """Every test begins without SLURM's tools."""
 
 
@@ -104,14 +103,14 @@ def test_a_moved_sweep_is_found(tmp_path):
         (None, "FAILED", "failed"),
     ],
 )
-def test_the_run_s_word_and_the_scheduler_s(tmp_path, fake, disk, slurm, expected):  # noqa: F811
+def test_the_run_s_word_and_the_scheduler_s(tmp_path, fake, disk, slurm, expected):
     fake(squeue=INVALID if slurm is None else lines(f"7_0|{slurm}|None|n1|8"), sacct=DISABLED)
     record(tmp_path, 1, {"a": "7_0"})
     put(tmp_path / "a", disk, slurm_job_id="8", config=disk is not None)
     assert statuses(tmp_path) == {"a": expected}
 
 
-def test_an_earlier_job_s_failure_does_not_hide_that_the_new_job_was_cancelled(tmp_path, fake):  # noqa: F811
+def test_an_earlier_job_s_failure_does_not_hide_that_the_new_job_was_cancelled(tmp_path, fake):
     fake(squeue=lines("9|CANCELLED|None||9"))
     record(tmp_path, 1, {"a": "9"})
     put(tmp_path / "a", "failed", slurm_job_id="8")
@@ -119,7 +118,7 @@ def test_an_earlier_job_s_failure_does_not_hide_that_the_new_job_was_cancelled(t
 
 
 @pytest.mark.parametrize("disk", ["running", "preempted", "failed"])
-def test_unknown_is_not_gone(tmp_path, fake, capsys, disk):  # noqa: F811
+def test_unknown_is_not_gone(tmp_path, fake, capsys, disk):
     fake(squeue=DOWN, sacct=DISABLED)
     record(tmp_path, 1, {"a": "7", "b": "8"})
     put(tmp_path / "a", disk, slurm_job_id="7")
@@ -136,7 +135,7 @@ def test_a_local_run_is_judged_by_its_heartbeat(tmp_path):
     assert (never.status, never.reason) == ("queued", "did not run")
 
 
-def test_a_slurm_run_taken_up_locally_is_running(tmp_path, fake):  # noqa: F811
+def test_a_slurm_run_taken_up_locally_is_running(tmp_path, fake):
     from fsamlab.ownership import Ownership
 
     fake(squeue=INVALID, sacct=lines("7|TIMEOUT|n1|7"))
@@ -148,7 +147,7 @@ def test_a_slurm_run_taken_up_locally_is_running(tmp_path, fake):  # noqa: F811
         owner.release()
 
 
-def test_reasons_come_from_the_nearest_source(tmp_path, fake):  # noqa: F811
+def test_reasons_come_from_the_nearest_source(tmp_path, fake):
     fake(squeue=lines(*(f"7_{i}|TIMEOUT|TimeLimit|n1|{i}" for i in range(4))))
     record(tmp_path, 1, {name: f"7_{i}" for i, name in enumerate("abcd")})
     put(tmp_path / "a", "failed", log="x\n", exception="ValueError: no")
@@ -167,7 +166,7 @@ def test_reasons_come_from_the_nearest_source(tmp_path, fake):  # noqa: F811
     assert [r.log and r.log.name for r in states] == ["run.log", "run.log", "7_2_0_log.err", None]
 
 
-def test_the_page(tmp_path, fake, capsys):  # noqa: F811
+def test_the_page(tmp_path, fake, capsys):
     fake(squeue=lines("7_0|COMPLETED|None|n1|1", "7_1|RUNNING|None|n2|2", "7_2|FAILED|NonZeroExitCode|n1|3"))
     record(tmp_path, 1, {"a": "7_0", "b": "7_1", "c": "7_2"})
     put(tmp_path / "a", "finished", step=10, last_step=10, attempts=2, latest={"train/loss": 0.5, "test/acc1": 0.75})
@@ -209,7 +208,7 @@ def test_json(tmp_path, capsys):
     assert [r["run"] for r in json.loads(capsys.readouterr().out)] == ["b"]
 
 
-def test_watch_ends_when_nothing_is_active(tmp_path, fake, capsys):  # noqa: F811
+def test_watch_ends_when_nothing_is_active(tmp_path, fake, capsys):
     count = f"echo >> {tmp_path}/n; read -r a < /dev/null; set -- $(while read -r l; do echo x; done < {tmp_path}/n)\n"
     fake(squeue=count + '[ $# -lt 3 ] && echo "7|RUNNING|None|n1|7" || echo "7|TIMEOUT|TimeLimit|n1|7"')
     sweep = tmp_path / "s"
@@ -230,7 +229,7 @@ def test_nothing_there(tmp_path, capsys):
     assert "no run directory" in capsys.readouterr().err
 
 
-def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys):  # noqa: F811
+def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys):
     calls = fake(squeue="exit 1")
     sweep = tmp_path / "s"
     record(sweep, 1, {f"r{i}": f"7_{i}" for i in range(1000)})
