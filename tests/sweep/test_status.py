@@ -195,6 +195,17 @@ def test_the_page(tmp_path, fake, capsys):
     assert "10/10" not in out
 
 
+def test_one_run_of_an_array_does_not_offer_to_cancel_the_others(tmp_path, fake, capsys):
+    fake(squeue=lines("7_0|RUNNING|None|n1|8", "7_1|RUNNING|None|n2|7"))
+    record(tmp_path, 1, {"a": "7_0", "b": "7_1"})
+    for name in "ab":
+        put(tmp_path / name, "running", slurm_job_id="8")
+    assert main(["status", str(tmp_path / "a")]) == 0
+    assert "scancel 7_0\n" in capsys.readouterr().out
+    assert main(["status", str(tmp_path)]) == 0
+    assert "scancel 7\n" in capsys.readouterr().out
+
+
 def test_json(tmp_path, capsys):
     record(tmp_path, 1, {"a": None, "b": None}, launcher="local")
     put(tmp_path / "a", "finished", latest={"train/loss": float("nan")})

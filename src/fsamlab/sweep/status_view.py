@@ -17,7 +17,7 @@ from rich.text import Text
 from fsamlab.door import project_relative
 from fsamlab.record import STATUSES
 from fsamlab.sweep.cluster import cancel_command
-from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_state
+from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import console, percent
 
 ORDER = ("finished", "running", "queued", "preempted", "failed", "cancelled", "lost")
@@ -131,7 +131,10 @@ def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
         lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and no job is known for them"))
     if state.jobs.problem:
         lines.append(Text(f"{state.jobs.problem}; shown is what the runs themselves wrote last", style="yellow"))
-    cancel = cancel_command([r.job_id for r in state.runs if r.job_id], state.jobs)
+    active = [r for r in state.runs if r.active and r.job_id]
+    # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
+    siblings = [s.slurm_job_id for d in {r.run.sweep_dir for r in active} for s in sweep_runs(d) if s.slurm_job_id]
+    cancel = cancel_command([*(str(r.job_id) for r in active), *siblings], state.jobs)
     if cancel is not None:
         lines.append(Text(f"stop what is active: {cancel}"))
     stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
