@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from fsamlab.record import read_rows
-from fsamlab.sweep.results import find_runs
+from fsamlab.sweep.runs import find_runs
 
 MEASURED, PREDICTED = "perturbation/cos_ema_full", "perturbation/cos_ema_full_predicted"
 INDEPENDENT, BATCH = "perturbation/cos_ema_full_independent", "perturbation/cos_batch_full"

@@ -18,7 +18,7 @@ from fsamlab.config import (
 from fsamlab.files import read_json, write_json
 from fsamlab.ownership import DirectoryBusy, Ownership, Superseded
 from fsamlab.record import RunRecord, is_finished, read_rows, read_status
-from fsamlab.sweep.results import current_status
+from fsamlab.sweep.runs import current_status
 
 
 @pytest.fixture

@@ -3,90 +3,138 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; return the exit code."""
-    parser = argparse.ArgumentParser(prog="fsamlab", description="Work with the runs that launch.py has made.")
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fsamlab", description="Work with sweeps and with the runs they have made.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("collect", help="one tidy CSV with a row per run, and the mean ± std table")
-    one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
-    one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
-    two = commands.add_parser(
-        "measure",
-        help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
-        description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
-        epilog="key=value: diagnostics=full|paper|light, diagnostics.rho=0.1, diagnostics.batchnorm=batch, "
-        "checkpoint=last|best, device=cpu, force=true, hydra/launcher=submitit_slurm, hydra.launcher.num_jobs=1, ...",
-    )
-    two.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
-    three = commands.add_parser(
+
+    one = commands.add_parser(
         "check",
         help="compose and validate every job of a sweep, show what would run, submit nothing",
         description="What `python launch.py -m WORDS` would start.",
     )
-    three.add_argument("words", nargs="+", metavar="+sweeps=NAME | key=value")
-    four = commands.add_parser(
+    one.add_argument("words", nargs="+", metavar="+sweeps=NAME | key=value")
+    one.set_defaults(run=_check)
+
+    one = commands.add_parser(
+        "fetch",
+        help="data and pretrained weights onto the disk, for jobs on nodes without internet",
+        description="Get the data sets and the pretrained weights that runs read; train nothing.",
+        epilog="The words are those of launch.py: +sweeps=NAME, data=cifar100, data.root=/datasets, "
+        "model=timm model.name=NAME model.pretrained=true; lists (data=cifar10,cifar100) are taken one by one.",
+    )
+    one.add_argument("words", nargs="*", metavar="+sweeps=NAME | group=option | key=value")
+    one.set_defaults(run=_fetch)
+
+    one = commands.add_parser(
+        "status",
+        help="which runs of a sweep are finished, running, queued, failed or lost",
+        description="The state of sweeps from their records, run directories and SLURM; no launcher has to be alive.",
+        epilog="exit code: 0, 1 when a run failed, was cancelled or lost, 2 when there are no runs",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
+    one.add_argument("--failed", action="store_true", help="only what failed, was cancelled or lost, and why")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a JSON list with an object per run")
+    form.add_argument(
+        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="refresh until nothing is active (5 s)"
+    )
+    one.set_defaults(run=_status)
+
+    one = commands.add_parser(
         "resubmit",
         help="start again what of a sweep failed, was lost or cancelled, or never ran",
         description="Works from the sweep's record: same configurations, same directories, resuming from checkpoints.",
     )
-    four.add_argument("sweep", type=Path, help="a sweep's directory, with launches/ in it")
-    four.add_argument("overrides", nargs="*", metavar="hydra.launcher.KEY=VALUE", help="other settings of the launcher")
-    args = parser.parse_args(argv)
-    if args.command == "check":
-        return _check(args.words)
-    if args.command == "resubmit":
-        return _resubmit(args.sweep, args.overrides)
-    if args.command == "measure":
-        return _measure(args.words)
-    return _collect(args.runs, args.csv)
+    one.add_argument("sweep", type=Path, help="a sweep's directory, with launches/ in it")
+    one.add_argument("overrides", nargs="*", metavar="hydra.launcher.KEY=VALUE", help="other settings of the launcher")
+    one.set_defaults(run=_resubmit)
+
+    one = commands.add_parser("collect", help="one tidy CSV with a row per run, and the mean ± std table")
+    one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
+    one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
+    one.set_defaults(run=_collect)
+
+    one = commands.add_parser(
+        "measure",
+        help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
+        description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
+        epilog="key=value: diagnostics=full|paper|light, diagnostics.rho=0.1, diagnostics.batchnorm=batch, "
+        "checkpoint=last|best, device=cpu, force=true, hydra/launcher=slurm, hydra.launcher.num_jobs=1, ...",
+    )
+    one.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
+    one.set_defaults(run=_measure)
+    return parser
 
 
-def _check(words: list[str]) -> int:
-    import logging
+def _log(level: int) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("fsamlab").setLevel(level)
 
+
+def _check(args: argparse.Namespace) -> int:
     from fsamlab import door
     from fsamlab.sweep.again import check
     from fsamlab.sweep.summary import print_check
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    _log(logging.WARNING)
     try:
-        print_check(*check(words))
+        print_check(*check(args.words))
     except Exception as e:
         return door.report(e)
     return 0
 
 
-def _resubmit(sweep: Path, overrides: list[str]) -> int:
-    import logging
+def _fetch(args: argparse.Namespace) -> int:
+    from fsamlab import door
+    from fsamlab.fetch import fetch
 
+    try:
+        return max(map(door.report, fetch(args.words)), default=0)
+    except Exception as e:
+        return door.report(e)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from fsamlab.sweep.status_view import show
+
+    return show(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
+
+
+def _resubmit(args: argparse.Namespace) -> int:
     from fsamlab import door
     from fsamlab.sweep.again import resubmit
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("fsamlab").setLevel(logging.INFO)
+    _log(logging.INFO)
     try:
-        resubmit(sweep, overrides)
+        resubmit(args.sweep, args.overrides)
     except Exception as e:
         return door.report(e)
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
-def _measure(words: list[str]) -> int:
-    import logging
-
+def _measure(args: argparse.Namespace) -> int:
     from fsamlab import door
     from fsamlab.measure import measure_runs
-    from fsamlab.sweep.results import find_runs
+    from fsamlab.sweep.runs import find_runs
     from fsamlab.sweep.summary import print_measurements
     from fsamlab.terminal import console
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    _log(logging.WARNING)
+    words = args.words
     overrides = [w for w in words if "=" in w and not Path(w).exists()]
     paths = [Path(w) for w in words if w not in overrides]
     runs = find_runs(paths)
@@ -97,8 +145,6 @@ def _measure(words: list[str]) -> int:
         outcome = measure_runs(runs, overrides)
     except Exception as e:
         return door.report(e)
-    except KeyboardInterrupt:
-        return 130
     screen = console()
     print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
     failed = {run: wrong for run, wrong in outcome.items() if wrong is not None}
@@ -112,17 +158,19 @@ def _no_runs(paths: list[Path]) -> str:
     return f"error: {named}: no run directory (one with a config.yaml) there"
 
 
-def _collect(paths: list[Path], csv: Path | None) -> int:
-    from fsamlab.sweep.results import collect, find_runs
+def _collect(args: argparse.Namespace) -> int:
+    from fsamlab.sweep.results import collect
+    from fsamlab.sweep.runs import find_runs
     from fsamlab.sweep.summary import print_failures, settings_table
     from fsamlab.terminal import console
 
+    paths: list[Path] = args.runs
     directories = find_runs(paths)
     if not directories:
         print(_no_runs(paths), file=sys.stderr)
         return 1
     frame = collect(directories)
-    csv = csv or paths[0] / "results.csv"
+    csv = args.csv or paths[0] / "results.csv"
     frame.to_csv(csv, index=False)
     screen = console()
     if (frame["status"] == "finished").any():

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from fsamlab.sweep.results import by_setting, collect, find_runs, varied_keys
+from fsamlab.sweep.results import by_setting, collect, varied_keys
+from fsamlab.sweep.runs import find_runs
 
 
 def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):

@@ -185,7 +185,7 @@ def _enter(jobs: dict[str, JobState], name: str, job: JobState) -> None:
 
 
 def _select(ids: Collection[str], jobs: Mapping[str, JobState]) -> dict[str, JobState]:
-    """Return the wanted ones; `123` also finds the task that carries the array's number, `123_0` a job that is none."""
+    """Return the wanted ones; `123` also finds the task that carries the array's own number."""
     found = {name: jobs[name] for name in ids if name in jobs}
     missing = {name for name in ids if name not in found}
     if missing:

@@ -30,7 +30,7 @@ from fsamlab.sweep.job import FrozenJob, JobRunner
 
 log = logging.getLogger(__name__)
 
-OWN = ("cluster", "wait", "poll_seconds", "max_array_size", "submitit_folder", "max_num_timeout")
+OWN = ("cluster", "wait", "poll_seconds", "max_array_size", "submitit_folder", "max_num_timeout", "python")
 COMMON = (  # what submitit calls by the same name on every cluster
     *("name", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
     *("timeout_min", "stderr_to_stdout"),
@@ -87,7 +87,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             executor = submitit.AutoExecutor(
                 folder=self.params["submitit_folder"],
                 cluster=self.cluster,
-                **{f"{self.cluster}_max_num_timeout": self.params["max_num_timeout"]},
+                **{f"{self.cluster}_{k}": self.params[k] for k in ("max_num_timeout", "python") if self.params.get(k) is not None},
             )
             executor.update_parameters(**{k if k in COMMON else f"slurm_{k}": v for k, v in params.items()})
         except RuntimeError as e:

@@ -1,0 +1,252 @@
+import json
+import os
+
+import pytest
+from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
+
+from fsamlab.cli import main
+from fsamlab.files import write_json
+from fsamlab.sweep.status import sweep_runs, sweep_state
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(fake):
+    """Every test begins without SLURM's tools."""
+
+
+def put(directory, status=None, log=None, config=True, **fields):
+    """Make a run directory by hand."""
+    directory.mkdir(parents=True)
+    if config:
+        (directory / "config.yaml").write_text("seed: 0\n")
+    if status is not None:
+        (directory / "status.json").write_text(json.dumps({"status": status, **fields}))
+    if log is not None:
+        (directory / "run.log").write_text(log)
+    return directory
+
+
+def record(sweep, number, jobs, launcher="slurm"):
+    """Write a launch record; `jobs` maps names of run directories to SLURM ids."""
+    (sweep / "launches").mkdir(parents=True, exist_ok=True)
+    entries = [
+        {
+            "overrides": [f"seed={i}"],
+            "directory": str(sweep / name),
+            "run_id": name,
+            "config_hash": "0",
+            "slurm_job_id": job,
+        }
+        for i, (name, job) in enumerate(jobs.items())
+    ]
+    write_json(sweep / "launches" / f"{number}.json", {"launcher": launcher, "jobs": entries})
+
+
+def statuses(sweep):
+    return {r.run.directory.name: r.status for r in sweep_state([sweep]).runs}
+
+
+def test_a_later_launch_replaces_an_entry(tmp_path):
+    record(tmp_path, 1, {"a": "7_0", "b": "7_1", "c": "7_2"})
+    record(tmp_path, 10, {"b": "9", "c": None})
+    (tmp_path / "launches" / "11.json").touch()  # being written
+    put(tmp_path / "plain", "finished")
+    runs = {r.run_id: (r.slurm_job_id, r.launch, r.overrides) for r in sweep_runs(tmp_path)}
+    assert runs == {
+        "a": ("7_0", 1, ["seed=0"]),
+        "b": ("9", 10, ["seed=0"]),
+        "c": ("7_2", 10, ["seed=1"]),  # not submitted again
+        "plain": (None, None, []),
+    }
+    assert list(runs) == ["a", "b", "c", "plain"]
+
+
+def test_an_older_record_and_a_single_run_directory(tmp_path):
+    put(tmp_path / "a", "finished")
+    jobs = [{"overrides": ["x=1"], "directory": str(tmp_path / "a"), "run_id": "r", "config_hash": "0"}]
+    (tmp_path / "launches").mkdir()
+    write_json(tmp_path / "launches" / "1.json", {"jobs": jobs})
+    (run,) = sweep_runs(tmp_path / "a")
+    assert (run.run_id, run.slurm_job_id, run.overrides) == ("r", None, ["x=1"])
+
+
+def test_a_moved_sweep_is_found(tmp_path):
+    record(tmp_path / "old", 1, {"a": None})
+    put(tmp_path / "old" / "a", "finished")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert statuses(tmp_path / "new") == {"a": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("disk", "slurm", "expected"),
+    [
+        ("finished", "FAILED", "finished"),
+        ("failed", "COMPLETED", "failed"),
+        ("failed", "RUNNING", "failed"),
+        ("failed", "PENDING", "queued"),
+        ("preempted", "REQUEUED", "queued"),
+        ("preempted", "RUNNING", "running"),
+        ("preempted", "COMPLETED", "preempted"),
+        ("preempted", "CANCELLED", "cancelled"),
+        ("running", "PENDING", "queued"),
+        ("running", "RUNNING", "running"),
+        ("running", "COMPLETING", "running"),
+        ("running", "CANCELLED", "cancelled"),
+        ("running", "TIMEOUT", "failed"),
+        ("running", "OUT_OF_MEMORY", "failed"),
+        ("running", "NODE_FAIL", "lost"),
+        ("running", None, "lost"),
+        (None, None, "lost"),
+        (None, "PENDING", "queued"),
+        (None, "RUNNING", "running"),
+        (None, "CANCELLED", "cancelled"),
+        (None, "FAILED", "failed"),
+    ],
+)
+def test_the_run_s_word_and_the_scheduler_s(tmp_path, fake, disk, slurm, expected):
+    fake(squeue=INVALID if slurm is None else lines(f"7_0|{slurm}|None|n1|8"), sacct=DISABLED)
+    record(tmp_path, 1, {"a": "7_0"})
+    put(tmp_path / "a", disk, slurm_job_id="8", config=disk is not None)
+    assert statuses(tmp_path) == {"a": expected}
+
+
+def test_an_earlier_job_s_failure_does_not_hide_that_the_new_job_was_cancelled(tmp_path, fake):
+    fake(squeue=lines("9|CANCELLED|None||9"))
+    record(tmp_path, 1, {"a": "9"})
+    put(tmp_path / "a", "failed", slurm_job_id="8")
+    assert statuses(tmp_path) == {"a": "cancelled"}
+
+
+@pytest.mark.parametrize("disk", ["running", "preempted", "failed"])
+def test_unknown_is_not_gone(tmp_path, fake, capsys, disk):
+    fake(squeue=DOWN, sacct=DISABLED)
+    record(tmp_path, 1, {"a": "7", "b": "8"})
+    put(tmp_path / "a", disk, slurm_job_id="7")
+    assert statuses(tmp_path) == {"a": disk, "b": "queued"}
+    main(["status", str(tmp_path)])
+    assert "the scheduler could not be asked" in capsys.readouterr().out
+
+
+def test_a_local_run_is_judged_by_its_heartbeat(tmp_path):
+    record(tmp_path, 1, {"a": None, "b": None}, launcher="local")
+    put(tmp_path / "a", "running")
+    (state, never) = sweep_state([tmp_path]).runs
+    assert (state.status, state.active) == ("lost", False)
+    assert (never.status, never.reason) == ("queued", "did not run")
+
+
+def test_a_slurm_run_taken_up_locally_is_running(tmp_path, fake):
+    from fsamlab.ownership import Ownership
+
+    fake(squeue=INVALID, sacct=lines("7|TIMEOUT|n1|7"))
+    record(tmp_path, 1, {"a": "7"})
+    owner = Ownership(put(tmp_path / "a", "running", slurm_job_id=None))
+    try:
+        assert statuses(tmp_path) == {"a": "running"}
+    finally:
+        owner.release()
+
+
+def test_reasons_come_from_the_nearest_source(tmp_path, fake):
+    fake(squeue=lines(*(f"7_{i}|TIMEOUT|TimeLimit|n1|{i}" for i in range(4))))
+    record(tmp_path, 1, {name: f"7_{i}" for i, name in enumerate("abcd")})
+    put(tmp_path / "a", "failed", log="x\n", exception="ValueError: no")
+    put(tmp_path / "b", "running", log="first\nlast words\n\n", slurm_job_id="1")
+    for task in (2, 0):
+        err = tmp_path / ".submitit" / f"7_{task}" / f"7_{task}_0_log.err"
+        err.parent.mkdir(parents=True)
+        err.write_text("slurmstepd: time limit\n")
+    states = sweep_state([tmp_path]).runs
+    assert [r.reason for r in states] == [
+        "SLURM TIMEOUT (TimeLimit): ValueError: no",
+        "SLURM TIMEOUT (TimeLimit): last words",
+        "SLURM TIMEOUT (TimeLimit): slurmstepd: time limit",
+        "SLURM TIMEOUT (TimeLimit)",
+    ]
+    assert [r.log and r.log.name for r in states] == ["run.log", "run.log", "7_2_0_log.err", None]
+
+
+def test_the_page(tmp_path, fake, capsys):
+    fake(squeue=lines("7_0|COMPLETED|None|n1|1", "7_1|RUNNING|None|n2|2", "7_2|FAILED|NonZeroExitCode|n1|3"))
+    record(tmp_path, 1, {"a": "7_0", "b": "7_1", "c": "7_2"})
+    put(tmp_path / "a", "finished", step=10, last_step=10, attempts=2, latest={"train/loss": 0.5, "test/acc1": 0.75})
+    put(tmp_path / "b", "running", step=3, last_step=12, slurm_job_id="2", warnings=["code changed since launch"])
+    put(tmp_path / "c", "failed", log="[bold]Boom\n", exception="E: [red]")
+    assert main(["status", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("3 runs: 1 finished, 1 running, 1 failed\n")
+    for words in (
+        "75.00",
+        "10/10",
+        "3/12",
+        "25",
+        "7_1 RUNNING n2",
+        "E: [red]",
+        "run.log",
+        "scancel 7_1",
+        "1 of 3 runs",
+    ):
+        assert words in out, words
+    assert f"fsamlab resubmit {tmp_path}" in out
+    assert "\x1b" not in out
+    assert main(["status", str(tmp_path), "--failed"]) == 1
+    out = capsys.readouterr().out
+    assert "E: [red]" in out
+    assert "10/10" not in out
+
+
+def test_one_run_of_an_array_does_not_offer_to_cancel_the_others(tmp_path, fake, capsys):
+    fake(squeue=lines("7_0|RUNNING|None|n1|8", "7_1|RUNNING|None|n2|7"))
+    record(tmp_path, 1, {"a": "7_0", "b": "7_1"})
+    for name in "ab":
+        put(tmp_path / name, "running", slurm_job_id="8")
+    assert main(["status", str(tmp_path / "a")]) == 0
+    assert "scancel 7_0\n" in capsys.readouterr().out
+    assert main(["status", str(tmp_path)]) == 0
+    assert "scancel 7\n" in capsys.readouterr().out
+
+
+def test_json(tmp_path, capsys):
+    record(tmp_path, 1, {"a": None, "b": None}, launcher="local")
+    put(tmp_path / "a", "finished", latest={"train/loss": float("nan")})
+    put(tmp_path / "b", "failed", exception="E")
+    assert main(["status", str(tmp_path), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [(r["run"], r["status"], r["reason"]) for r in rows] == [("a", "finished", None), ("b", "failed", "E")]
+    assert rows[0]["latest"] == {"train/loss": None}
+    assert rows[0].keys() == rows[1].keys()
+    main(["status", str(tmp_path), "--json", "--failed"])
+    assert [r["run"] for r in json.loads(capsys.readouterr().out)] == ["b"]
+
+
+def test_watch_ends_when_nothing_is_active(tmp_path, fake, capsys):
+    count = f"echo >> {tmp_path}/n; read -r a < /dev/null; set -- $(while read -r l; do echo x; done < {tmp_path}/n)\n"
+    fake(squeue=count + '[ $# -lt 3 ] && echo "7|RUNNING|None|n1|7" || echo "7|TIMEOUT|TimeLimit|n1|7"')
+    sweep = tmp_path / "s"
+    record(sweep, 1, {"a": "7"})
+    put(sweep / "a", "running", slurm_job_id="7")
+    assert main(["status", str(sweep), "--watch", "0.05"]) == 1
+    assert "1 run: 1 failed" in capsys.readouterr().out
+
+
+def test_a_broken_status_file_is_one_failed_run(tmp_path):
+    put(tmp_path / "a", "finished")
+    (put(tmp_path / "b") / "status.json").write_text("{")
+    assert statuses(tmp_path) == {"a": "finished", "b": "failed"}
+
+
+def test_nothing_there(tmp_path, capsys):
+    assert main(["status", str(tmp_path / "no")]) == 2
+    assert "no run directory" in capsys.readouterr().err
+
+
+def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys):
+    calls = fake(squeue="exit 1")
+    sweep = tmp_path / "s"
+    record(sweep, 1, {f"r{i}": f"7_{i}" for i in range(1000)})
+    for i in range(1000):
+        os.makedirs(sweep / f"r{i}")
+        (sweep / f"r{i}" / "status.json").write_text('{"status": "finished", "step": 5, "last_step": 5}')
+    assert main(["status", str(sweep)]) == 0
+    assert capsys.readouterr().out.startswith("1000 runs: 1000 finished\n")
+    assert calls() == []
