@@ -22,9 +22,19 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint=last|best, device=cpu, force=true, hydra/launcher=submitit_slurm, hydra.launcher.num_jobs=1, ...",
     )
     two.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
+    three = commands.add_parser(
+        "fetch",
+        help="data and pretrained weights onto the disk, for jobs on nodes without internet",
+        description="Get the data sets and the pretrained weights that runs read; train nothing.",
+        epilog="The words are those of launch.py: +sweeps=NAME, data=cifar100, data.root=/datasets, "
+        "model=timm model.name=NAME model.pretrained=true; lists (data=cifar10,cifar100) are taken one by one.",
+    )
+    three.add_argument("words", nargs="*", metavar="+sweeps=NAME | group=option | key=value")
     args = parser.parse_args(argv)
     if args.command == "measure":
         return _measure(args.words)
+    if args.command == "fetch":
+        return _fetch(args.words)
     return _collect(args.runs, args.csv)
 
 
@@ -56,6 +66,18 @@ def _measure(words: list[str]) -> int:
     for run, wrong in failed.items():
         screen.print(f"   failed  {run.name}: {wrong}", style="red", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _fetch(words: list[str]) -> int:
+    from fsamlab import door
+    from fsamlab.fetch import fetch
+
+    try:
+        return max(map(door.report, fetch(words)), default=0)
+    except Exception as e:
+        return door.report(e)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _no_runs(paths: list[Path]) -> str:
