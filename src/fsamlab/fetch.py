@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fsamlab.config import Config, ConfigError, DataConfig, ModelConfig, typed
+from fsamlab.config import Config, ConfigError, ModelConfig, typed
 from fsamlab.identity import PROJECT_ROOT
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST"}
@@ -109,8 +109,8 @@ def weights_place(name: str) -> Path:
         source = None
     if source is not None and source.hf_hub_id:
         return Path(constants.HF_HUB_CACHE) / f"models--{source.hf_hub_id.split('@')[0].replace('/', '--')}"
-    file = Path(source.url).name if source is not None and source.url else ""
-    return Path(torch.hub.get_dir()) / "checkpoints" / file
+    url = source.url if source is not None and source.url else ""
+    return Path(torch.hub.get_dir()) / "checkpoints" / (Path(url).name if isinstance(url, str) else url[1])
 
 
 def bytes_of(place: Path) -> int:
