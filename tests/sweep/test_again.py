@@ -166,7 +166,8 @@ def test_resubmit_starts_only_what_failed(launch, tmp_path):
     from PIL import Image
 
     words = ("-m", "name=sweep", "data=image_folder", f"data.root={tmp_path / 'images'}", "data.num_workers=0")
-    words += ("data.image_size=8", "data.resize=8", "data.batch_size=4", "model.width=4", "tracker=none", "train.epochs=1", "seed=0,1")
+    words += ("data.image_size=8", "data.resize=8", "data.batch_size=4", "model.width=4", "tracker=none")
+    words += ("train.epochs=1", "seed=0,1")
     failed = launch(*words, "optimizer=sgd", "hydra.launcher.num_jobs=1")
     assert failed.returncode == 1, failed.stderr
     for split in ("train", "val"):

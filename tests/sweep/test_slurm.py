@@ -35,7 +35,8 @@ def fsamlab(cluster, *words):
 
 
 def under_way(tmp_path, number=1, step=20):
-    found = [(d, s) for d in runs(tmp_path) if (s := read_status(d))["status"] == "running" and s.get("step", 0) >= step]
+    states = [(d, read_status(d)) for d in runs(tmp_path)]
+    found = [(d, s) for d, s in states if s["status"] == "running" and s.get("step", 0) >= step]
     return found if len(found) >= number else None
 
 
@@ -68,10 +69,8 @@ def test_a_sweep_with_failing_jobs(cluster, tmp_path):
     record = json.loads((tmp_path / "runs/sweep/launches/1.json").read_text())
     ids = {job["directory"]: job["slurm_job_id"] for job in record["jobs"]}
     assert sorted(ids) == [str(d) for d in runs(tmp_path)]
-    states = dict(
-        line.split("|")[:2]
-        for line in cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
-    )
+    lines = cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
+    states = dict(line.split("|")[:2] for line in lines)
     for directory in runs(tmp_path):
         finished = read_status(directory)["status"] == "finished"
         assert states[ids[str(directory)]] == ("COMPLETED" if finished else "FAILED")
@@ -100,14 +99,15 @@ def node_failure(cluster, directory, status):
     node = cluster("squeue", "-h", "-j", status["slurm_job_id"], "-o", "%N").strip()
     cluster("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     cluster.wait_for("end", lambda: read_status(directory)["attempts"] > status["attempts"], 180)
-    cluster("scontrol", "update", f"nodename={node}", "state=resume")
+    # it may have come back by itself: its daemon was never gone
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], env=cluster.env, check=False)
 
 
 @pytest.mark.parametrize("disturb", [preempt, operators_requeue, user_signal, node_failure])
 def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, disturb):
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=60", "train.log_every_steps=1", "train.checkpoint_every_steps=50")
-    # nothing but the tests' signals in an hour
-    launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.timeout_min=60", "hydra.launcher.partition=low"))
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=60", "train.log_every_steps=1")
+    words += ("train.checkpoint_every_steps=50",)
+    launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.partition=low"))
     directory, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
     disturb(cluster, directory, status)
     output, _ = launcher.communicate(timeout=240)
@@ -119,7 +119,7 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=900", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=400", "train.checkpoint_every_steps=100")
     launcher = cluster.start(
         *arguments(tmp_path, *words, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
     )
@@ -135,9 +135,10 @@ def test_too_many_time_outs_end_a_run(cluster, tmp_path):
     launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.max_num_timeout=0"))
     for directory, status in cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2)):
         user_signal(cluster, directory, status)
-    output, _ = launcher.communicate(timeout=120)
+    launcher.communicate(timeout=120)
     assert launcher.returncode == 1
-    assert output.count("timed-out too many times") == 2
+    for directory in runs(tmp_path):
+        assert "timed-out too many times" in read_status(directory)["exception"]
     assert all((d / "checkpoints" / "last.pt").exists() for d in runs(tmp_path))
 
 

@@ -83,8 +83,8 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     change = code_change(launches[-1].entry["git"], code_version(PROJECT_ROOT))
     if change:
         log.warning("the code has changed since launch %s: %s", launches[-1].path.stem, change)
-    todo = choose(sweep_dir, list(plans.values()), force=False)
-    if not todo:
+    choice = choose(sweep_dir, list(plans.values()), force=False)
+    if not choice.todo:
         log.info("nothing to resubmit in %s", sweep_dir)
         return
     door.register()
@@ -92,18 +92,17 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     used = [*launches[-1].entry["hydra_overrides"], *overrides]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         callbacks, loader = _context()
-        config = compose("config", overrides=[*used, *todo[0].overrides], return_hydra_config=True)
+        config = compose("config", overrides=[*used, *choice.todo[0].overrides], return_hydra_config=True)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=loader, callbacks=callbacks), task_function=_task, config=config
         )
         start(
             launcher,
             sweep_dir,
-            todo,
-            todo,
+            choice,
             argv=argv or sys.argv,
             hydra_overrides=used,
-            on_end=lambda: print_sweep(sweep_dir, list(plans.values())),
+            on_end=lambda ended: print_sweep(sweep_dir, ended),
         )
 
 

@@ -83,18 +83,20 @@ class SubmititLauncher(BaseSubmititLauncher):
         import submitit
 
         params = {k: v for k, v in self.params.items() if k not in OWN and v is not None}
+        first = {k: self.params[k] for k in ("max_num_timeout", "python") if self.params.get(k) is not None}
         try:
             executor = submitit.AutoExecutor(
                 folder=self.params["submitit_folder"],
                 cluster=self.cluster,
-                **{f"{self.cluster}_{k}": self.params[k] for k in ("max_num_timeout", "python") if self.params.get(k) is not None},
+                **{f"{self.cluster}_{k}": v for k, v in first.items()},
             )
             executor.update_parameters(**{k if k in COMMON else f"slurm_{k}": v for k, v in params.items()})
         except RuntimeError as e:
             raise ConfigError("hydra/launcher", "slurm", f"{e} Use hydra/launcher=local on this machine") from e
         except (NameError, ValueError, TypeError) as e:
             text = " ".join(str(e).split())
-            unknown, valid = re.search(r"Unknown argument '(\w+)'", text), re.search(r"Valid arguments: ([\w, ]+?) Known", text)
+            unknown = re.search(r"Unknown argument '(\w+)'", text)
+            valid = re.search(r"Valid arguments: ([\w, ]+?) Known", text)
             if unknown is None or valid is None:
                 raise ConfigError("hydra.launcher", "these settings", text) from e
             key = f"hydra.launcher.{unknown[1]}"

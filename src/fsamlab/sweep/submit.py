@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,37 +95,45 @@ def in_the_queue(sweep_dir: Path) -> set[Path]:
     return {directory for i, directory in ids.items() if i in states and states[i].active}
 
 
-def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> list[JobPlan]:
-    """Return what is to be started: neither finished nor in the queue; say how many are."""
-    queued = in_the_queue(sweep_dir)
-    todo = [p for p in plans if p.directory not in queued and (force or not p.finished)]
-    finished = sum(p.finished for p in plans) if not force else 0
-    if finished:
-        log.info("%d of them are finished already and are not run again (force=true would)", finished)
-    waiting = len(plans) - len(todo) - finished
-    if waiting:
-        log.info("%d of them are in SLURM's queue or running already", waiting)
-    return todo
+@dataclass(frozen=True)
+class Choice:
+    """What of a sweep is to be started, and what the table at the end is about: all that SLURM has not got already."""
+
+    plans: list[JobPlan]
+    todo: list[JobPlan]
+    ended: list[JobPlan]
+
+
+def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
+    """Sort the jobs of a sweep, and say how many need no start."""
+    in_queue = in_the_queue(sweep_dir)
+    not_finished = [p for p in plans if force or not p.finished]
+    todo = [p for p in not_finished if p.directory not in in_queue]
+    num_finished, num_queued = len(plans) - len(not_finished), len(not_finished) - len(todo)
+    if num_finished:
+        log.info("%d of them are finished already and are not run again (force=true would)", num_finished)
+    if num_queued:
+        log.info("%d of them are in SLURM's queue or running already: fsamlab status %s", num_queued, sweep_dir)
+    return Choice(list(plans), todo, [p for p in plans if p.directory not in in_queue or p.finished])
 
 
 def start(
     launcher: Any,
     sweep_dir: Path,
-    plans: list[JobPlan],
-    todo: list[JobPlan],
+    choice: Choice,
     *,
     argv: list[str],
     hydra_overrides: list[str],
-    on_end: Callable[[], int],
+    on_end: Callable[[list[JobPlan]], int],
 ) -> Sequence[Any]:
-    """Record the launch, start `todo`, print the end.
+    """Record the launch, start what is to be started, print the end.
 
     Raises:
-        SweepFailed: some of `plans` did not finish.
+        SweepFailed: some did not finish.
     """
-    code = code_version(PROJECT_ROOT)
+    todo, code = choice.todo, code_version(PROJECT_ROOT)
     name = "local" if isinstance(launcher, LocalLauncher) else getattr(launcher, "cluster", type(launcher).__name__)
-    record = write_launch(sweep_dir, plans, argv, PROJECT_ROOT, code, name, hydra_overrides)
+    record = write_launch(sweep_dir, choice.plans, argv, PROJECT_ROOT, code, name, hydra_overrides)
     returns: Sequence[Any] = []
     refused = False
     try:
@@ -144,7 +153,9 @@ def start(
             path.unlink()
         raise
     finally:
-        num_failed = 0 if refused or getattr(launcher, "detached", False) else on_end()
+        silent = refused or getattr(launcher, "detached", False) or not choice.ended
+        num_failed = 0 if silent else on_end(choice.ended)
     if num_failed:
-        raise SweepFailed(f"{num_failed} of {len(plans)} runs did not finish; the same command runs only those again")
+        total = len(choice.ended)
+        raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
     return returns

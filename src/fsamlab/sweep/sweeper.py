@@ -40,9 +40,8 @@ class CheckedSweeper(BasicSweeper):
         return start(
             self.launcher,
             sweep_dir,
-            plans,
             choose(sweep_dir, plans, bool(self.config.force)),
             argv=sys.argv,
             hydra_overrides=list(self.config.hydra.overrides.hydra),
-            on_end=lambda: print_sweep(sweep_dir, plans),
+            on_end=lambda ended: print_sweep(sweep_dir, ended),
         )
