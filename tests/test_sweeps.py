@@ -1,25 +1,181 @@
-"""Every sweep file composes, and every one of its jobs passes the checks that a launch makes."""
+"""Every sweep file composes, passes the checks that a launch makes, and every setting in it can take steps."""
 
-import itertools
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from functools import cache
 
 import pytest
+import torch
 import yaml
-from helpers import ROOT
+from helpers import ROOT, build_trainer
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fsamlab import door
+from fsamlab.config import Config, ModelConfig, SyntheticConfig, typed
+from fsamlab.identity import run_id
+from fsamlab.models import build_model
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
+SHRINK = 8  # of batch sizes, so that an ascent batch keeps its ratio to the descent batch
+NUM_TRAIN, NUM_VAL, NUM_TEST = 144, 16, 16
+STEPS = 2  # the second is the first one in which an EMA is in use
+
+
+def text(sweep: str) -> str:
+    return (ROOT / "sweeps" / f"{sweep}.yaml").read_text()
+
+
+def grid(words: list[str]) -> list[list[str]]:
+    """Return the overrides of every job of a grid, as Hydra's sweeper makes them."""
+    overrides = OverridesParser.create().parse_overrides(words)
+    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+
+
+def jobs(sweep: str) -> list[list[str]]:
+    params = yaml.safe_load(text(sweep))["hydra"]["sweeper"]["params"]
+    return grid([f"{key}={value}" for key, value in params.items()])
+
+
+def composed_job(sweep: str, job: list[str]) -> Config:
+    door.register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", overrides=[f"+sweeps={sweep}", *job]))
+
+
+@cache
+def settings(sweep: str) -> list[Config]:
+    """Return the sweep's distinct configs; seeds, which differ in nothing that is checked, are left at the first."""
+    distinct: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs(sweep):
+        distinct.setdefault(tuple(o for o in job if not o.startswith("seed=")), job)
+    return [composed_job(sweep, job) for job in distinct.values()]
+
+
+def shrunk(size: int | None) -> int | None:
+    if size is None:
+        return None
+    assert size % SHRINK == 0, f"{size} does not keep its ratio to the batch when both are divided by {SHRINK}"
+    return size // SHRINK
+
+
+def tiny(config: Config) -> Config:
+    """Return the config on small synthetic images with a small network, for two steps."""
+    data = config.data
+    batch_size = shrunk(data.batch_size)
+    assert batch_size is not None
+    images = SyntheticConfig(
+        name="synthetic",
+        num_samples=NUM_TRAIN + NUM_VAL + NUM_TEST,
+        num_classes=4,
+        channels=len(data.mean),  # 1 for grey images, 3 for coloured ones
+        batch_size=batch_size,
+        eval_batch_size=max(batch_size, NUM_TRAIN // 2),
+        drop_last=data.drop_last,
+        val_size=NUM_VAL if data.val_size else 0,
+        test_size=NUM_TEST + (0 if data.val_size else NUM_VAL),
+        label_noise=0.2 if data.label_noise else 0.0,
+        noise_type=data.noise_type,
+        mean=data.mean,
+        std=data.std,
+        augment=replace(data.augment, cutout=min(data.augment.cutout, 2)),
+    )
+    wide = config.model.name == "wrn28_10"  # the others have no width, or stay slow at any
+    model = ModelConfig(name="wrn28_10", depth=10, width=1) if wide else ModelConfig(name="small_cnn", width=4)
+    return replace(
+        config,
+        name="tiny",
+        seed=0,
+        data=images,
+        model=model,
+        optimizer=replace(
+            config.optimizer, epoch_multiplier=1, ascent_batch_size=shrunk(config.optimizer.ascent_batch_size)
+        ),
+        train=replace(config.train, epochs=60, max_steps=STEPS, num_threads=1, device="cpu", progress=False),
+        diagnostics=replace(config.diagnostics, num_batches=2, every_steps=1, num_samples=None),
+    )
+
+
+class Rows:
+    """The least observer: keeps the rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def row(self, row):
+        self.rows.append(row)
+
+    def poll(self):
+        pass
+
+    def stopping(self):
+        return False
+
+    def boundary(self):
+        pass
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_job_of_a_sweep_is_valid(composed, sweep):
-    params = yaml.safe_load((ROOT / "sweeps" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
-    jobs = list(itertools.product(*axes))
-    assert len(jobs) > 1
-    for job in jobs:
-        assert composed(f"+sweeps={sweep}", *job).name == sweep
+def test_every_job_of_a_sweep_is_valid(sweep):
+    configs = settings(sweep)
+    assert len(configs) > 1
+    assert {config.name for config in configs} == {sweep}
+    assert len({run_id(config) for config in configs}) == len(configs)  # else two jobs were one run
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_network_of_a_sweep_can_be_built(sweep):
+    for model in {str(config.model): config.model for config in settings(sweep)}.values():
+        with torch.device("meta"):  # shapes only: refuses unknown names and fields without effect
+            build_model(model, num_classes=10, in_channels=3)
+
+
+def test_every_setting_of_every_sweep_takes_steps():
+    distinct = {}
+    for sweep in SWEEPS:
+        for config in map(tiny, settings(sweep)):
+            distinct.setdefault(repr(config), (sweep, config))
+    for sweep, config in distinct.values():
+        where = f"{sweep}: {config.optimizer}"
+        trainer = build_trainer(config)
+        before = [p.detach().clone() for p in trainer.model.parameters()]
+        observer = Rows()
+        last = trainer.fit(observer)
+        assert trainer.step == STEPS, where
+        losses = [value for row in observer.rows for key, value in row.items() if "loss" in key]
+        assert losses, where
+        assert all(map(math.isfinite, losses)), where
+        after = list(trainer.model.parameters())
+        assert all(torch.isfinite(p).all() for p in after), where
+        assert all(not torch.equal(a, b) for a, b in zip(before, after) if a.ndim > 1), where
+        if config.optimizer.ascent != "none" and config.optimizer.rho > 0:
+            assert last["perturbation/floored_share"] == 0, where
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_sweep_says_what_it_reproduces_and_costs(sweep):
-    header = (ROOT / "sweeps" / f"{sweep}.yaml").read_text().partition("defaults:")[0]
-    assert "minutes" in header or "hours" in header
+    header = re.match(r"(#[^\n]*\n)+", text(sweep))
+    assert header
+    assert "minutes" in header[0] or "hours" in header[0]
+    stated = re.search(r"(\d+) jobs", header[0])
+    assert stated is None or int(stated[1]) == len(jobs(sweep))
+
+
+def test_commands_in_a_header_compose():
+    commands = [line.split()[3:] for s in SWEEPS for line in re.findall(r"python launch\.py -m [^\n`]+", text(s))]
+    assert len(commands) >= 3
+    for sweep, *given in commands:
+        name = sweep.removeprefix("+sweeps=")
+        keys = {word.partition("=")[0] for word in given}
+        file = [o for o in jobs(name)[0] if o.partition("=")[0] not in keys]  # the command line wins
+        for job in grid(given):
+            assert composed_job(name, [*file, *job]).name == name
+
+
+def test_the_grid_is_hydras():
+    assert len(jobs("table_cifar")) == 2 * 4 * 4 * 3
+    assert len(jobs("fig2c_perturbation_batch")) == 7 * 3
