@@ -21,10 +21,10 @@ FIRST STEPS
   fsamlab measure runs/quickstart diagnostics=full             sharpness, curvature, decomposition of finished runs
 
 ON A CLUSTER (docs/cluster.md)
-  fsamlab check +sweeps=NAME                                   validate every job, submit nothing
-  python launch.py -m +sweeps=NAME hydra/launcher=slurm        one array job; Ctrl-C leaves it running
-  fsamlab status runs/NAME [--watch]                           finished, running, queued, failed, lost
-  fsamlab resubmit runs/NAME                                   start again what failed, was lost or cancelled
+  fsamlab check +sweeps=quickstart                             validate every job, submit nothing
+  python launch.py -m +sweeps=quickstart hydra/launcher=slurm  one array job; Ctrl-C leaves it running
+  fsamlab status runs/quickstart [--watch]                     finished, running, queued, failed, lost
+  fsamlab resubmit runs/quickstart                             start again what failed, was lost or cancelled
 
 GROUPS (group=option)
 {groups}
@@ -58,7 +58,7 @@ def option_groups() -> str:
     groups += [("hydra/launcher", PROJECT_ROOT / "conf/hydra/launcher"), ("+sweeps", PROJECT_ROOT / "sweeps")]
     lines = []
     for name, directory in groups:
-        options = ", ".join(sorted(p.stem for p in directory.glob("*.yaml")))
+        options = ", ".join(sorted(str(p.relative_to(directory).with_suffix("")) for p in directory.rglob("*.yaml")))
         lines.append(f"    {name:<16}{options}")
     return "\n".join(lines)
 

@@ -105,7 +105,7 @@ def node_failure(cluster, directory, status):
 
 @pytest.mark.parametrize("disturb", [preempt, operators_requeue, user_signal, node_failure])
 def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, disturb):
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=60", "train.log_every_steps=1")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=300", "train.log_every_steps=1")
     words += ("train.checkpoint_every_steps=50",)
     launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.partition=low"))
     directory, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
@@ -119,7 +119,7 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=400", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=900", "train.checkpoint_every_steps=100")
     launcher = cluster.start(
         *arguments(tmp_path, *words, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
     )
@@ -143,7 +143,7 @@ def test_too_many_time_outs_end_a_run(cluster, tmp_path):
 
 
 def test_kill_cancel_and_resubmit(cluster, tmp_path):
-    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=60", "train.checkpoint_every_steps=20")
+    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=300", "train.checkpoint_every_steps=20")
     launcher = cluster.start(*arguments(tmp_path, *words))
     first, second, third = cluster.wait_for("three running jobs", lambda: under_way(tmp_path, 3))
     os.kill(first[1]["pid"], signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_kill_cancel_and_resubmit(cluster, tmp_path):
 
 
 def test_nothing_depends_on_the_launcher_or_one_slurmctld(cluster, tmp_path):
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=150", "train.checkpoint_every_steps=20")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=400", "train.checkpoint_every_steps=20")
     launcher = cluster.start(*arguments(tmp_path, *words))
     cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2))
     again = cluster.python(*arguments(tmp_path, *words, "hydra.launcher.wait=false"))
@@ -193,7 +193,7 @@ def slurmctld_path():
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_the_jobs_running_and_says_so(cluster, tmp_path, signum):
-    launcher = cluster.start(*arguments(tmp_path, "optimizer=sgd", "seed=0,1", "train.epochs=40"))
+    launcher = cluster.start(*arguments(tmp_path, "optimizer=sgd", "seed=0,1", "train.epochs=150"))
     cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2, step=1))
     os.kill(launcher.pid, signum)
     output, _ = launcher.communicate(timeout=30)
@@ -215,7 +215,7 @@ def test_a_refused_submission_is_one_line_and_leaves_nothing(cluster, tmp_path):
 
 def test_without_accounting(cluster_without_accounting, tmp_path):
     cluster = cluster_without_accounting
-    launcher = cluster.start(*arguments(tmp_path, "optimizer=fsam", "seed=0,1,2", "train.epochs=60"))
+    launcher = cluster.start(*arguments(tmp_path, "optimizer=fsam", "seed=0,1,2", "train.epochs=300"))
     victim, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
     os.kill(status["pid"], signal.SIGKILL)
     output, _ = launcher.communicate(timeout=120)
