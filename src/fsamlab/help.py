@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from fsamlab.identity import PROJECT_ROOT
 
 PAGE = """\
@@ -59,7 +61,8 @@ def option_groups() -> str:
     lines = []
     for name, directory in groups:
         options = ", ".join(sorted(str(p.relative_to(directory).with_suffix("")) for p in directory.rglob("*.yaml")))
-        lines.append(f"    {name:<16}{options}")
+        wrapped = textwrap.wrap(options, 100)
+        lines += [f"    {name:<16}{wrapped[0]}", *(f"{'':<20}{line}" for line in wrapped[1:])]
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from fsamlab.config import Config
 from fsamlab.door import project_relative
 from fsamlab.record import read_status
+from fsamlab.sweep.runs import current_status
 
 if TYPE_CHECKING:
     from fsamlab.trainer import Trainer
@@ -190,7 +191,7 @@ class SweepBoard:
         self.num_ended += 1
         self.bar.remove_task(self.tasks.pop(index))
         self.bar.update(self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}")
-        status = read_status(self.directories[index])
+        status = current_status(self.directories[index])
         if exitcode == 0:
             outcome = describe(status.get("latest") or {})
         elif exitcode < 0:
