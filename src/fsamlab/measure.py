@@ -151,7 +151,7 @@ def measure_typed(config: MeasureConfig) -> None:
     write_json(folder / "status.json", {"status": "running", "pid": os.getpid()})
     try:
         path = measure_run(Path(config.root) / config.run, config)
-    except BaseException as e:
+    except Exception as e:
         write_json(
             folder / "status.json", {"status": "failed", "exception": f"{type(e).__name__}: {e}".splitlines()[0]}
         )

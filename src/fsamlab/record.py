@@ -85,6 +85,8 @@ class RunRecord:
             slurm_job_id=slurm_job_id(),
             exception=None,
             forced=config.force,
+            # not lost when this attempt ends before it has loaded its checkpoint
+            **{k: self.before[k] for k in ("resumed_at", "starts_here", "warnings") if k in self.before},
         )
 
     def set_status(self, status: str, **fields: Any) -> None:

@@ -6,6 +6,7 @@ and everything a run leaves behind lies in its directory (record.py, checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -20,13 +21,13 @@ from fsamlab import checkpoint, door, terminal
 from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
 from fsamlab.data import build_data
 from fsamlab.diagnostics import Diagnostics
-from fsamlab.environment import code_change, decisive_differences, environment
+from fsamlab.environment import code_change, decisive_differences, environment, slurm_job_id
 from fsamlab.files import read_json
 from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
 from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
-from fsamlab.ownership import Superseded
-from fsamlab.record import RunRecord, is_finished
+from fsamlab.ownership import STALE_SECONDS, DirectoryBusy, Superseded
+from fsamlab.record import RunRecord, is_finished, read_status
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
 from fsamlab.sweep.job import FrozenJob
@@ -75,7 +76,19 @@ def run_frozen(job: FrozenJob) -> None:
         if run_id(config) != job.directory.name:
             allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
             raise ConfigError("run directory", job.directory.name, allowed)
-        run(config, job.directory, job.overrides, submitted=job.code)
+        before = read_status(job.directory)
+        if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
+            config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
+        deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
+        while True:
+            try:
+                run(config, job.directory, job.overrides, submitted=job.code)
+                return
+            except DirectoryBusy as e:  # a killed job's heartbeat on another node, until it is stale
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s", e)
+                time.sleep(5)
     except Exception as e:
         log.error("%s", door.one_line(e) or traceback.format_exc())
         raise
@@ -285,7 +298,8 @@ def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: 
         log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
         for line in decisive_differences(before, env):
             log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
-    same = record.before.get("resumed_at") == trainer.step and record.before["status"] != "failed"
+    before_here = record.before.get("slurm_job_id"), record.before.get("resumed_at")
+    same = before_here == (slurm_job_id(), trainer.step) and record.before["status"] != "failed"
     starts = 1 + (record.before.get("starts_here", 0) if same else 0)
     record.set_status("running", resumed_at=trainer.step, starts_here=starts)
     if starts > MAX_STARTS_HERE and "SLURM_RESTART_COUNT" in os.environ:

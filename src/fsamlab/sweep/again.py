@@ -10,6 +10,7 @@ from typing import Any
 from fsamlab.config import ConfigError, from_plain
 from fsamlab.environment import code_change, code_version
 from fsamlab.identity import PROJECT_ROOT, run_id
+from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan, read_launches
 from fsamlab.sweep.submit import choose, say_what_changed, start
 
@@ -66,6 +67,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     from hydra.types import HydraContext
 
     from fsamlab import door
+    from fsamlab.measure import quoted
     from fsamlab.sweep.summary import print_sweep
 
     sweep_dir = sweep_dir.resolve()
@@ -77,6 +79,10 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
             raise ConfigError("resubmit", word, "only the launcher's settings may change: hydra.launcher.KEY=VALUE")
     plans = {plan.directory: plan for launch in launches for plan in launch.plans}
     for plan in plans.values():
+        if plan.finished:
+            continue
+        if read_status(plan.directory).get("forced"):  # it has started over once, and goes on now
+            plan.config["force"] = False
         if run_id(from_plain(plan.config)) != plan.run_id:
             now = run_id(from_plain(plan.config))
             raise ConfigError("configuration", plan.run_id, f"this version of fsamlab calls it {now}; launch it anew")
@@ -89,10 +95,15 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
         return
     door.register()
     setup_globals()
-    used = [*launches[-1].entry["hydra_overrides"], *overrides]
+    before = launches[-1].entry["hydra_overrides"]
+    if any(word.startswith("hydra/launcher=") for word in overrides):  # another launcher has other settings
+        before = [word for word in before if not word.startswith(LAUNCHER_KEYS)]
+    used = [*before, *overrides]
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         callbacks, loader = _context()
-        config = compose("config", overrides=[*used, *choice.todo[0].overrides], return_hydra_config=True)
+        # the runs are what was recorded; composed are only the launcher's settings
+        place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
+        config = compose("config", overrides=[*used, *place], return_hydra_config=True)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=loader, callbacks=callbacks), task_function=_task, config=config
         )

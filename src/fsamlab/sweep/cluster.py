@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 TIMEOUT_SECONDS = 30.0
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
-ACTIVE = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+ACTIVE = WAITING | {
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "RESV_DEL_HOLD",
+}
 GONE = "GONE"  # the controller answered and has no such job (any more), and accounting says nothing about its end
 NOTHING = frozenset({"", "None", "None assigned", "(null)", "N/A"})
 
@@ -75,7 +84,7 @@ def job_states(ids: Iterable[str]) -> JobStates:
         answer[name] = job if squeue_problem or not job.active else JobState(GONE, nodes=job.nodes, raw_id=job.raw_id)
     if squeue_problem is None:
         answer.update({name: JobState(GONE) for name in rest - answer.keys()})
-    elif rest - answer.keys():
+    else:
         answer.problem = f"the scheduler could not be asked: {squeue_problem}; {sacct_problem or 'sacct has no entry'}"
     return answer
 

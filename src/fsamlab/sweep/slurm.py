@@ -8,12 +8,14 @@ this process after the submission, and Ctrl-C leaves the jobs running.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 
 from fsamlab.config import in_range, one_of
 from fsamlab.config.checks import ConfigError
-from fsamlab.door import project_relative
+from fsamlab.door import SweepFailed, project_relative
 from fsamlab.record import read_status
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states
 from fsamlab.sweep.job import FrozenJob, JobRunner
@@ -83,6 +85,11 @@ class SubmititLauncher(BaseSubmititLauncher):
         import submitit
 
         params = {k: v for k, v in self.params.items() if k not in OWN and v is not None}
+        if self.cluster == "slurm":
+            # whatever the site's default is; and since SLURM 22.05 srun does not take sbatch's --cpus-per-task over
+            params["additional_parameters"] = {"requeue": True, **params.get("additional_parameters", {})}
+            cpus = 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"'
+            params["setup"] = [cpus, *params.get("setup", [])]
         first = {k: self.params[k] for k in ("max_num_timeout", "python") if self.params.get(k) is not None}
         try:
             executor = submitit.AutoExecutor(
@@ -120,9 +127,9 @@ class SubmititLauncher(BaseSubmititLauncher):
         assert self.config is not None
         assert len(self.jobs) == len(job_overrides)
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         handles = self._submit()
         ids = [str(handle.job_id) for handle in handles]
-        self.submitted(ids)
         sweep_dir = project_relative(Path(str(self.config.hydra.sweep.dir)))
         cancel = cancel_command(ids) if self.cluster == "slurm" else f"kill {' '.join(ids)}"
         arrays = Counter(base_id(i) for i in ids)
@@ -138,38 +145,50 @@ class SubmititLauncher(BaseSubmititLauncher):
         log.info("waiting for them; Ctrl-C leaves them running")
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            return self._wait(handles, ids)
+            return self._wait(handles, ids, since)
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs go on without this process")
             log.warning("  watch   fsamlab status %s", sweep_dir)
             log.warning("  cancel  %s", cancel)
             raise
+        except BaseException:  # whatever it is, the jobs go on
+            self.detached = True
+            raise
         finally:
             signal.signal(signal.SIGTERM, previous)
 
     def _submit(self) -> list[Any]:
+        """Submit all arrays; what was submitted is told to `submitted` at once.
+
+        Raises:
+            ConfigError: sbatch refused the first one, so that nothing was submitted.
+            SweepFailed: it refused a later one.
+        """
         executor = self.executor()
+        folder = Path(str(self.params["submitit_folder"])).parent
         handles: list[Any] = []
         for start in range(0, len(self.jobs), self.max_array_size):
             part = self.jobs[start : start + self.max_array_size]
+            before = set(folder.glob("*.pkl"))
             try:
-                handles += executor.map_array(JobRunner(), part)
+                with outside_of_a_job():
+                    handles += executor.map_array(JobRunner(), part)
             except Exception as e:  # what sbatch refuses: partition, account, more GPUs than there are
-                folder = Path(str(self.params["submitit_folder"])).parent
-                for pickle in folder.glob("*.pkl"):  # of jobs that have no number
-                    pickle.unlink()
+                for pickle in set(folder.glob("*.pkl")) - before:  # of jobs that have no number
+                    pickle.unlink(missing_ok=True)
                 if type(e).__name__ not in ("FailedJobError", "FailedSubmissionError"):
                     raise
                 last = [line for line in str(e).splitlines() if line.strip()][-1]
-                sent = f" ({len(handles)} jobs were submitted before)" if handles else ""
-                raise ConfigError("hydra.launcher", "these settings", f"sbatch refused: {last}{sent}") from e
+                if handles:
+                    raise SweepFailed(f"{len(handles)} jobs go on, the others were refused: {last}") from e
+                raise ConfigError("hydra.launcher", "these settings", f"sbatch refused: {last}") from e
+            self.submitted([str(handle.job_id) for handle in handles])
         return handles
 
-    def _wait(self, handles: list[Any], ids: list[str]) -> list[JobReturn]:
+    def _wait(self, handles: list[Any], ids: list[str], since: str) -> list[JobReturn]:
         from fsamlab.terminal import SweepBoard
 
-        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         directories = dict(enumerate(job.directory for job in self.jobs))
         names = {i: d.name for i, d in directories.items()}
         board = SweepBoard(directories, names)
@@ -179,16 +198,18 @@ class SubmititLauncher(BaseSubmititLauncher):
             while running:
                 active = self._active(handles, ids, running)
                 for i in sorted(running):
-                    status = read_status(directories[i])
-                    done = status["status"] == "finished" and status.get("updated", "") >= since
+                    try:
+                        status = read_status(directories[i])
+                    except (OSError, ValueError):  # a file server that hiccups: look again
+                        continue
                     quiet[i] = 0 if i in active else quiet[i] + 1
-                    if status["status"] == "running" and i not in board.tasks:
+                    of_now = status.get("updated", "") >= since  # not an earlier attempt's last word
+                    finished = of_now and status["status"] == "finished"
+                    over = finished or quiet[i] >= QUIET_POLLS
+                    if i not in board.tasks and (over or (of_now and status["status"] == "running")):
                         board.started(i)
-                    if done or quiet[i] >= QUIET_POLLS:
+                    if over:
                         running.remove(i)
-                        if i not in board.tasks:
-                            board.started(i)
-                        finished = read_status(directories[i])["status"] == "finished"
                         board.ended(i, 0 if finished else 1)
                         state = JobStatus.COMPLETED if finished else JobStatus.FAILED
                         outcome[i] = JobReturn(overrides=self.jobs[i].overrides, status=state)
@@ -204,7 +225,21 @@ class SubmititLauncher(BaseSubmititLauncher):
         if self.cluster == "local":
             return {i for i in running if not handles[i].done()}
         states = job_states(ids[i] for i in running)
+        if states.problem:  # accounting alone may call a job ended that is about to be started again
+            return set(running)
         return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown one is not gone
+
+
+@contextmanager
+def outside_of_a_job() -> Iterator[None]:
+    """Hide an outer SLURM job's variables: sbatch passes on the environment, and they would be taken for the job's."""
+    hidden = {k: v for k, v in os.environ.items() if k.startswith("SLURM_") and k != "SLURM_CONF"}
+    for key in hidden:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

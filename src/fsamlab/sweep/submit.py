@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 from fsamlab.config import ConfigError, typed
@@ -155,6 +156,8 @@ def start(
     finally:
         silent = refused or getattr(launcher, "detached", False) or not choice.ended
         num_failed = 0 if silent else on_end(choice.ended)
+        # a forced run that never began still has its earlier result on disk
+        num_failed = max(num_failed, sum(r.status is JobStatus.FAILED for r in returns))
     if num_failed:
         total = len(choice.ended)
         raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
