@@ -31,7 +31,7 @@ def measure(n: int, env: dict[str, str], work: Path) -> dict[str, float]:
     runs = work / f"runs{n}"
     grid = (*TINY, f"runs_dir={runs}", f"seed=range({n})")
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.wait=false", "hydra.launcher.max_array_size=2000")
-    held = "hydra.launcher.additional_parameters={hold: true}"
+    held = "+hydra.launcher.additional_parameters.hold=true"
     compose, _ = timed("-m", "fsamlab.cli", "check", *grid, env=env)
     submit, _ = timed("launch.py", "-m", *grid, *slurm, held, env=env)
     files = sum(len(names) for _, _, names in os.walk(runs))
