@@ -39,7 +39,7 @@ class Cluster:
     def __call__(self, *command: str) -> str:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True).stdout
 
-    def python(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def python(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run `python ARGUMENTS` in the project's directory to its end."""
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout)

@@ -105,12 +105,12 @@ def node_failure(cluster, directory, status):
 
 @pytest.mark.parametrize("disturb", [preempt, operators_requeue, user_signal, node_failure])
 def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, disturb):
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=300", "train.log_every_steps=1")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=500", "train.log_every_steps=1")
     words += ("train.checkpoint_every_steps=50",)
     launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.partition=low"))
     directory, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
     disturb(cluster, directory, status)
-    output, _ = launcher.communicate(timeout=240)
+    output, _ = launcher.communicate(timeout=480)
     assert launcher.returncode == 0, output
     assert read_status(directory)["attempts"] == 2
     assert read_status(directory)["resumed_at"] > 0
@@ -119,11 +119,11 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=900", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=2500", "train.checkpoint_every_steps=100")
     launcher = cluster.start(
         *arguments(tmp_path, *words, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
     )
-    output, _ = launcher.communicate(timeout=300)
+    output, _ = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, output
     assert {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}
     assert max(read_status(d)["attempts"] for d in runs(tmp_path)) > 1
@@ -148,7 +148,7 @@ def test_kill_cancel_and_resubmit(cluster, tmp_path):
     first, second, third = cluster.wait_for("three running jobs", lambda: under_way(tmp_path, 3))
     os.kill(first[1]["pid"], signal.SIGKILL)
     cluster("scancel", second[1]["slurm_job_id"])
-    output, _ = launcher.communicate(timeout=240)
+    output, _ = launcher.communicate(timeout=480)
     assert launcher.returncode == 1
     assert "1 of 3 runs finished" in output
     before = (third[0] / "metrics.jsonl").read_bytes()
