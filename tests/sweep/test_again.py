@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, TINY, compose_tiny
@@ -9,12 +10,15 @@ from helpers import ROOT, TINY, compose_tiny
 from fsamlab import run as run_module
 from fsamlab.cli import main as fsamlab
 from fsamlab.config import ConfigError, to_plain
+from fsamlab.door import SweepFailed
 from fsamlab.identity import run_id
+from fsamlab.ownership import DirectoryBusy
 from fsamlab.record import read_status
 from fsamlab.run import MAX_STARTS_HERE, NoProgress, run, run_frozen
 from fsamlab.signals import Preempted
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.submit import changed_since
 
 CODE = {"sha": "a" * 40, "dirty": False, "source": "0123456789ab"}
@@ -194,3 +198,65 @@ def test_submitits_local_executor(launch, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "1 of 2 runs finished" in done.stdout
     assert "diverged" in done.stdout
+
+
+def test_a_restart_of_a_forced_job_goes_on(tmp_path, monkeypatch):
+    """SLURM starts a job again that has started its run over: not a third time from step 0."""
+    config, directory = one(tmp_path)
+    run(config, directory)
+    forced = FrozenJob("", to_plain(dataclasses.replace(config, force=True)), [], directory, {})
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    run_frozen(forced)
+    assert read_status(directory)["attempts"] == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run_frozen(forced)
+    assert read_status(directory)["attempts"] == 2  # finished by this job: nothing left to do
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    run_frozen(forced)
+    assert read_status(directory)["attempts"] == 3
+
+
+def test_a_stale_heartbeat_of_another_node_is_waited_for(tmp_path, monkeypatch):
+    config, directory = one(tmp_path)
+    directory.mkdir()
+    owner = {"token": "x", "attempt": 1, "host": "elsewhere", "pid": 1, "pid_start": "1", "slurm_job_id": "3"}
+    (directory / "owner.json").write_text(json.dumps(owner))
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        (directory / "owner.json").write_text(json.dumps({**owner, "released": True}))
+
+    monkeypatch.setattr(run_module.time, "sleep", sleep)
+    job = FrozenJob("", to_plain(config), [], directory, {})
+    with pytest.raises(DirectoryBusy, match="elsewhere"):
+        run_frozen(job)
+    assert not waited
+    monkeypatch.setenv("SLURM_JOB_ID", "4")
+    run_frozen(job)
+    assert waited == [5]
+    assert read_status(directory)["status"] == "finished"
+
+
+def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch):
+    class FailedJobError(RuntimeError):
+        pass
+
+    class Executor:
+        calls = 0
+
+        def map_array(self, runner, jobs):
+            Executor.calls += 1
+            if Executor.calls == 3:
+                raise FailedJobError("\nsbatch: error: QOSMaxSubmitJobPerUserLimit")
+            return [SimpleNamespace(job_id=f"{Executor.calls}_{i}") for i in range(len(jobs))]
+
+    config, directory = one(tmp_path)
+    launcher = SubmititLauncher(max_array_size=2, submitit_folder=str(tmp_path / ".submitit" / "%j"))
+    launcher.jobs = [FrozenJob("", to_plain(config), [], directory, {})] * 5
+    told = []
+    launcher.submitted = told.append
+    monkeypatch.setattr(launcher, "executor", Executor)
+    with pytest.raises(SweepFailed, match="4 jobs go on, the others were refused: sbatch: error: QOSMax"):
+        launcher._submit()
+    assert told == [["1_0", "1_1"], ["1_0", "1_1", "2_0", "2_1"]]
