@@ -119,10 +119,9 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=2500", "train.checkpoint_every_steps=100")
-    launcher = cluster.start(
-        *arguments(tmp_path, *words, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
-    )
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=1500", "train.checkpoint_every_steps=100")
+    limit = ("timeout_min=1", "signal_delay_s=45", "max_num_timeout=100")
+    launcher = cluster.start(*arguments(tmp_path, *words, *(f"hydra.launcher.{word}" for word in limit)))
     output, _ = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, output
     assert {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}
