@@ -14,8 +14,9 @@ from helpers import ROOT, compose_tiny
 
 from fsamlab import checkpoint
 from fsamlab.cli import main
+from fsamlab.compose import quoted
 from fsamlab.config import ConfigError, from_plain, to_plain
-from fsamlab.measure import latest, measure_run, quoted, read_measurements, run_config
+from fsamlab.measure import latest, measure_run, read_measurements, run_config
 from fsamlab.record import read_rows
 from fsamlab.run import run
 from fsamlab.sweep.results import collect

@@ -35,23 +35,15 @@ def fetch(overrides: list[str]) -> list[Exception]:
 
 def grid(overrides: list[str]) -> list[Config]:
     """Return every job of a command line, composed and checked as the sweeper does; one without a sweep."""
-    from hydra import initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
-    from fsamlab import door
+    from fsamlab import compose
 
-    door.register()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        loader = hydra.config_loader
+    with compose.composing() as context:
+        loader = context.config_loader
         master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
         params = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
-        words = OverridesParser.create(loader).parse_overrides([*params, *master.hydra.overrides.task])
-        (jobs,) = BasicSweeper.split_arguments(words, None)
+        jobs = compose.grid(loader, [*params, *master.hydra.overrides.task])
         return [typed(loader.load_sweep_config(master, job)) for job in jobs]
 
 

@@ -42,33 +42,24 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
     Raises:
         ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.core.plugins import Plugins
-    from hydra.core.utils import setup_globals
-    from hydra.types import HydraContext
 
-    from fsamlab import door
+    from fsamlab.compose import composing, quoted
     from fsamlab.environment import code_version
     from fsamlab.sweep.job import FrozenJob
     from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
     from fsamlab.sweep.slurm import SubmititLauncher
 
-    door.register()
-    setup_globals()
     runs = [run.resolve() for run in runs]
     root = Path(os.path.commonpath([run.parent for run in runs]))
     jobs = [[*overrides, f"root={quoted(root)}", f"run={quoted(run.relative_to(root))}"] for run in runs]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with composing() as context:
         config = compose("measure", overrides=jobs[0], return_hydra_config=True)
         wanted = typed_measure(config)
         for run in runs:
             run_config(run)
             checkpoint_of(run, wanted.checkpoint)
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=measure_composed, config=config
         )
@@ -95,12 +86,6 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
         if getattr(launcher, "detached", False):
             return {}
     return {run: failure(run) for run in runs}
-
-
-def quoted(value: object) -> str:
-    """Return a value as Hydra's override grammar takes it literally."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def run_config(run: Path) -> Config:

@@ -25,21 +25,16 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
     Raises:
         SweepFailed, ConfigError, Hydra's and OmegaConf's errors: what the sweep command would say. Nothing was written.
     """
-    from hydra import initialize_config_dir
     from hydra.core.plugins import Plugins
-    from hydra.core.utils import setup_globals
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import RunMode
 
-    from fsamlab import door
+    from fsamlab.compose import composing
     from fsamlab.sweep.slurm import SubmititLauncher
 
-    door.register()
-    setup_globals()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        context, loader = _context()
-        master = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
+    with composing() as context:
+        master = context.config_loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
         sweeper: Any = Plugins.instance().instantiate_sweeper(
-            hydra_context=HydraContext(config_loader=loader, callbacks=context), task_function=_never, config=master
+            hydra_context=context, task_function=_never, config=master
         )
         plans = sweeper.plan(list(master.hydra.overrides.task))
         sweep_dir = Path(master.hydra.sweep.dir)
@@ -61,13 +56,10 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
         ConfigError: there is no record, or an override that would change the runs.
         SweepFailed: some did not finish this time either.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.core.plugins import Plugins
-    from hydra.core.utils import setup_globals
-    from hydra.types import HydraContext
 
-    from fsamlab import door
-    from fsamlab.measure import quoted
+    from fsamlab.compose import composing, quoted
     from fsamlab.sweep.summary import print_sweep
 
     sweep_dir = sweep_dir.resolve()
@@ -83,8 +75,8 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
             continue
         if read_status(plan.directory).get("forced"):  # it has started over once, and goes on now
             plan.config["force"] = False
-        if run_id(from_plain(plan.config)) != plan.run_id:
-            now = run_id(from_plain(plan.config))
+        now = run_id(from_plain(plan.config))
+        if now != plan.run_id:
             raise ConfigError("configuration", plan.run_id, f"this version of fsamlab calls it {now}; launch it anew")
     change = code_change(launches[-1].entry["git"], code_version(PROJECT_ROOT))
     if change:
@@ -93,20 +85,15 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     if not choice.todo:
         log.info("nothing to resubmit in %s", sweep_dir)
         return
-    door.register()
-    setup_globals()
     before = launches[-1].entry["hydra_overrides"]
     if any(word.startswith("hydra/launcher=") for word in overrides):  # another launcher has other settings
         before = [word for word in before if not word.startswith(LAUNCHER_KEYS)]
     used = [*before, *overrides]
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        callbacks, loader = _context()
+    with composing() as context:
         # the runs are what was recorded; composed are only the launcher's settings
         place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
         config = compose("config", overrides=[*used, *place], return_hydra_config=True)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(config_loader=loader, callbacks=callbacks), task_function=_task, config=config
-        )
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=_task, config=config)
         start(
             launcher,
             sweep_dir,
@@ -115,15 +102,6 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
             hydra_overrides=used,
             on_end=lambda ended: print_sweep(sweep_dir, ended),
         )
-
-
-def _context() -> tuple[Any, Any]:
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.global_hydra import GlobalHydra
-
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    return Callbacks(), hydra.config_loader
 
 
 def _task(cfg: Any) -> None:

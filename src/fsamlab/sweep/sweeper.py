@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from fsamlab.compose import grid
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start
 
@@ -24,9 +24,7 @@ class CheckedSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        jobs = [job for batch in self.split_arguments(overrides, None) for job in batch]
-        return compose_all(loader, self.config, jobs)
+        return compose_all(loader, self.config, grid(loader, [*self._parse_config(), *arguments]))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid."""
