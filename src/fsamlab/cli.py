@@ -80,9 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _log(level: int) -> None:
+def _log() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("fsamlab").setLevel(level)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -90,7 +89,7 @@ def _check(args: argparse.Namespace) -> int:
     from fsamlab.sweep.again import check
     from fsamlab.sweep.summary import print_check
 
-    _log(logging.WARNING)
+    _log()
     try:
         print_check(*check(args.words))
     except Exception as e:
@@ -118,7 +117,8 @@ def _resubmit(args: argparse.Namespace) -> int:
     from fsamlab import door
     from fsamlab.sweep.again import resubmit
 
-    _log(logging.INFO)
+    _log()
+    logging.getLogger("fsamlab").setLevel(logging.INFO)
     try:
         resubmit(args.sweep, args.overrides)
     except Exception as e:
@@ -133,7 +133,7 @@ def _measure(args: argparse.Namespace) -> int:
     from fsamlab.sweep.summary import print_measurements
     from fsamlab.terminal import console
 
-    _log(logging.WARNING)
+    _log()
     words = args.words
     overrides = [w for w in words if "=" in w and not Path(w).exists()]
     paths = [Path(w) for w in words if w not in overrides]

@@ -122,11 +122,7 @@ def measure_composed(cfg: Any) -> None:
 def measure_frozen(job: FrozenJob) -> None:
     """Measure one run as it was asked for at submission: the task of a SLURM job."""
     diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
-    try:
-        measure_typed(MeasureConfig(**{**job.config, "diagnostics": diagnostics}))
-    except Exception:
-        log.exception("the measurement failed")
-        raise
+    measure_typed(MeasureConfig(**{**job.config, "diagnostics": diagnostics}))
 
 
 def measure_typed(config: MeasureConfig) -> None:

@@ -71,27 +71,23 @@ def run_frozen(job: FrozenJob) -> None:
     threads = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads is not None:
         torch.set_num_threads(int(threads))
-    try:
-        config = from_plain(job.config)
-        if run_id(config) != job.directory.name:
-            allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
-            raise ConfigError("run directory", job.directory.name, allowed)
-        before = read_status(job.directory)
-        if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
-            config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
-        deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
-        while True:
-            try:
-                run(config, job.directory, job.overrides, submitted=job.code)
-                return
-            except DirectoryBusy as e:  # a killed job's heartbeat on another node, until it is stale
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("%s", e)
-                time.sleep(5)
-    except Exception as e:
-        log.error("%s", door.one_line(e) or traceback.format_exc())
-        raise
+    config = from_plain(job.config)
+    if run_id(config) != job.directory.name:
+        allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
+        raise ConfigError("run directory", job.directory.name, allowed)
+    before = read_status(job.directory)
+    if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
+        config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
+    deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
+    while True:
+        try:
+            run(config, job.directory, job.overrides, submitted=job.code)
+            return
+        except DirectoryBusy as e:  # a killed job's heartbeat on another node, until it is stale
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s", e)
+            time.sleep(5)
 
 
 def run(

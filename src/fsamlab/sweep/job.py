@@ -10,10 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from fsamlab import door
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ class JobRunner:
         job.directory.mkdir(parents=True, exist_ok=True)
         log_to(job.directory / "run.log")
         module, _, function = job.task.partition(":")
-        getattr(import_module(module), function)(job)
+        try:
+            getattr(import_module(module), function)(job)
+        except Exception as e:
+            log.error("%s", door.one_line(e) or traceback.format_exc())
+            raise
 
     def checkpoint(self, job: FrozenJob) -> Any:
         """Return what submitit submits again."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from fsamlab.files import read_json
 from fsamlab.record import read_status
 from fsamlab.sweep.cluster import GONE, JobState, JobStates, job_states
+from fsamlab.sweep.plan import read_launches
 from fsamlab.sweep.runs import current_status, find_runs
 
 BAD = ("failed", "cancelled", "lost")  # what makes the exit code 1
@@ -118,18 +118,14 @@ def sweep_runs(sweep_dir: Path) -> list[SweepRun]:
 
 def _recorded(sweep_dir: Path) -> dict[Path, SweepRun]:
     runs: dict[Path, SweepRun] = {}
-    records = {int(p.stem): p for p in (sweep_dir / "launches").glob("*.json") if p.stem.isdigit()}
-    for number, path in sorted(records.items()):
-        try:
-            launch = read_json(path) or {}
-        except ValueError:  # a launch that is about to write its record has only taken the number
-            continue
-        for job in launch.get("jobs", []):
+    for launch in read_launches(sweep_dir):
+        number, entry = int(launch.path.stem), launch.entry
+        for job in entry.get("jobs", []):
             directory = Path(job["directory"])
             if not directory.exists() and (sweep_dir / directory.name).exists():
                 directory = sweep_dir / directory.name  # the sweep was moved or copied
             job_id = job.get("slurm_job_id")
-            if job_id is None and "slurm" in str(launch.get("launcher")) and directory in runs:
+            if job_id is None and "slurm" in str(entry.get("launcher")) and directory in runs:
                 job_id = runs[directory].slurm_job_id  # not submitted again: the earlier job still stands for it
             runs[directory] = SweepRun(
                 directory, list(job["overrides"]), job.get("run_id", directory.name), job_id, number, sweep_dir
