@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fsamlab.sweep.results import by_setting, collect, varied_keys
+from fsamlab.sweep.results import by_setting, collect, collect_rows, varied_keys
 from fsamlab.sweep.runs import find_runs
 
 
@@ -70,3 +70,18 @@ def test_a_run_that_never_started_adds_no_column(tmp_path):
     frame = collect([tmp_path / "a", tmp_path / "never"])
     assert list(by_setting(frame)["optimizer.name"]) == ["sgd"]
     assert list(frame["status"]) == ["finished", "queued"]
+
+
+def test_rows_of_a_run_and_its_measurements(tmp_path):
+    make_run(tmp_path / "a", "sam", 0, 0.5)
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1, "epoch": 1.0, "val/acc1": 0.5}\n{"step": 2, "ep')
+    (tmp_path / "a" / "measurements").mkdir()
+    row = {"step": 2, "epoch": 2.0, "measured": "2026", "checkpoint": "last", "sharpness/one_step": 0.25}
+    (tmp_path / "a" / "measurements" / "last-step2-0.jsonl").write_text(json.dumps(row) + "\n")
+    rows = collect_rows([tmp_path / "a"])
+    assert list(rows.columns[:1]) == ["directory"]
+    assert rows["step"].tolist() == [1, 2]
+    assert rows["val/acc1"].tolist()[0] == 0.5
+    assert rows["measured/sharpness/one_step"].tolist()[1] == 0.25
+    assert "checkpoint" not in rows
+    assert collect_rows([]).empty

@@ -11,7 +11,8 @@ import yaml
 
 from fsamlab.files import read_json
 from fsamlab.identity import NEUTRAL
-from fsamlab.measure import latest
+from fsamlab.measure import latest, read_measurements
+from fsamlab.record import read_rows
 from fsamlab.sweep.runs import current_status
 
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
@@ -42,6 +43,20 @@ def collect(directories: Iterable[Path]) -> pd.DataFrame:
         row.update({f"measured/{key}": value for key, value in latest(directory).items()})
         status = current_status(directory)
         rows.append({**row, "status": status["status"], "exception": status.get("exception")})
+    return pd.DataFrame(rows)
+
+
+def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
+    """Return one row for each row of metrics.jsonl, in order, with the run's `directory` in the first column.
+
+    What `fsamlab measure` found at a step is a row of its own, its keys as `measured/...`.
+    """
+    rows: list[dict[str, Any]] = []
+    for directory in directories:
+        rows += [{"directory": str(directory), **row} for row in read_rows(directory)]
+        for row in read_measurements(directory):
+            values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
+            rows.append({"directory": str(directory), "step": row["step"], "epoch": row["epoch"], **values})
     return pd.DataFrame(rows)
 
 

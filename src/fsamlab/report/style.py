@@ -1,0 +1,74 @@
+"""One look for each method, the same in the report, the figures, the notebooks and W&B.
+
+Colours have a contrast of at least 3:1 (WCAG 2.1, graphics) on white and on the report's dark ground. Two methods
+whose colours may be confused by a colour-blind reader have different dashes and markers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+LIGHT_GROUND, DARK_GROUND = "#ffffff", "#16181d"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn.
+
+    Attributes:
+        label: its name in texts.
+        colour: `#rrggbb`.
+        dash: lengths of strokes and gaps in points, () for a solid line.
+        marker: in matplotlib's letters.
+    """
+
+    label: str
+    colour: str
+    dash: tuple[float, ...]
+    marker: str
+
+
+SOLID, DASHED, DOTTED, DASH_DOT = (), (5.0, 3.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.0)
+LONG, SHORT = (9.0, 3.0), (3.0, 1.5)
+GREY, BLUE, GREEN, VERMILION, GOLD = "#7a7a7a", "#0072b2", "#009e73", "#d55e00", "#b58900"
+PURPLE, PINK, TEAL, INDIGO, BROWN = "#8f5fd0", "#d6498f", "#00959f", "#5b6ee1", "#9a6a3c"
+
+METHODS: dict[str, Style] = {
+    "sgd": Style("SGD", GREY, SOLID, "s"),
+    "sgd_2x": Style("SGD, 2x epochs", GREY, DASHED, "D"),
+    "adamw": Style("AdamW", GREY, DOTTED, "v"),
+    "sam": Style("SAM", BLUE, SOLID, "o"),
+    "asam": Style("ASAM", GREEN, LONG, "^"),
+    "fsam": Style("F-SAM", VERMILION, SOLID, "P"),
+    "fasam": Style("F-ASAM", GOLD, DASHED, "*"),
+    "sam_full": Style("SAM-full", PURPLE, LONG, "<"),
+    "sam_full_ema": Style("SAM-full (EMA)", PURPLE, DASHED, ">"),
+    "sam_component": Style("SAM, full component", PURPLE, DOTTED, "8"),
+    "sam_noise": Style("SAM, noise component", PINK, DASH_DOT, "X"),
+    "sam_db": Style("SAM-db", TEAL, SHORT, "h"),
+    "sam_batch": Style("SAM, other batch size", INDIGO, DASH_DOT, "p"),
+    "random": Style("random direction", BROWN, DOTTED, "d"),
+}
+SPARE_COLOURS = (INDIGO, TEAL, PINK, BROWN, GREEN, GOLD, PURPLE)
+SPARE_DASHES = ((9.0, 2.0, 1.5, 2.0, 1.5, 2.0), (3.0, 4.0), (12.0, 2.0))
+SPARE_MARKERS = ("1", "2", "3", "4", "+", "x")
+
+
+def style(method: str) -> Style:
+    """Return a method's look; for one that is not of this package's, always the same one chosen by its name."""
+    if method in METHODS:
+        return METHODS[method]
+    number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4], "big")
+    dash, marker = SPARE_DASHES[number // 7 % len(SPARE_DASHES)], SPARE_MARKERS[number // 21 % len(SPARE_MARKERS)]
+    return Style(method, SPARE_COLOURS[number % 7], dash, marker)
+
+
+def colour(method: str) -> str:
+    """Return a method's colour, `#rrggbb`."""
+    return style(method).colour
+
+
+def label(method: str) -> str:
+    """Return a method's name in texts."""
+    return style(method).label
