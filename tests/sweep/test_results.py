@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fsamlab.sweep.results import by_setting, collect, collect_rows, varied_keys
+from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, varied_keys
 from fsamlab.sweep.runs import find_runs
 
 
@@ -85,3 +85,35 @@ def test_rows_of_a_run_and_its_measurements(tmp_path):
     assert rows["measured/sharpness/one_step"].tolist()[1] == 0.25
     assert "checkpoint" not in rows
     assert collect_rows([]).empty
+
+
+def spread_table(tmp_path, accuracies):
+    for optimizer, values in accuracies.items():
+        for seed, value in enumerate(values):
+            make_run(tmp_path / f"{optimizer}{seed}", optimizer, seed, value)
+    return by_setting(collect(find_runs([tmp_path])))
+
+
+@pytest.mark.parametrize(
+    ("sam", "best"),
+    [
+        ((0.60, 0.80), None),  # 0.7 against 0.6, spreads 0.14 and 0.014: within the larger
+        ((0.69, 0.71), "sam"),
+        ((0.7,), None),  # one run has no spread
+    ],
+)
+def test_the_best_is_clear_only_beyond_the_spread(tmp_path, sam, best):
+    table = spread_table(tmp_path, {"sgd": (0.59, 0.61), "sam": sam})
+    assert [table.loc[i, "optimizer.name"] for i in clear_best(table, "final/test/acc1")] == ([best] if best else [])
+
+
+def test_rivals_agree_in_everything_but_the_optimizer():
+    rows = [("sgd", "a", 0.5), ("sam", "a", 0.6), ("sgd", "b", 0.9), ("sam", "b", 0.8)]
+    table = pd.DataFrame(
+        [
+            {"optimizer.name": o, "data.name": d, "n": 2, "final/test/acc1 mean": m, "final/test/acc1 std": 0.01}
+            for o, d, m in rows
+        ]
+    )
+    assert clear_best(table, "final/test/acc1") == {1, 2}
+    assert clear_best(table, "best/test/acc1") == set()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -15,6 +16,8 @@ from fsamlab.measure import latest, read_measurements
 from fsamlab.record import read_rows
 from fsamlab.sweep.runs import current_status
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
+ACCURACIES = ("best/test/acc1", "final/test/acc1")
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
 
 
@@ -34,16 +37,18 @@ def collect(directories: Iterable[Path]) -> pd.DataFrame:
 
     What `fsamlab measure` found at a run's last measured step is there as `measured/...`.
     """
-    rows: list[dict[str, Any]] = []
-    for directory in directories:
-        row: dict[str, Any] = {"directory": str(directory)}
-        if (directory / "config.yaml").exists():
-            row.update(flatten(yaml.safe_load((directory / "config.yaml").read_text())))
-        row.update(read_json(directory / "summary.json") or {})
-        row.update({f"measured/{key}": value for key, value in latest(directory).items()})
-        status = current_status(directory)
-        rows.append({**row, "status": status["status"], "exception": status.get("exception")})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([collect_run(directory) for directory in directories])
+
+
+def collect_run(directory: Path) -> dict[str, Any]:
+    """Return a run's row of :func:`collect`."""
+    row: dict[str, Any] = {"directory": str(directory)}
+    if (directory / "config.yaml").exists():
+        row.update(flatten(yaml.load((directory / "config.yaml").read_text(), Loader=LOADER)))
+    row.update(read_json(directory / "summary.json") or {})
+    row.update({f"measured/{key}": value for key, value in latest(directory).items()})
+    status = current_status(directory)
+    return {**row, "status": status["status"], "exception": status.get("exception")}
 
 
 def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
@@ -77,10 +82,11 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     return kept
 
 
-def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each setting: n, mean and standard deviation (n - 1) of the accuracies, relative step time.
+def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
+    """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting.
+    Only finished runs count. `step_vs_sgd` is the median time of a step over that of plain SGD in the same
+    remaining setting.
     """
     finished = frame[frame["status"] == "finished"]
     if finished.empty:
@@ -90,16 +96,41 @@ def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
     for values, runs in finished.groupby(keys, sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
         row["n"] = len(runs)
-        for metric in ("best/test/acc1", "final/test/acc1"):
+        for metric in metrics:
             if metric in runs and runs[metric].notna().any():
                 row[f"{metric} mean"], row[f"{metric} std"] = runs[metric].mean(), runs[metric].std(ddof=1)
         row["step_ms"] = runs["cost/step_ms"].median()
         rows.append(row)
     table = pd.DataFrame(rows)
-    others = [k for k in keys if not k.startswith("optimizer.")]  # SGD has no rho to agree in
+    others = _others(keys)
     sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
     ratios = []
     for _, setting in table.iterrows():
         same = sgd[(sgd[others] == setting[others]).all(axis=1)] if others else sgd
         ratios.append(setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan"))
     return table.assign(step_vs_sgd=ratios)
+
+
+def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
+    """Return the index of each setting of :func:`by_setting` that is best in `metric` by more than the spread.
+
+    Compared are the settings that agree in all but the optimizer's keys. The best one is clear when its mean is
+    above the second's by more than the larger of the two standard deviations; without both there is no answer.
+    """
+    mean, std = f"{metric} mean", f"{metric} std"
+    if mean not in table:
+        return set()
+    others = _others(list(table.columns[: table.columns.get_loc("n")]))
+    best = set()
+    for _, rivals in table.groupby(others, dropna=False) if others else [((), table)]:
+        ranked = rivals[rivals[mean].notna()].sort_values(mean, ascending=False, kind="stable")
+        if len(ranked) < 2:
+            continue
+        first, second = ranked.iloc[0], ranked.iloc[1]
+        if first[mean] - second[mean] > np.maximum(first[std], second[std]):  # false where one is NaN
+            best.add(ranked.index[0])
+    return best
+
+
+def _others(keys: Sequence[str]) -> list[str]:
+    return [k for k in keys if not k.startswith("optimizer.")]  # SGD has no rho to agree in
