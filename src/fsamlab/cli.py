@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
+import webbrowser
 from pathlib import Path
 
 
@@ -67,6 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
     one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
     one.set_defaults(run=_collect)
+
+    one = commands.add_parser(
+        "report",
+        help="one self-contained HTML page: results, curves, decomposition, sensitivity",
+        description="Write one HTML file that opens without server, network or account.",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
+    one.add_argument("--out", type=Path, help="where to write it (default: report.html in the first directory)")
+    one.add_argument("--open", action="store_true", help="open it in the browser")
+    one.set_defaults(run=_report)
 
     one = commands.add_parser(
         "measure",
@@ -177,6 +189,27 @@ def _collect(args: argparse.Namespace) -> int:
         screen.print(settings_table(frame))
     print_failures(frame, screen)
     screen.print(f"{len(frame)} runs in {csv}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from fsamlab import door
+    from fsamlab.report.page import write_report
+
+    out: Path = args.out or args.runs[0] / "report.html"
+    start = time.perf_counter()
+    try:
+        gathered = write_report(args.runs, out)
+    except Exception as e:
+        return door.report(e)
+    seconds, size = time.perf_counter() - start, out.stat().st_size
+    counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
+    print(f"{len(gathered.frame)} runs ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
+    if args.open and not webbrowser.open(out.resolve().as_uri()):
+        print(
+            f"error: --open: no browser found on this machine; open {out.resolve().as_uri()} elsewhere", file=sys.stderr
+        )
+        return 1
     return 0
 
 

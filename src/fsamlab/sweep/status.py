@@ -122,8 +122,8 @@ def _recorded(sweep_dir: Path) -> dict[Path, SweepRun]:
         number, entry = int(launch.path.stem), launch.entry
         for job in entry.get("jobs", []):
             directory = Path(job["directory"])
-            if not directory.exists() and (sweep_dir / directory.name).exists():
-                directory = sweep_dir / directory.name  # the sweep was moved or copied
+            if (sweep_dir / directory.name).exists():
+                directory = sweep_dir / directory.name  # the sweep may have been moved or copied
             job_id = job.get("slurm_job_id")
             if job_id is None and "slurm" in str(entry.get("launcher")) and directory in runs:
                 job_id = runs[directory].slurm_job_id  # not submitted again: the earlier job still stands for it

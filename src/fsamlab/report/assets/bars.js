@@ -1,0 +1,60 @@
+// Tables whose cells are bars: a number for everyone, a length for the eye.
+
+/* rows: {label, swatch, cells: [{mean, std, n}]}; the cells of all columns share one scale with zero in it. */
+function barTable(caption, columns, rows) {
+  const ends = rows.flatMap(({ cells }) =>
+    cells.filter((c) => c.mean !== null).flatMap((c) => [c.mean - (c.std ?? 0), c.mean + (c.std ?? 0)]),
+  );
+  const low = Math.min(0, ...ends);
+  const span = Math.max(0, ...ends) - low || 1;
+  const percent = (value) => `${(100 * value) / span}%`;
+  const bar = (cell, style, pale) => {
+    if (cell.mean === null) return element("td", {}, "–");
+    const fill = element("span", { class: `bar${pale ? " pale" : ""}` });
+    fill.style.left = percent(Math.min(0, cell.mean) - low);
+    fill.style.width = percent(Math.abs(cell.mean));
+    fill.style.setProperty("--bar", style.colour);
+    const track = element("span", { class: "track", "aria-hidden": "true" }, fill);
+    if (cell.std !== null) {
+      const spread = element("span", { class: "spread" });
+      spread.style.left = percent(cell.mean - cell.std - low);
+      spread.style.width = percent(2 * cell.std);
+      track.append(spread);
+    }
+    const zero = element("span", { class: "zero" });
+    zero.style.left = percent(-low);
+    track.append(zero);
+    return element("td", {}, track, element("span", { class: "number" }, formatSpread(cell)));
+  };
+  const head = ["", ...columns].map((column) => element("th", { scope: "col" }, column));
+  const body = rows.map(({ label, style, cells }) =>
+    element("tr", {}, element("th", { scope: "row" }, label), ...cells.map((cell, i) => bar(cell, style, i > 0))),
+  );
+  return element(
+    "table",
+    { class: "bars" },
+    element("caption", {}, caption),
+    element("thead", {}, element("tr", {}, ...head)),
+    element("tbody", {}, ...body),
+  );
+}
+
+/* Every table with class "sortable" is sorted by its heads' buttons; cells say their value in data-value. */
+function makeSortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") !== "descending";
+      heads.forEach((h) => h.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => row.cells[column].dataset.value;
+      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === "" || y === "") return (x === "") - (y === ""); // what is missing stays below
+        const order = Number.isNaN(Number(x) + Number(y)) ? x.localeCompare(y) : x - y;
+        return down ? -order : order;
+      });
+      table.tBodies[0].append(...rows);
+    });
+  });
+}

@@ -1,0 +1,202 @@
+// A line chart: mean and band for each line, values under the pointer or the arrow keys, a table of the ends.
+
+const MAX_TOOLTIP = 14;
+const AXIS_NAMES = { step: "step", epoch: "epoch", time: "seconds of training" };
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "class") node.className = value;
+    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== null) node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function swatch({ dash, shade, colour }, width = 30) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+  const set = (node, values) => Object.entries(values).forEach(([k, v]) => node.setAttribute(k, v));
+  set(svg, { width, height: 10, "aria-hidden": "true", class: "swatch" });
+  set(line, { x1: 1, x2: width - 1, y1: 5, y2: 5, "stroke-width": 3, "stroke-dasharray": dash.join(" ") });
+  line.style.stroke = shaded(colour, shade);
+  svg.append(line);
+  return svg;
+}
+
+/* The colour moved towards the text's, which stands out from either ground. */
+function shaded(colour, shade = 0) {
+  return shade ? `color-mix(in srgb, ${colour}, var(--text) ${Math.round(100 * shade)}%)` : colour;
+}
+
+const probe = document.createElement("span"); // resolves CSS colours for the canvas
+function canvasColour(colour, shade, alpha = 1) {
+  probe.style.color = shaded(colour, shade);
+  if (!probe.isConnected) document.body.append(probe);
+  probe.hidden = true;
+  const parts = getComputedStyle(probe).color.match(/[\d.e-]+/g).map(Number);
+  const rgb = getComputedStyle(probe).color.startsWith("color(") ? parts.slice(0, 3).map((p) => 255 * p) : parts;
+  return `rgba(${Math.round(rgb[0])}, ${Math.round(rgb[1])}, ${Math.round(rgb[2])}, ${alpha})`;
+}
+
+const tooltip = element("div", { class: "tooltip", hidden: true });
+const spoken = element("div", { class: "unseen", role: "status" });
+document.body.append(tooltip, spoken);
+
+class LineChart {
+  constructor(parent, title) {
+    this.title = title;
+    this.plot = element("div", { class: "plot", tabindex: 0, role: "img" });
+    this.plot.addEventListener("keydown", (event) => this.key(event));
+    this.plot.addEventListener("blur", () => this.leave());
+    this.table = element("details", {}, element("summary", {}, "values"));
+    this.table.addEventListener("toggle", () => this.fillTable());
+    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.table);
+    parent.append(this.figure);
+    new ResizeObserver(() => this.resize()).observe(this.plot);
+  }
+
+  /* lines: {label, colour, shade, dash, x, mean, std, n}; options: {axis, xLog, yLog, band, points}. */
+  draw(lines, options) {
+    this.lines = lines;
+    this.options = options;
+    this.uplot?.destroy();
+    this.uplot = null;
+    this.plot.replaceChildren();
+    this.plot.setAttribute("aria-label", this.description());
+    this.fillTable();
+    if (!lines.length) {
+      this.plot.append(element("p", { class: "empty" }, "no values in the groups shown"));
+      return;
+    }
+    const positive = (values) => (options.yLog ? values.map((v) => (v > 0 ? v : null)) : values);
+    const floor = Math.min(...lines.flatMap((l) => l.mean.filter((v) => v > 0))) / 2;
+    const edge = (line, sign) =>
+      line.mean.map((m, i) => {
+        if (m === null || line.std[i] === null) return null;
+        const value = m + sign * line.std[i];
+        return options.yLog && value <= 0 ? floor : value;
+      });
+    const tables = lines.map((line) => [line.x, positive(line.mean), edge(line, 1), edge(line, -1)]);
+    this.data = uPlot.join(tables);
+    const series = [{}];
+    const bands = [];
+    lines.forEach((line, i) => {
+      const stroke = canvasColour(line.colour, line.shade);
+      const points = { show: options.points || line.x.length < 3, size: 6, fill: stroke };
+      series.push({ label: line.label, stroke, width: 2, dash: line.dash, points });
+      const hidden = { stroke: "transparent", width: 0, points: { show: false } };
+      series.push({ ...hidden }, { ...hidden });
+      if (options.band) bands.push({ series: [3 * i + 2, 3 * i + 3], fill: canvasColour(line.colour, line.shade, 0.16) });
+    });
+    const axis = (log) => ({
+      stroke: css("--muted"),
+      grid: { stroke: css("--grid"), width: 1 },
+      ticks: { stroke: css("--grid"), width: 1 },
+      font: "12px system-ui, sans-serif",
+      values: (_, ticks) => ticks.map((t) => (t === null ? "" : format(t))),
+      ...(log ? { space: 45 } : {}),
+    });
+    const config = {
+      width: Math.max(200, this.plot.clientWidth),
+      height: 240,
+      legend: { show: false },
+      cursor: { points: { show: false }, drag: { x: true, y: true, uni: 30 } },
+      scales: {
+        x: { time: false, ...(options.xLog ? { distr: 3, log: 2, range: (_, low, high) => [low / 1.1, high * 1.1] } : {}) },
+        y: options.yLog ? { distr: 3 } : {},
+      },
+      axes: [
+        { ...axis(false), ...(options.ticks ? { splits: () => options.ticks } : {}), label: options.axisLabel ?? AXIS_NAMES[options.axis], labelSize: 18, size: 34 },
+        { ...axis(options.yLog), size: 58 },
+      ],
+      series,
+      bands,
+      hooks: { setCursor: [(u) => this.hover(u)] },
+    };
+    this.uplot = new uPlot(config, this.data, this.plot);
+    this.plot.uplot = this.uplot;
+    this.uplot.over.addEventListener("mouseleave", () => this.leave());
+  }
+
+  resize() {
+    const width = this.plot.clientWidth;
+    if (this.uplot && width && width !== this.uplot.width) this.uplot.setSize({ width, height: 240 });
+  }
+
+  description() {
+    const ends = this.lines.slice(0, 8).map((line) => `${line.label} ends at ${formatSpread(this.at(line, line.x.length - 1))}`);
+    const rest = this.lines.length > 8 ? `; and ${this.lines.length - 8} more` : "";
+    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
+    return `Line chart of ${this.title} against ${against}. ${ends.join("; ")}${rest}. Arrow keys read values.`;
+  }
+
+  at(line, i) {
+    return { mean: line.mean[i], std: line.std[i], n: line.n[i] };
+  }
+
+  /* What the lines are at `x`: the point of each that is nearest, as long as it has not ended before. */
+  values(x) {
+    const span = this.data[0][this.data[0].length - 1] - this.data[0][0];
+    return this.lines
+      .map((line) => ({ line, i: nearestIndex(line.x, x) }))
+      .filter(({ line, i }) => Math.abs(line.x[i] - x) <= 0.05 * span + 1e-12)
+      .map(({ line, i }) => ({ line, x: line.x[i], ...this.at(line, i) }))
+      .sort((a, b) => b.mean - a.mean);
+  }
+
+  hover(u) {
+    if (u.cursor.left === null || u.cursor.left < 0) return this.leave();
+    const x = u.posToVal(u.cursor.left, "x");
+    const found = this.values(x);
+    if (!found.length) return this.leave();
+    const rows = found.slice(0, MAX_TOOLTIP).map((value) =>
+      element("div", { class: "row" }, swatch(value.line, 18), `${value.line.label}: ${formatSpread(value)}`),
+    );
+    if (found.length > rows.length) rows.push(element("div", {}, `and ${found.length - rows.length} more`));
+    const nearest = found.reduce((a, b) => (Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a));
+    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
+    tooltip.replaceChildren(element("strong", {}, `${against} ${format(nearest.x)}`), ...rows);
+    tooltip.hidden = false;
+    const box = u.over.getBoundingClientRect();
+    const left = box.left + u.cursor.left + 16;
+    const fits = left + tooltip.offsetWidth < document.documentElement.clientWidth;
+    tooltip.style.left = `${Math.max(4, fits ? left : box.left + u.cursor.left - tooltip.offsetWidth - 16) + scrollX}px`;
+    tooltip.style.top = `${box.top + 8 + scrollY}px`;
+  }
+
+  leave() {
+    tooltip.hidden = true;
+    this.cursor = null;
+  }
+
+  key(event) {
+    const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+    if (event.key === "Escape") return this.leave();
+    if (!(event.key in moves) || !this.uplot) return;
+    event.preventDefault();
+    const last = this.data[0].length - 1;
+    const from = this.cursor ?? (moves[event.key] > 0 ? -1 : last + 1);
+    const to = Math.min(last, Math.max(0, from + moves[event.key]));
+    const x = this.data[0][to];
+    this.uplot.setCursor({ left: this.uplot.valToPos(x, "x"), top: 10 });
+    this.cursor = to;
+    const read = this.values(x).map((value) => `${value.line.label} ${formatSpread(value)}`);
+    spoken.textContent = `${this.options.axisLabel ?? AXIS_NAMES[this.options.axis]} ${format(x)}: ${read.join("; ")}`;
+  }
+
+  fillTable() {
+    if (!this.table.open || !this.lines) return;
+    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
+    const rows = this.lines.map((line) => {
+      const i = line.x.length - 1;
+      const cells = [format(line.x[i]), format(line.mean[i]), format(line.std[i]), line.n[i]];
+      return element("tr", {}, element("th", { scope: "row" }, line.label), ...cells.map((c) => element("td", {}, `${c}`)));
+    });
+    const heads = ["", `last ${against}`, "mean", "std", "n"].map((h) => element("th", { scope: "col" }, h));
+    const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+    this.table.replaceChildren(this.table.firstElementChild, element("div", { class: "scroll", tabindex: 0 }, table));
+  }
+}

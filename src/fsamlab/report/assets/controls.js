@@ -1,0 +1,140 @@
+// What the reader chooses, the legend, and which charts have to be drawn anew.
+
+const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), hidden: new Set() };
+let groups = [];
+const drawn = []; // {node, draw, visible, stale}: drawn when they come into sight
+
+const observer = new IntersectionObserver(
+  (entries) =>
+    entries.forEach((entry) => {
+      const item = drawn.find(({ node }) => node === entry.target);
+      item.visible = entry.isIntersecting;
+      refresh(item);
+    }),
+  { rootMargin: "300px" },
+);
+
+function refresh(item) {
+  if (!item.visible || !item.stale) return;
+  item.stale = false;
+  item.draw();
+}
+
+function whenSeen(node, draw) {
+  drawn.push({ node, draw, visible: false, stale: true });
+  observer.observe(node);
+}
+
+function redraw() {
+  drawn.forEach((item) => {
+    item.stale = true;
+    refresh(item);
+  });
+}
+
+const shownGroups = () => groups.filter((g) => !state.hidden.has(g.id)).slice(0, MAX_GROUPS);
+
+function regroup() {
+  const keys = state.by === "setting" ? DATA.settings : [state.by, state.also].filter((key) => key);
+  groups = groupsOf([...new Set(keys)], state.by === "run");
+  state.hidden.clear();
+  legend();
+  redraw();
+}
+
+function legend() {
+  const box = document.getElementById("legend");
+  box.replaceChildren(
+    ...groups.slice(0, MAX_GROUPS).map((group) => {
+      const button = element(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-pressed": !state.hidden.has(group.id) ? "true" : "false",
+          title: `${group.runs.length} run${group.runs.length > 1 ? "s" : ""}; show or hide`,
+          onclick: () => {
+            if (!state.hidden.delete(group.id)) state.hidden.add(group.id);
+            button.setAttribute("aria-pressed", state.hidden.has(group.id) ? "false" : "true");
+            redraw();
+          },
+        },
+        swatch(group),
+        group.label,
+      );
+      return button;
+    }),
+  );
+  const more = groups.length > MAX_GROUPS;
+  document.getElementById("too-many").textContent = more
+    ? `${groups.length} groups: the first ${MAX_GROUPS} are drawn. Group by another key to see all runs.`
+    : "";
+}
+
+function select(label, options, value, change) {
+  const node = element("select", {}, ...options.map(([v, text]) => element("option", { value: v, selected: v === value }, text)));
+  node.addEventListener("change", () => change(node.value));
+  return element("label", {}, label, node);
+}
+
+function check(label, checked, change) {
+  const node = element("input", { type: "checkbox", checked });
+  node.addEventListener("change", () => change(node.checked));
+  return element("label", {}, node, label);
+}
+
+function slider(label, { min, max, step, value }, show, change) {
+  const output = element("output", {}, show(value));
+  const node = element("input", { type: "range", min, max, step, value });
+  node.addEventListener("input", () => {
+    output.textContent = show(Number(node.value));
+    change(Number(node.value));
+  });
+  return element("label", {}, label, node, output);
+}
+
+function buildControls() {
+  const keys = Object.keys(DATA.keys).map((key) => [key, key]);
+  if (groupsOf(DATA.settings, false).length > MAX_GROUPS) state.by = "optimizer.name";
+  const also = select("and", [["", "–"], ...keys], "", (value) => {
+    state.also = value;
+    regroup();
+  });
+  const by = select("Group by", [["setting", "setting (all that varies)"], ...keys, ["run", "single run"]], state.by, (value) => {
+    state.by = value;
+    also.hidden = value === "setting" || value === "run";
+    regroup();
+  });
+  also.hidden = state.by === "setting";
+  const axes = ["epoch", "step", "time"].map((axis) => [axis, axis]);
+  document.getElementById("controls").append(
+    by,
+    also,
+    select("x axis", axes, state.axis, (value) => {
+      state.axis = value;
+      redraw();
+    }),
+    slider("Smoothing", { min: 0, max: 0.95, step: 0.05, value: 0 }, (v) => v.toFixed(2), (value) => {
+      state.smoothing = value;
+      redraw();
+    }),
+    check("± std", state.band, (value) => {
+      state.band = value;
+      redraw();
+    }),
+  );
+}
+
+function buildTheme() {
+  const button = document.getElementById("theme");
+  const next = { auto: "light", light: "dark", dark: "auto" };
+  let theme = "auto";
+  button.addEventListener("click", () => {
+    theme = next[theme];
+    if (theme === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    button.textContent = `colours: ${theme}`;
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+}

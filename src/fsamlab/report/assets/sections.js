@@ -1,0 +1,225 @@
+// The sections of the page that are drawn: curves, decomposition, sensitivity, the list of runs.
+
+const percentFactor = (metric) => (/\/acc1$/.test(metric) ? 100 : 1);
+
+function metricChart(parent, section, metric) {
+  const chart = new LineChart(parent, metric.title);
+  if (metric.notFinite) {
+    chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values that are not finite are left out`));
+  }
+  const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
+  whenSeen(chart.figure, () => {
+    const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
+    const found = lines.filter(({ curve }) => curve !== null).map(({ curve, ...group }) => ({ ...group, ...curve }));
+    chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section) });
+  });
+}
+
+function buildCurves() {
+  const root = document.getElementById("curves-body");
+  DATA.groups.forEach((name) => {
+    const metrics = DATA.metrics.filter((metric) => metric.group === name);
+    if (!metrics.length) return;
+    const log = check("log scale", false, (value) => {
+      if (value) state.log.add(name);
+      else state.log.delete(name);
+      redraw();
+    });
+    const id = `curves-${name.replaceAll(" ", "-")}`;
+    const heading = element("div", { class: "bar-heading" }, element("h3", { id }, name), log);
+    const first = element("div", { class: "charts" });
+    root.append(element("section", { "aria-labelledby": id }, heading, first));
+    const headlines = metrics.filter((m) => m.headline);
+    const others = headlines.length ? metrics.filter((m) => !m.headline) : [];
+    (headlines.length ? headlines : metrics).forEach((metric) => metricChart(first, name, metric));
+    if (others.length) {
+      const rest = element("div", { class: "charts" });
+      const details = element("details", {}, element("summary", {}, `${others.length} more of ${name}`), rest);
+      details.addEventListener("toggle", () => others.forEach((metric) => metricChart(rest, name, metric)), { once: true });
+      first.after(details);
+    }
+  });
+  if (!DATA.metrics.length) root.append(element("p", { class: "empty" }, "No run has logged a row yet."));
+}
+
+const QUALITY = [
+  ["perturbation/cos_ema_full", "measured", []],
+  ["perturbation/cos_ema_full_predicted", "if w stood still", [6, 3]],
+  ["perturbation/cos_ema_full_independent", "if w stood still, independent batches", [2, 2]],
+];
+
+function buildQuality(root) {
+  if (!CURVES.has(withFallback(QUALITY[0][0]))) return;
+  const chart = new LineChart(root, "quality of the EMA: cos(m, g), measured and predicted");
+  const meaning = QUALITY.map(([, name, dash]) => element("span", { class: "chip" }, swatch({ dash, colour: "var(--text)", shade: 0 }), name));
+  chart.figure.firstElementChild.after(element("p", { class: "legend" }, ...meaning));
+  whenSeen(chart.figure, () => {
+    const lines = shownGroups().flatMap((group) =>
+      QUALITY.flatMap(([metric, name, dash], i) => {
+        const curve = groupCurve(group, withFallback(metric), state.axis, state.smoothing, 1);
+        const shade = group.shade || (i ? 0.35 : 0);
+        return curve ? [{ ...group, ...curve, shade, dash, label: `${group.label}, ${name}` }] : [];
+      }),
+    );
+    chart.draw(lines, { axis: state.axis, band: state.band, points: false });
+  });
+}
+
+/* The epochs at which a metric was recorded in some run. */
+function epochsOf(metric) {
+  const curves = [...(CURVES.get(metric)?.keys() ?? [])].map((run) => curveOf(metric, run, "epoch"));
+  return [...new Set(curves.flatMap((c) => (c ? c.x : [])))].sort((a, b) => a - b);
+}
+
+/* A table of bars at a chosen epoch, the last to begin with. */
+function barsAtEpoch(root, metric, build) {
+  const epochs = epochsOf(metric);
+  const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table of bars" });
+  let at = epochs.length - 1;
+  const show = (i) => `epoch ${format(epochs[i])}`;
+  const choose = slider("at", { min: 0, max: at, step: 1, value: at }, show, (i) => {
+    at = i;
+    box.replaceChildren(build(epochs[at]));
+  });
+  const figure = element("div", { class: "wide" }, epochs.length > 1 ? choose : show(at), box);
+  root.append(figure);
+  whenSeen(figure, () => box.replaceChildren(build(epochs[at])));
+}
+
+function buildShares(root) {
+  const share = withFallback("perturbation/full_share");
+  if (!CURVES.has(share)) return;
+  barsAtEpoch(root, share, (epoch) => {
+    const rows = shownGroups().map((group) => {
+      const full = groupValueAt(group, share, epoch);
+      const noise = { ...full, mean: full.mean === null ? null : 1 - full.mean };
+      return { label: group.label, style: group, cells: [full, noise] };
+    });
+    const measured = rows.filter(({ cells }) => cells[0].mean !== null);
+    return barTable("What a batch gradient is made of: shares of |g_B|²", ["full gradient", "noise"], measured);
+  });
+}
+
+function buildFriendliness(root) {
+  const rise = (part, direction) => withFallback(`perturbation/rise_${part}_${direction}`);
+  const first = DATA.directions.map((d) => rise("batch", d)).find((metric) => CURVES.has(metric));
+  if (!first) return;
+  const box = element("div");
+  root.append(box);
+  const having = () => shownGroups().filter((g) => g.runs.some((run) => CURVES.get(first).has(run)));
+  barsAtEpoch(box, first, (epoch) => {
+    const tables = having().map((group) => {
+      const rows = DATA.directions.map((direction) => ({
+        label: DATA.styles[direction].label,
+        style: DATA.styles[direction],
+        cells: ["batch", "other"].map((part) => groupValueAt(group, rise(part, direction), epoch)),
+      }));
+      const found = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
+      const caption = `Friendliness, trained with ${group.label}: rise of the loss along each direction, nats`;
+      return barTable(caption, ["on the batch", "on the other samples"], found);
+    });
+    return element("div", { class: "pair" }, ...tables);
+  });
+}
+
+function buildDecomposition() {
+  const root = document.getElementById("decomposition-body");
+  buildQuality(root);
+  buildShares(root);
+  buildFriendliness(root);
+  document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
+}
+
+/* Groups of finished runs that agree in `others`, as lines over the values of `key`. */
+function sensitivityLines({ key, others }, summary) {
+  const factor = percentFactor(summary);
+  const lines = groupsOf(others, false).filter((group) => group.finished);
+  return lines
+    .map((group) => {
+      const at = new Map();
+      group.runs.forEach((run) => {
+        const [x, y] = [DATA.keys[key][run], DATA.summary[summary][run]];
+        if (typeof x !== "number" || y === null) return;
+        if (!at.has(x)) at.set(x, []);
+        at.get(x).push(factor * y);
+      });
+      const x = [...at.keys()].sort((a, b) => a - b);
+      const each = x.map((value) => meanStd(at.get(value)));
+      const curve = { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
+      return { ...group, ...curve, label: group.label || "all runs" };
+    })
+    .filter((line) => line.x.length > 0);
+}
+
+function buildSensitivity() {
+  const root = document.getElementById("sensitivity-body");
+  document.getElementById("sensitivity").hidden = !DATA.sensitivities.length;
+  const names = Object.keys(DATA.summary);
+  const start = ["best/test/acc1", "final/test/acc1"].find((name) => names.includes(name)) ?? names[0];
+  DATA.sensitivities.forEach((sensitivity) => {
+    const { key } = sensitivity;
+    let summary = start;
+    const box = element("div", { class: "wide" });
+    root.append(box);
+    const chart = new LineChart(box, `sensitivity to ${key}`);
+    const values = DATA.keys[key].filter((v) => typeof v === "number");
+    const doubling = Math.min(...values) > 0 && Math.max(...values) >= 8 * Math.min(...values);
+    const ticks = [...new Set(values)].sort((a, b) => a - b);
+    const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
+    const draw = () => chart.draw(sensitivityLines(sensitivity, summary), item);
+    const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
+      summary = value;
+      draw();
+    });
+    box.prepend(element("div", { class: "bar-heading" }, choose, check("log x", doubling, (v) => {
+      item.xLog = v && Math.min(...values) > 0;
+      draw();
+    })));
+    const legendBox = element("p", { class: "legend" });
+    sensitivityLines(sensitivity, summary).forEach((line) => legendBox.append(element("span", { class: "chip" }, swatch(line), line.label)));
+    chart.figure.before(legendBox);
+    whenSeen(chart.figure, draw);
+  });
+}
+
+function buildRuns() {
+  const details = document.getElementById("runs");
+  details.addEventListener(
+    "toggle",
+    () => {
+      const keys = Object.keys(DATA.keys);
+      const results = ["best/test/acc1", "final/test/acc1"].filter((name) => name in DATA.summary);
+      const head = (text) => element("th", { scope: "col" }, element("button", { type: "button" }, text));
+      const cell = (value, text) => element("td", { "data-value": value ?? "" }, text);
+      const rows = DATA.runs.map(({ name, status }, run) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row", "data-value": name }, name),
+          cell(status, status),
+          ...keys.map((key) => cell(DATA.keys[key][run], shownValue(key, DATA.keys[key][run]))),
+          ...results.map((r) => cell(DATA.summary[r][run], DATA.summary[r][run] === null ? "–" : (100 * DATA.summary[r][run]).toFixed(2))),
+        ),
+      );
+      const heads = ["run", "status", ...keys, ...results.map((r) => `${r}, %`)].map(head);
+      const table = element(
+        "table",
+        { class: "sortable" },
+        element("thead", {}, element("tr", {}, ...heads)),
+        element("tbody", {}, ...rows),
+      );
+      details.append(element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "all runs" }, table));
+      makeSortable(table);
+    },
+    { once: true },
+  );
+}
+
+document.querySelectorAll("table.sortable").forEach(makeSortable);
+buildTheme();
+buildControls();
+buildCurves();
+buildDecomposition();
+buildSensitivity();
+buildRuns();
+regroup();

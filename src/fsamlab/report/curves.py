@@ -1,0 +1,100 @@
+"""Rows of a run -> the curves a page draws: one for each metric, thinned, with what they share written once."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+AXES = ("step", "epoch", "time")
+MAX_VALUES = 2_000_000  # of a page, 6 to 8 bytes each: what a browser still loads in a second or two
+MAX_POINTS, MIN_POINTS = 400, 20  # of a curve: a point for every two or three pixels; enough to see its shape
+DIGITS = 5
+
+
+def number(value: Any) -> float | None:
+    """Return a value with DIGITS digits, None for what is no finite number (JSON has no NaN)."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+
+def points_per_curve(num_curves: int) -> int:
+    """Return how many points of each curve a page with so many curves keeps."""
+    return max(MIN_POINTS, min(MAX_POINTS, MAX_VALUES // max(1, num_curves)))
+
+
+def thin(indices: Sequence[int], num_points: int) -> list[int]:
+    """Return at most `num_points` of `indices`, evenly chosen, the first and the last among them."""
+    if len(indices) <= num_points:
+        return list(indices)
+    return [indices[i] for i in np.linspace(0, len(indices) - 1, num_points).round().astype(int)]
+
+
+@dataclass
+class Curves:
+    """The curves of many runs, ready for JSON.
+
+    Attributes:
+        num_points: the most points that a curve keeps.
+        grids: `{"step": [...], "epoch": [...]}`, shared by all curves with the same steps.
+        by_metric: metric -> `[run, grid, values]` for each run that has it; None for what is not finite.
+        times: `"run grid"` -> seconds at the points of a grid, which differ from run to run.
+        longest: points of the longest curve before it was thinned.
+        not_finite: metric -> how many of the kept values are NaN or infinite.
+    """
+
+    num_points: int
+    grids: list[dict[str, list[float | None]]] = field(default_factory=list)
+    by_metric: dict[str, list[tuple[int, int, list[float | None]]]] = field(default_factory=lambda: defaultdict(list))
+    times: dict[str, list[float | None]] = field(default_factory=dict)
+    longest: int = 0
+    not_finite: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def add(self, run: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Add the curves of run number `run`: of every key with numbers, but the axes."""
+        kinds: dict[tuple[str, ...], list[int]] = defaultdict(list)  # rows with the same keys
+        for i, row in enumerate(rows):
+            kinds[tuple(row)].append(i)
+        having: dict[str, tuple[int, ...]] = defaultdict(tuple)  # key -> the kinds of rows that have it
+        for kind, keys in enumerate(kinds):
+            for key in keys:
+                having[key] += (kind,)
+        by_kinds = list(kinds.values())
+        kept: dict[tuple[int, ...], list[int]] = {}
+        for key, which in having.items():
+            if "/" not in key:
+                continue
+            if which not in kept:
+                indices = sorted(i for kind in which for i in by_kinds[kind])
+                self.longest = max(self.longest, len(indices))
+                kept[which] = thin(indices, self.num_points)
+            values = [rows[i][key] for i in kept[which]]
+            numbers = [number(value) for value in values]
+            self.not_finite[key] += sum(n is None for n in numbers)
+            if any(n is not None for n in numbers):
+                grid = self._grid(run, [rows[i] for i in kept[which]])
+                self.by_metric[key].append((run, grid, numbers))
+
+    def _grid(self, run: int, rows: Sequence[dict[str, Any]]) -> int:
+        """Return the number of the grid with these rows' steps."""
+        steps, epochs = ([number(row.get(axis)) for row in rows] for axis in ("step", "epoch"))
+        grid = self._numbers.setdefault((*steps, *epochs), len(self.grids))
+        if grid == len(self.grids):
+            self.grids.append({"step": steps, "epoch": epochs})
+        self.times[f"{run} {grid}"] = [number(row.get("time")) for row in rows]
+        return grid
+
+    @property
+    def thinned(self) -> bool:
+        """Whether any curve has lost points."""
+        return self.longest > self.num_points
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the page needs."""
+        return {"grids": self.grids, "curves": self.by_metric, "times": self.times}

@@ -1,0 +1,132 @@
+"""Everything a report shows, read from the run directories: settings, states, results, curves, what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fsamlab.config import ConfigError
+from fsamlab.files import read_json
+from fsamlab.measure import read_measurements
+from fsamlab.record import read_rows
+from fsamlab.report.curves import Curves, points_per_curve
+from fsamlab.sweep.plan import read_launches
+from fsamlab.sweep.results import collect_run, flatten, varied_keys
+from fsamlab.sweep.status import RunState, sweep_state
+
+UNREADABLE = (ValueError, KeyError, TypeError, OSError, yaml.YAMLError)  # what a damaged file raises in its reader
+COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Runs in the order of their sweeps.
+
+    Attributes:
+        frame: a row for each run, as `collect` makes it, with `status` and `reason` as `fsamlab status` says them.
+        directories: of the runs, in the frame's order.
+        curves: of all their metrics, thinned.
+        commands: the launches, oldest first: `(time, command)`.
+        environments: env.json of the runs that started.
+        note: what the scheduler could not be asked, None where that is nothing.
+    """
+
+    frame: pd.DataFrame
+    directories: list[Path]
+    curves: Curves
+    commands: list[tuple[str, str]]
+    environments: list[dict[str, Any]]
+    note: str | None
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The finished runs' rows."""
+        return self.frame[self.frame["status"] == "finished"]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many runs have each status."""
+        return dict(Counter(self.frame["status"]))
+
+    def config_keys(self) -> list[str]:
+        """Return the configuration's keys, dotted; `name` and `seed` among them."""
+        return [str(c) for c in self.frame.columns if _is_config(str(c))]
+
+    def settings(self) -> list[str]:
+        """Return the fewest keys that tell the settings apart."""
+        return varied_keys(self.frame)
+
+
+def gather(paths: Iterable[Path]) -> Gathered:
+    """Read the runs at or below `paths`, started or not; a damaged one is a row with its reason.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    paths = list(paths)
+    state = sweep_state(paths)
+    if not state.runs:
+        raise ConfigError("RUNS", " ".join(map(str, paths)), "no run directory or launch record there")
+    launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
+    planned = {plan.directory: plan.config for found in launches.values() for launch in found for plan in launch.plans}
+    rows: list[dict[str, Any]] = []
+    curves: Curves | None = None
+    for number, run in enumerate(state.runs):
+        row, metrics = _read(run, planned.get(run.run.directory))
+        rows.append(row)
+        if metrics and curves is None:
+            curves = Curves(points_per_curve(len(state.runs) * len(set().union(*metrics))))
+        if metrics and curves is not None:
+            curves.add(number, metrics)
+    return Gathered(
+        frame=pd.DataFrame(rows),
+        directories=[s.run.directory for s in state.runs],
+        curves=curves or Curves(points_per_curve(0)),
+        commands=[
+            (str(launch.entry.get("time")), " ".join(map(str, launch.entry.get("command") or [])))
+            for found in launches.values()
+            for launch in found
+        ],
+        environments=[env for s in state.runs if (env := _environment(s.run.directory))],
+        note=state.jobs.problem,
+    )
+
+
+def _read(state: RunState, planned: dict[str, Any] | None) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
+    """Return a run's row and its rows of metrics; what cannot be read becomes its reason."""
+    directory, reasons = state.run.directory, [state.reason] if state.reason else []
+    row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
+    metrics: list[dict[str, Any]] = []
+    try:
+        row.update(collect_run(directory))
+        metrics += read_rows(directory)
+        metrics += [_measured(m) for m in read_measurements(directory)]
+    except UNREADABLE as e:
+        reasons.append(f"a file of it cannot be read: {type(e).__name__}: {' '.join(str(e).split())}")
+    row.setdefault("optimizer.name", "unknown")
+    row["status"], row["reason"] = state.status, "; ".join(reasons) or None
+    row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")
+    row["started"], row["updated"] = state.disk.get("started"), state.disk.get("updated")
+    return row, metrics
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
+    return {"step": row["step"], "epoch": row["epoch"], **values}
+
+
+def _environment(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(directory / "env.json")
+    except json.JSONDecodeError:
+        return None
+
+
+def _is_config(column: str) -> bool:
+    return "/" not in column and ("." in column or column in ("name", "seed"))

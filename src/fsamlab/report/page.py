@@ -1,0 +1,147 @@
+"""Run directories -> one HTML file that needs nothing else: no server, no network, no account.
+
+The curves are drawn by uPlot (assets/uPlot.iife.min.js, version 1.6.32, MIT, 51 kB): interactive lines on a canvas for a
+fiftieth of what the large plotting libraries weigh. Everything else is the page's own script. A content security
+policy in the page lets no other script run and no address be loaded, whatever a run is called.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from fsamlab.files import write_atomic
+from fsamlab.record import now
+from fsamlab.report import metric_names, style, tables
+from fsamlab.report.curves import number
+from fsamlab.report.gather import Gathered, gather
+
+ASSETS = resources.files("fsamlab.report") / "assets"
+SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sections.js")
+SUMMARIES = ("final/", "best/", "cost/step_ms")
+
+
+def write_report(paths: Sequence[Path], out: Path) -> Gathered:
+    """Write the report of the runs at or below `paths` to `out`; return what it shows.
+
+    Raises:
+        ConfigError: there are no runs.
+    """
+    gathered = gather(paths)
+    write_atomic(out, render(gathered, tables.title(gathered, paths)))
+    return gathered
+
+
+def render(gathered: Gathered, title: str) -> str:
+    """Return the page."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    varied = varying_keys(gathered)
+    script = "\n".join(_asset(name) for name in SCRIPTS[1:])
+    scripts = [_asset(SCRIPTS[0]), f'(() => {{\n"use strict";\n{script}\n}})();']
+    return environment.from_string(_asset("page.html")).render(
+        title=title,
+        made=now(),
+        policy="; ".join(
+            ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
+            + ["script-src " + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts)]
+        ),
+        styles=[_asset("uPlot.min.css"), _asset("report.css")],
+        scripts=scripts,
+        data=_json(payload(gathered, varied)),
+        counts=gathered.counts(),
+        facts=tables.facts(gathered),
+        results=tables.results(gathered),
+        unfinished=tables.unfinished(gathered),
+        common=tables.common_settings(gathered, varied),
+        num_runs=len(gathered.frame),
+        note=gathered.note,
+        curves=gathered.curves,
+    )
+
+
+def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
+    """Return what the page's script draws from, ready for JSON."""
+    frame = gathered.frame
+    methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metric_names.DIRECTIONS])
+    numbers = {str(c): [number(v) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)}
+    return {
+        "runs": [
+            {"name": d.name, "status": status} for d, status in zip(gathered.directories, frame["status"].astype(str))
+        ],
+        "keys": {key: [_value(v) for v in frame[key]] for key in varied},
+        "settings": gathered.settings(),
+        "styles": {
+            m: {"label": s.label, "colour": s.colour, "dash": s.dash} for m in methods for s in [style.style(m)]
+        },
+        "metrics": [
+            {
+                "key": key,
+                "group": metric_names.group(key),
+                "title": metric_names.title(key),
+                "headline": metric_names.is_headline(key),
+                "percent": metric_names.is_accuracy(key),
+                "notFinite": gathered.curves.not_finite.get(key, 0),
+            }
+            for key in metric_names.ordered(gathered.curves.by_metric)
+        ],
+        "groups": metric_names.GROUPS,
+        "ratios": metric_names.RATIOS,
+        "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
+        "sensitivities": sensitivities(gathered),
+        "directions": metric_names.DIRECTIONS,
+        **gathered.curves.as_dict(),
+    }
+
+
+def varying_keys(gathered: Gathered) -> list[str]:
+    """Return the configuration's keys with more than one value, and the method's name, which colours go by."""
+    frame = gathered.frame
+    return [k for k in gathered.config_keys() if k == "optimizer.name" or frame[k].astype(str).nunique() > 1]
+
+
+def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
+    """Return the numeric keys that vary while the rest of a setting stays: what a curve can be drawn against."""
+    finished = gathered.finished
+    if finished.empty:
+        return []
+    found = []
+    keys = gathered.settings()
+    for key in keys:
+        others = [k for k in keys if k != key]
+        numeric = pd.to_numeric(finished[key], errors="coerce")
+        if numeric.notna().sum() < 2 or finished[key].map(lambda v: isinstance(v, bool)).any():
+            continue
+        values = numeric.groupby([finished[k].astype(str) for k in others]).nunique() if others else numeric.nunique()
+        if (values.max() if others else values) > 1:
+            found.append({"key": key, "others": others})
+    return found
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return str(list(value))
+    if isinstance(value, float) and value != value:
+        return None
+    return value if isinstance(value, bool | str) else number(value)
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _json(value: Any) -> str:
+    """Return JSON that may stand inside a script element: nothing in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,207 @@
+"""What a page says in words and tables: facts about the runs, results by setting, runs that did not finish."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fsamlab.report.gather import COSTS, Gathered
+from fsamlab.report.style import label
+from fsamlab.sweep.results import by_setting, clear_best
+
+PERCENT, PLAIN = "percent", "plain"
+RESULTS = (  # summary key, heading, what it is, unit, whether more is better
+    (
+        "best/test/acc1",
+        "test, best epoch",
+        "test accuracy at the epoch with the best validation accuracy",
+        PERCENT,
+        True,
+    ),
+    ("final/test/acc1", "test, at the end", "test accuracy after the last epoch", PERCENT, True),
+    ("best/val/acc1", "validation, best", "the validation accuracy that chose the epoch", PERCENT, False),
+    ("final/train/loss", "train loss", "training loss of the last epoch, with label noise as given", PLAIN, False),
+    ("final/sharpness/one_step", "one-step sharpness", "rise of the loss along its gradient, at the end", PLAIN, False),
+    ("final/curvature/lambda_max", "lambda_max", "largest eigenvalue of the Hessian, at the end", PLAIN, False),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table.
+
+    Attributes:
+        text: what is shown.
+        value: what the column is sorted by; an empty string where there is nothing.
+        bold: whether it is clearly the best.
+        key: whether it names the row.
+    """
+
+    text: str
+    value: float | str
+    bold: bool = False
+    key: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings `(text, explanation, numeric)` and rows of cells."""
+
+    headings: list[tuple[str, str, bool]]
+    rows: list[list[Cell]]
+
+
+def results(gathered: Gathered) -> Table | None:
+    """Return the results by setting, methods in the order of the sweep; None before a run has finished."""
+    metrics = [r for r in RESULTS if r[0] in gathered.frame]
+    table = by_setting(gathered.frame, [m[0] for m in metrics])
+    if table.empty:
+        return None
+    metrics = [m for m in metrics if f"{m[0]} mean" in table]
+    keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
+    best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
+    headings = [(key.removesuffix(".name"), key, False) for key in keys]
+    headings += [("n", "finished runs, which mean and standard deviation are over", True)]
+    headings += [(heading + (", %" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics]
+    headings.append(("ms per step", "median over the runs", True))
+    with_sgd = bool(table["step_vs_sgd"].notna().any())
+    headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
+    rows = []
+    for i, row in table.iterrows():
+        cells = [Cell(_setting(key, row[key]), _sortable(row[key]), key=True) for key in keys]
+        cells.append(Cell(str(row["n"]), row["n"]))
+        for key, _, _, unit, _ in metrics:
+            cells.append(_mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ())))
+        cells.append(_plain(row["step_ms"], "{:.1f}"))
+        cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
+        rows.append(cells)
+    return Table(headings, rows)
+
+
+def _setting(key: str, value: Any) -> str:
+    return label(str(value)) if key == "optimizer.name" else shown(value)
+
+
+def shown(value: Any) -> str:
+    """Return a configuration's value as a page shows it."""
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:g}"
+    return "–" if value is None else str(value)
+
+
+def _sortable(value: Any) -> float | str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "" if math.isnan(value) else value
+    return str(value)
+
+
+def _mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
+    if math.isnan(mean):
+        return Cell("–", "")
+    form = "{:.2f}".format if unit == PERCENT else "{:.4g}".format
+    factor = 100 if unit == PERCENT else 1
+    spread = "" if math.isnan(std) else f" ± {form(factor * std)}"
+    return Cell(form(factor * mean) + spread, mean, bold)
+
+
+def _plain(value: float, form: str) -> Cell:
+    return Cell("–", "") if math.isnan(value) else Cell(form.format(value), value)
+
+
+def unfinished(gathered: Gathered) -> list[dict[str, str]]:
+    """Return what did not finish: run, status, how far it came, why."""
+    rows = []
+    for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
+        if run["status"] == "finished":
+            continue
+        done, of = run["last_step"] if run["last_step"] == run["last_step"] else None, run["num_steps"]
+        progress = "–" if not done else f"step {done:.0f}" + (f" of {of:.0f}" if of and of == of else "")
+        log = directory / "run.log"
+        rows.append(
+            {
+                "run": directory.name,
+                "status": run["status"],
+                "progress": progress,
+                "reason": run["reason"] or "",
+                "log": str(log) if log.exists() else "",
+            }
+        )
+    return rows
+
+
+def facts(gathered: Gathered) -> list[tuple[str, list[str]]]:
+    """Return what was run, with what and at what cost: `(term, lines)`."""
+    frame, found = gathered.frame, []
+    found.append(("command", [f"{command}  ({time})" for time, command in gathered.commands]))
+    times = [frame[c].dropna() for c in ("started", "updated")]
+    if len(times[0]):
+        found.append(("first start, last word", [f"{times[0].min()} – {times[1].max()}"]))
+    environments = gathered.environments
+    found.append(("code", _tally(_code(e) for e in environments)))
+    found.append(("versions", _tally(_versions(e) for e in environments)))
+    found.append(("machine", _tally(_machine(e) for e in environments)))
+    found.append(("cost", _cost(frame)))
+    return [(term, lines) for term, lines in found if lines]
+
+
+def duration(seconds: float) -> str:
+    """Return `42 s`, `3 min 20 s`, `5 h 7 min`, `2 d 3 h`."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    rest, parts = round(seconds), []
+    for unit, size in units:
+        if rest >= size or parts or unit == "s":
+            parts.append(f"{rest // size} {unit}")
+            rest %= size
+    return " ".join(parts[:2])
+
+
+def _tally(values: Any) -> list[str]:
+    """Return each value once, with its number of runs where they differ."""
+    counts = Counter(values)
+    return [value if len(counts) == 1 else f"{value}  ({n} runs)" for value, n in counts.most_common()]
+
+
+def _code(environment: dict[str, Any]) -> str:
+    git = environment.get("git") or {}
+    sha = str(git.get("sha") or "no git commit")[:12]
+    return sha + (", with uncommitted changes" if git.get("dirty") else "")
+
+
+def _versions(environment: dict[str, Any]) -> str:
+    libraries = environment.get("libraries") or {}
+    named = ", ".join(f"{k} {libraries[k]}" for k in ("fsamlab", "torch", "torchvision", "timm") if k in libraries)
+    return f"{named}, Python {environment.get('python')}"
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    device = environment.get("device_name") or environment.get("device")
+    return f"{device} on {environment.get('host')} ({environment.get('cpu')}, {environment.get('num_threads')} threads)"
+
+
+def _cost(frame: pd.DataFrame) -> list[str]:
+    if not set(COSTS) <= set(frame.columns):
+        return []
+    train, evaluation, diagnostics = (float(frame[c].sum()) for c in COSTS)
+    n = int(frame[COSTS[0]].notna().sum())
+    return [
+        f"{duration(train + evaluation + diagnostics)} over {n} finished runs: training {duration(train)}, "
+        f"evaluation {duration(evaluation)}, diagnostics {duration(diagnostics)}"
+    ]
+
+
+def common_settings(gathered: Gathered, varied: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the configuration's keys that are the same in all runs, with their value."""
+    keys = [k for k in gathered.config_keys() if k not in varied]
+    return [(k, shown(gathered.frame[k].iloc[0])) for k in keys]
+
+
+def title(gathered: Gathered, paths: Sequence[Path]) -> str:
+    """Return what the page is about: the sweeps' names, or those of the directories."""
+    named = [] if "name" not in gathered.frame else [str(n) for n in gathered.frame["name"].dropna().unique()]
+    return ", ".join(named or [p.resolve().name for p in paths])
