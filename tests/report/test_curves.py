@@ -1,5 +1,7 @@
 """What a page keeps of the rows."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_thinning_keeps_order_the_first_and_the_last(length, points):
     assert kept[0] == 0
     assert kept[-1] == length - 1
     assert kept == sorted(set(kept))
-    gaps = [b - a for a, b in zip(kept, kept[1:])]
+    gaps = [b - a for a, b in pairwise(kept)]
     assert not gaps or max(gaps) - min(gaps) <= 1  # evenly
 
 

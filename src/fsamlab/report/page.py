@@ -1,8 +1,8 @@
 """Run directories -> one HTML file that needs nothing else: no server, no network, no account.
 
-The curves are drawn by uPlot (assets/uPlot.iife.min.js, version 1.6.32, MIT, 51 kB): interactive lines on a canvas for a
-fiftieth of what the large plotting libraries weigh. Everything else is the page's own script. A content security
-policy in the page lets no other script run and no address be loaded, whatever a run is called.
+The curves are drawn by uPlot (assets/uPlot.iife.min.js, version 1.6.32, MIT, 51 kB): interactive lines on a canvas
+for a small part of what the large plotting libraries weigh. Everything else is the page's own script. A content
+security policy in the page lets no other script run and no address be loaded, whatever a run is called.
 """
 
 from __future__ import annotations
@@ -49,10 +49,8 @@ def render(gathered: Gathered, title: str) -> str:
     return environment.from_string(_asset("page.html")).render(
         title=title,
         made=now(),
-        policy="; ".join(
-            ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
-            + ["script-src " + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts)]
-        ),
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+        + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts),
         styles=[_asset("uPlot.min.css"), _asset("report.css")],
         scripts=scripts,
         data=_json(payload(gathered, varied)),
@@ -119,8 +117,8 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
         numeric = pd.to_numeric(finished[key], errors="coerce")
         if numeric.notna().sum() < 2 or finished[key].map(lambda v: isinstance(v, bool)).any():
             continue
-        values = numeric.groupby([finished[k].astype(str) for k in others]).nunique() if others else numeric.nunique()
-        if (values.max() if others else values) > 1:
+        alike = [finished[k].astype(str) for k in others] or [pd.Series("", index=finished.index)]
+        if numeric.groupby(alike).nunique().max() > 1:
             found.append({"key": key, "others": others})
     return found
 

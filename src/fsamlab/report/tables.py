@@ -115,10 +115,10 @@ def _plain(value: float, form: str) -> Cell:
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:
-    """Return what did not finish: run, status, how far it came, why."""
+    """Return what did not finish or cannot be read in full: run, status, how far it came, why."""
     rows = []
     for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
-        if run["status"] == "finished":
+        if run["status"] == "finished" and not run["reason"]:
             continue
         done, of = run["last_step"] if run["last_step"] == run["last_step"] else None, run["num_steps"]
         progress = "–" if not done else f"step {done:.0f}" + (f" of {of:.0f}" if of and of == of else "")
@@ -153,7 +153,8 @@ def facts(gathered: Gathered) -> list[tuple[str, list[str]]]:
 def duration(seconds: float) -> str:
     """Return `42 s`, `3 min 20 s`, `5 h 7 min`, `2 d 3 h`."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    rest, parts = round(seconds), []
+    rest = round(seconds)
+    parts: list[str] = []
     for unit, size in units:
         if rest >= size or parts or unit == "s":
             parts.append(f"{rest // size} {unit}")
