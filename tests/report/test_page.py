@@ -122,6 +122,7 @@ def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):
     gathered = gather([root])
     assert gathered.counts() == {"queued": 1, "failed": 1, "lost": 1, "finished": 1}
     rows = {row["run"]: row for row in unfinished(gathered)}
+    assert set(rows) == {"failed", "lost", "queued"}
     assert rows["failed"]["reason"] == "Diverged: loss is nan"
     assert rows["failed"]["progress"] == "step 20 of 50"
     assert rows["lost"]["status"] == "lost"

@@ -118,7 +118,8 @@ def unfinished(gathered: Gathered) -> list[dict[str, str]]:
     """Return what did not finish or cannot be read in full: run, status, how far it came, why."""
     rows = []
     for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
-        if run["status"] == "finished" and not run["reason"]:
+        reason = run["reason"] if isinstance(run["reason"], str) else ""
+        if run["status"] == "finished" and not reason:
             continue
         done, of = run["last_step"] if run["last_step"] == run["last_step"] else None, run["num_steps"]
         progress = "–" if not done else f"step {done:.0f}" + (f" of {of:.0f}" if of and of == of else "")
@@ -128,7 +129,7 @@ def unfinished(gathered: Gathered) -> list[dict[str, str]]:
                 "run": directory.name,
                 "status": run["status"],
                 "progress": progress,
-                "reason": run["reason"] or "",
+                "reason": reason,
                 "log": str(log) if log.exists() else "",
             }
         )

@@ -1,7 +1,7 @@
 // Tables whose cells are bars: a number for everyone, a length for the eye.
 
 /* rows: {label, swatch, cells: [{mean, std, n}]}; the cells of all columns share one scale with zero in it. */
-function barTable(caption, columns, rows) {
+function barTable(caption, first, columns, rows) {
   const ends = rows.flatMap(({ cells }) =>
     cells.filter((c) => c.mean !== null).flatMap((c) => [c.mean - (c.std ?? 0), c.mean + (c.std ?? 0)]),
   );
@@ -26,7 +26,7 @@ function barTable(caption, columns, rows) {
     track.append(zero);
     return element("td", {}, track, element("span", { class: "number" }, formatSpread(cell)));
   };
-  const head = ["", ...columns].map((column) => element("th", { scope: "col" }, column));
+  const head = [first, ...columns].map((column) => element("th", { scope: "col" }, column));
   const body = rows.map(({ label, style, cells }) =>
     element("tr", {}, element("th", { scope: "row" }, label), ...cells.map((cell, i) => bar(cell, style, i > 0))),
   );

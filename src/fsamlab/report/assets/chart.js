@@ -48,7 +48,7 @@ document.body.append(tooltip, spoken);
 class LineChart {
   constructor(parent, title) {
     this.title = title;
-    this.plot = element("div", { class: "plot", tabindex: 0, role: "img" });
+    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "aria-label": title });
     this.plot.addEventListener("keydown", (event) => this.key(event));
     this.plot.addEventListener("blur", () => this.leave());
     this.table = element("details", {}, element("summary", {}, "values"));
@@ -195,8 +195,8 @@ class LineChart {
       const cells = [format(line.x[i]), format(line.mean[i]), format(line.std[i]), line.n[i]];
       return element("tr", {}, element("th", { scope: "row" }, line.label), ...cells.map((c) => element("td", {}, `${c}`)));
     });
-    const heads = ["", `last ${against}`, "mean", "std", "n"].map((h) => element("th", { scope: "col" }, h));
+    const heads = ["line", `last ${against}`, "mean", "std", "n"].map((h) => element("th", { scope: "col" }, h));
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
-    this.table.replaceChildren(this.table.firstElementChild, element("div", { class: "scroll", tabindex: 0 }, table));
+    this.table.replaceChildren(this.table.firstElementChild, element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `ends of ${this.title}` }, table));
   }
 }

@@ -72,7 +72,7 @@ function legend() {
 }
 
 function select(label, options, value, change) {
-  const node = element("select", {}, ...options.map(([v, text]) => element("option", { value: v, selected: v === value }, text)));
+  const node = element("select", { "aria-label": label }, ...options.map(([v, text]) => element("option", { value: v, selected: v === value }, text)));
   node.addEventListener("change", () => change(node.value));
   return element("label", {}, label, node);
 }
@@ -85,7 +85,7 @@ function check(label, checked, change) {
 
 function slider(label, { min, max, step, value }, show, change) {
   const output = element("output", {}, show(value));
-  const node = element("input", { type: "range", min, max, step, value });
+  const node = element("input", { "aria-label": label, type: "range", min, max, step, value });
   node.addEventListener("input", () => {
     output.textContent = show(Number(node.value));
     change(Number(node.value));

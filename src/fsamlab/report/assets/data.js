@@ -116,7 +116,7 @@ function nearestIndex(x, at) {
 function meanStd(values) {
   const n = values.length;
   if (!n) return { mean: null, std: null, n };
-  const mean = values.reduce((sum, v) => sum + v, 0) / n;
+  const mean = values[0] + values.reduce((sum, v) => sum + (v - values[0]), 0) / n; // exact where all are equal
   const std = n > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (n - 1)) : null;
   return { mean, std, n };
 }

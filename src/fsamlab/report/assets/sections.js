@@ -72,9 +72,9 @@ function epochsOf(metric) {
 }
 
 /* A table of bars at a chosen epoch, the last to begin with. */
-function barsAtEpoch(root, metric, build) {
+function barsAtEpoch(root, name, metric, build) {
   const epochs = epochsOf(metric);
-  const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table of bars" });
+  const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name });
   let at = epochs.length - 1;
   const show = (i) => `epoch ${format(epochs[i])}`;
   const choose = slider("at", { min: 0, max: at, step: 1, value: at }, show, (i) => {
@@ -89,14 +89,14 @@ function barsAtEpoch(root, metric, build) {
 function buildShares(root) {
   const share = withFallback("perturbation/full_share");
   if (!CURVES.has(share)) return;
-  barsAtEpoch(root, share, (epoch) => {
+  barsAtEpoch(root, "shares of the batch gradient", share, (epoch) => {
     const rows = shownGroups().map((group) => {
       const full = groupValueAt(group, share, epoch);
       const noise = { ...full, mean: full.mean === null ? null : 1 - full.mean };
       return { label: group.label, style: group, cells: [full, noise] };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
-    return barTable("What a batch gradient is made of: shares of |g_B|²", ["full gradient", "noise"], measured);
+    return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", ["full gradient", "noise"], measured);
   });
 }
 
@@ -107,7 +107,7 @@ function buildFriendliness(root) {
   const box = element("div");
   root.append(box);
   const having = () => shownGroups().filter((g) => g.runs.some((run) => CURVES.get(first).has(run)));
-  barsAtEpoch(box, first, (epoch) => {
+  barsAtEpoch(box, "friendliness", first, (epoch) => {
     const tables = having().map((group) => {
       const rows = DATA.directions.map((direction) => ({
         label: DATA.styles[direction].label,
@@ -116,7 +116,7 @@ function buildFriendliness(root) {
       }));
       const found = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
       const caption = `Friendliness, trained with ${group.label}: rise of the loss along each direction, nats`;
-      return barTable(caption, ["on the batch", "on the other samples"], found);
+      return barTable(caption, "direction", ["on the batch", "on the other samples"], found);
     });
     return element("div", { class: "pair" }, ...tables);
   });
