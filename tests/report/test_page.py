@@ -12,7 +12,7 @@ from fsamlab.config import ConfigError
 from fsamlab.report import metric_names
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
-from fsamlab.report.tables import duration, results, unfinished
+from fsamlab.report.tables import duration, mean_std, results, unfinished
 
 
 class Text(HTMLParser):
@@ -56,9 +56,9 @@ def test_the_header_says_what_was_run(tmp_path):
         "9 finished",
         "0123456789ab, with uncommitted changes",
         "torch 2.14.1",
-        "cpu on node1",
+        "cpu on node1 (a CPU, 1 thread)",
         "9 min 36 s over 9 finished runs: training 9 min 0 s, evaluation 27 s, diagnostics 9 s",
-        "2026-01-01T10:00:00+00:00 – 2026-01-01T10:05:00+00:00",
+        "2026-01-01 10:00:00 UTC – 2026-01-01 10:05:00 UTC",
         "Curves have all their points.",
     ):
         assert words in page.text, words
@@ -235,3 +235,19 @@ def test_every_title_is_a_documented_metric():
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "unit", "text"),
+    [
+        (0.8598, 0.01337, "percent", "85.98 ± 1.34"),
+        (0.85984, float("nan"), "percent", "85.98"),
+        (0.42391, 0.02903, "plain", "0.424 ± 0.029"),
+        (1234.5, 321.0, "plain", "1234 ± 321"),
+        (0.003967, 4.725e-05, "plain", "0.003967 ± 0.000047"),
+        (2.5, 0.0, "plain", "2.5 ± 0"),
+        (float("nan"), float("nan"), "plain", "–"),
+    ],
+)
+def test_a_mean_has_the_decimals_of_its_deviation(mean, std, unit, text):
+    assert mean_std(mean, std, unit, bold=False).text == text

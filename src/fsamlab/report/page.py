@@ -48,7 +48,7 @@ def render(gathered: Gathered, title: str) -> str:
     scripts = [_asset(SCRIPTS[0]), f'(() => {{\n"use strict";\n{script}\n}})();']
     return environment.from_string(_asset("page.html")).render(
         title=title,
-        made=now(),
+        made=tables.read_time(now()),
         policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
         + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts),
         styles=[_asset("uPlot.min.css"), _asset("report.css")],

@@ -77,7 +77,7 @@ def results(gathered: Gathered) -> Table | None:
         cells = [Cell(_setting(key, row[key]), _sortable(row[key]), key=True) for key in keys]
         cells.append(Cell(str(row["n"]), row["n"]))
         for key, _, _, unit, _ in metrics:
-            cells.append(_mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ())))
+            cells.append(mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ())))
         cells.append(_plain(row["step_ms"], "{:.1f}"))
         cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
         rows.append(cells)
@@ -101,13 +101,17 @@ def _sortable(value: Any) -> float | str:
     return str(value)
 
 
-def _mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
+def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
+    """Return `mean ± std`; `–` where there is no value, the mean alone where there is no deviation."""
     if math.isnan(mean):
         return Cell("–", "")
-    form = "{:.2f}".format if unit == PERCENT else "{:.4g}".format
-    factor = 100 if unit == PERCENT else 1
-    spread = "" if math.isnan(std) else f" ± {form(factor * std)}"
-    return Cell(form(factor * mean) + spread, mean, bold)
+    if unit == PERCENT:
+        spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
+        return Cell(f"{100 * mean:.2f}{spread}", mean, bold)
+    if math.isnan(std) or not 1e-6 < std < 1e5:
+        return Cell(f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}"), mean, bold)
+    decimals = max(0, 1 - math.floor(math.log10(std)))  # two digits of the deviation, the mean with as many decimals
+    return Cell(f"{mean:.{decimals}f} ± {std:.{decimals}f}", mean, bold)
 
 
 def _plain(value: float, form: str) -> Cell:
@@ -139,10 +143,10 @@ def unfinished(gathered: Gathered) -> list[dict[str, str]]:
 def facts(gathered: Gathered) -> list[tuple[str, list[str]]]:
     """Return what was run, with what and at what cost: `(term, lines)`."""
     frame, found = gathered.frame, []
-    found.append(("command", [f"{command}  ({time})" for time, command in gathered.commands]))
+    found.append(("command", [f"python {command}  ({read_time(time)})" for time, command in gathered.commands]))
     times = [frame[c].dropna() for c in ("started", "updated")]
     if len(times[0]):
-        found.append(("first start, last word", [f"{times[0].min()} – {times[1].max()}"]))
+        found.append(("from, to", [f"{read_time(times[0].min())} – {read_time(times[1].max())}"]))
     environments = gathered.environments
     found.append(("code", _tally(_code(e) for e in environments)))
     found.append(("versions", _tally(_versions(e) for e in environments)))
@@ -161,6 +165,11 @@ def duration(seconds: float) -> str:
             parts.append(f"{rest // size} {unit}")
             rest %= size
     return " ".join(parts[:2])
+
+
+def read_time(stamp: str) -> str:
+    """Return a time of a record (ISO 8601, UTC) as one reads it."""
+    return stamp.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _tally(values: Any) -> list[str]:
@@ -183,7 +192,9 @@ def _versions(environment: dict[str, Any]) -> str:
 
 def _machine(environment: dict[str, Any]) -> str:
     device = environment.get("device_name") or environment.get("device")
-    return f"{device} on {environment.get('host')} ({environment.get('cpu')}, {environment.get('num_threads')} threads)"
+    threads = environment.get("num_threads")
+    words = f"{threads} thread{'s' if threads != 1 else ''}"
+    return f"{device} on {environment.get('host')} ({environment.get('cpu')}, {words})"
 
 
 def _cost(frame: pd.DataFrame) -> list[str]:

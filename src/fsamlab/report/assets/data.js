@@ -173,6 +173,11 @@ function format(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/* The deviation with two digits, the mean with as many decimals. */
 function formatSpread({ mean, std, n }) {
-  return `${format(mean)}${std === null ? "" : ` ± ${format(std)}`} (n = ${n})`;
+  if (mean === null || std === null || std === 0 || Math.abs(mean) >= 1e5 || std < 1e-6) {
+    return `${format(mean)}${std === null ? "" : ` ± ${format(std)}`} (n = ${n})`;
+  }
+  const decimals = Math.max(0, 1 - Math.floor(Math.log10(std)));
+  return `${mean.toFixed(decimals)} ± ${std.toFixed(decimals)} (n = ${n})`;
 }
