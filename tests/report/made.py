@@ -57,8 +57,10 @@ def make_run(
     rho: float = 0.2,
     model: str = "small_cnn",
     rows: list[dict[str, Any]] | None = None,
+    summary: dict[str, Any] | None = None,
+    measured: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a run directory of 5 epochs at 10 steps each; `rows` replaces the rows."""
+    """Write a run directory of 5 epochs at 10 steps each; `rows` replaces the rows, `measured` is of the last step."""
     directory.mkdir(parents=True)
     config = {
         "name": name,
@@ -74,9 +76,13 @@ def make_run(
     (directory / "env.json").write_text(json.dumps(ENVIRONMENT))
     rows = [row(optimizer, seed, epoch) for epoch in range(1, epochs + 1)] if rows is None else rows
     (directory / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    if measured is not None:
+        (directory / "measurements").mkdir()
+        found = {"step": 10 * epochs, "epoch": float(epochs), "measured": "2026", "checkpoint": "last", **measured}
+        (directory / "measurements" / "last.jsonl").write_text(json.dumps(found) + "\n")
     if status == "finished":
         last = rows[-1]
-        summary = {f"final/{k}": v for k, v in last.items() if "/" in k}
+        summary = {**(summary or {})} | {f"final/{k}": v for k, v in last.items() if "/" in k}
         summary |= {"best/test/acc1": last["test/acc1"] - 0.1, "cost/step_ms": 10.0 if optimizer == "sgd" else 20.0}
         summary |= {"cost/train_seconds": 60.0, "cost/eval_seconds": 3.0, "cost/diagnostics_seconds": 1.0}
         (directory / "summary.json").write_text(json.dumps(summary))

@@ -240,6 +240,24 @@ def test_the_decomposition(opened, made):
     assert "0.02 ± 0 (n = 3)" in page.locator("table.bars", has_text="trained with SGD").inner_text()
 
 
+def test_a_single_measured_point_is_a_bar(opened, tmp_path):
+    root = tmp_path / "made"
+    for optimizer, value in (("sgd", 4.0), ("sam", 2.0)):
+        for seed in (0, 1):
+            measured = {"curvature/lambda_max": value + 0.2 * seed}
+            make_run(root / f"{optimizer}{seed}", optimizer, seed, measured=measured)
+    write_report([root], root / "report.html")
+    page = opened(root / "report.html")
+    figure = page.locator(CHART.format("largest Hessian eigenvalue (measured at a checkpoint)"))
+    figure.scroll_into_view_if_needed()
+    table = figure.locator("table.bars")
+    text = table.inner_text()
+    assert "at epoch 5" in text
+    assert "4.10 ± 0.14 (n = 2)" in text
+    sam, sgd = table.locator(".bar").evaluate_all("bars => bars.map((b) => b.getBoundingClientRect().width)")
+    assert sam == pytest.approx(sgd * 2.1 / 4.1, rel=0.02)
+
+
 def test_sensitivity(opened, made):
     page = opened(made)
     chart = CHART.format("sensitivity to optimizer.rho")

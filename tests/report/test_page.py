@@ -12,7 +12,7 @@ from fsamlab.config import ConfigError
 from fsamlab.report import metric_names
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
-from fsamlab.report.tables import duration, mean_std, results, unfinished
+from fsamlab.report.tables import conventions, duration, mean_std, results, unfinished
 
 
 class Text(HTMLParser):
@@ -90,6 +90,19 @@ def test_nothing_is_loaded_from_anywhere(tmp_path):
 def test_thirty_runs_are_a_few_hundred_kilobytes(tmp_path):
     write_report([make_sweep(tmp_path / "made", ("sgd", "sam", "fsam"), seeds=10)], tmp_path / "r.html")
     assert (tmp_path / "r.html").stat().st_size < 300_000
+
+
+def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):
+    for seed, batchnorm in enumerate(("eval", "eval", "batch")):
+        measured = {"sharpness/one_step": 0.25, "diagnostics/batchnorm": batchnorm}
+        make_run(tmp_path / "made" / f"{seed}", seed=seed, summary={"diagnostics/rho": 0.05}, measured=measured)
+    assert conventions(gather([tmp_path / "made"])) == [
+        "Sharpness and curvature while training: the same rho 0.05 in all runs.",
+        "Sharpness and curvature at checkpoints may not be compared: runs differ in batchnorm (eval, batch).",
+    ]
+    _, page = written(tmp_path / "made")
+    assert "runs differ in batchnorm (eval, batch)" in page.text
+    assert "one-step sharpness, measured" in page.text
 
 
 EVIL = "<script>window.hacked = 1</script>"

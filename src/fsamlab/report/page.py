@@ -26,7 +26,8 @@ from fsamlab.report.gather import Gathered, gather
 
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sections.js")
-SUMMARIES = ("final/", "best/", "cost/step_ms")
+MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
+SUMMARIES = ("final/", "best/", "cost/step_ms", *MEASURED)
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Gathered:
@@ -57,6 +58,7 @@ def render(gathered: Gathered, title: str) -> str:
         counts=gathered.counts(),
         facts=tables.facts(gathered),
         results=tables.results(gathered),
+        conventions=tables.conventions(gathered),
         unfinished=tables.unfinished(gathered),
         common=tables.common_settings(gathered, varied),
         num_runs=len(gathered.frame),

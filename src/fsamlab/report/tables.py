@@ -29,6 +29,8 @@ RESULTS = (  # summary key, heading, what it is, unit, whether more is better
     ("final/train/loss", "train loss", "training loss of the last epoch, with label noise as given", PLAIN, False),
     ("final/sharpness/one_step", "one-step sharpness", "rise of the loss along its gradient, at the end", PLAIN, False),
     ("final/curvature/lambda_max", "lambda_max", "largest eigenvalue of the Hessian, at the end", PLAIN, False),
+    ("measured/sharpness/one_step", "one-step sharpness, measured", "by fsamlab measure", PLAIN, False),
+    ("measured/curvature/lambda_max", "lambda_max, measured", "by fsamlab measure", PLAIN, False),
 )
 
 
@@ -82,6 +84,25 @@ def results(gathered: Gathered) -> Table | None:
         cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
         rows.append(cells)
     return Table(headings, rows)
+
+
+OF_SHARPNESS = ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype")
+
+
+def conventions(gathered: Gathered) -> list[str]:
+    """Return how sharpness and curvature were measured, or in what that differs between the runs; a line each."""
+    lines = []
+    for prefix, what in (("", "while training"), ("measured/", "at checkpoints")):
+        columns = {k: f"{prefix}diagnostics/{k}" for k in OF_SHARPNESS}
+        present = {k: gathered.finished[c].dropna() for k, c in columns.items() if c in gathered.frame}
+        values = {k: list(dict.fromkeys(map(shown, column))) for k, column in present.items() if len(column)}
+        differing = [f"{k} ({', '.join(v[:4])})" for k, v in values.items() if len(v) > 1]
+        if differing:
+            lines.append(f"Sharpness and curvature {what} may not be compared: runs differ in {', '.join(differing)}.")
+        elif values:
+            words = ", ".join(f"{k} {v[0]}" for k, v in values.items() if k != "sample_hash")
+            lines.append(f"Sharpness and curvature {what}: the same {words} in all runs.")
+    return lines
 
 
 def _setting(key: str, value: Any) -> str:

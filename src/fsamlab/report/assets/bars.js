@@ -32,8 +32,8 @@ function barTable(caption, first, columns, rows) {
   );
   return element(
     "table",
-    { class: "bars" },
-    element("caption", {}, caption),
+    { class: `bars${columns.length > 1 ? "" : " narrow"}` },
+    ...(caption ? [element("caption", {}, caption)] : []),
     element("thead", {}, element("tr", {}, ...head)),
     element("tbody", {}, ...body),
   );

@@ -53,7 +53,8 @@ class LineChart {
     this.plot.addEventListener("blur", () => this.leave());
     this.table = element("details", {}, element("summary", {}, "values"));
     this.table.addEventListener("toggle", () => this.fillTable());
-    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.table);
+    this.bars = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values of ${title}`, hidden: true });
+    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.bars, this.table);
     parent.append(this.figure);
     new ResizeObserver(() => this.resize()).observe(this.plot);
   }
@@ -67,6 +68,10 @@ class LineChart {
     this.plot.replaceChildren();
     this.plot.setAttribute("aria-label", this.description());
     this.fillTable();
+    const single = lines.length > 0 && lines.every((line) => line.x.length === 1);
+    this.bars.hidden = !single;
+    this.plot.hidden = this.table.hidden = single;
+    if (single) return this.drawBars();
     if (!lines.length) {
       this.plot.append(element("p", { class: "empty" }, "no values in the groups shown"));
       return;
@@ -119,6 +124,15 @@ class LineChart {
     this.uplot = new uPlot(config, this.data, this.plot);
     this.plot.uplot = this.uplot;
     this.uplot.over.addEventListener("mouseleave", () => this.leave());
+  }
+
+  /* One point has no curve: its value is a bar. */
+  drawBars() {
+    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
+    const places = [...new Set(this.lines.map((line) => line.x[0]))].map(format);
+    const column = `at ${against} ${places.length > 3 ? "of its own" : places.join(" or ")}`;
+    const rows = this.lines.map((line) => ({ label: line.label, style: line, cells: [this.at(line, 0)] }));
+    this.bars.replaceChildren(barTable("", "runs", [column], rows));
   }
 
   resize() {
