@@ -109,6 +109,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str, str], Run] = {}
+        self.views: list[dict[str, Any]] = []  # saved workspaces
         self.unknown: list[dict[str, Any]] = []  # requests it had no answer for
         self.num_requests = 0
         self.hang = False
@@ -179,6 +180,8 @@ class StandIn:
         answers = {
             "UpsertBucket": self._upsert_run,
             "RunResumeStatus": self._resume_status,
+            "RunRecord": self._resume_status,
+            "UpsertView2": self._upsert_view,
             "CreateRunFiles": self._create_run_files,
             "Viewer": lambda v: {
                 "viewer": {"id": "U", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}
@@ -226,6 +229,7 @@ class StandIn:
             "wandbConfig": json.dumps({"t": 1}),
             "summaryMetrics": json.dumps(run.summary),
             "tags": run.meta.get("tags") or [],
+            "state": {None: "running", 0: "finished"}.get(run.exit_code, "failed"),
             "historyLineCount": len(run.history),
             "eventsLineCount": len(run.lines.get(EVENTS, {})),
             "logLineCount": len(run.lines.get(CONSOLE, {})),
@@ -233,6 +237,10 @@ class StandIn:
             "eventsTail": run.tail(EVENTS),
         }
         return {"model": {"id": "P", "name": project, "entity": {"id": "E", "name": entity}, "bucket": bucket}}
+
+    def _upsert_view(self, v: dict[str, Any]) -> dict[str, Any]:
+        self.views.append({**v, "spec": json.loads(v["spec"])})
+        return {"upsertView": {"view": {"id": f"V{len(self.views)}", "name": v["name"]}, "inserted": True}}
 
     def _create_run_files(self, v: dict[str, Any]) -> dict[str, Any]:
         base = f"{self.url}/upload/{v['entity']}/{v['project']}/{v['run']}/"
