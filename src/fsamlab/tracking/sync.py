@@ -139,11 +139,11 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
         return "is running; sync it when it has ended"
     config, tracker = _config(run / "config.yaml", project, entity, timeout)
     rows = read_rows(run)
-    step = -1
+    step = -1.0
     for number, row in enumerate(rows, start=1):
         if row.get("step", -1) <= step:
             raise Damaged(
-                f"{run / 'metrics.jsonl'}, line {number}: step {row.get('step')} after {step}: steps have to grow"
+                f"{run / 'metrics.jsonl'}, line {number}: step {row.get('step')} after {step:g}: steps have to grow"
             )
         step = row["step"]
     return LocalRun(
