@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 API_KEY = "0" * 40
 ENTITY = "standin"
@@ -114,6 +115,7 @@ class StandIn:
         self.num_requests = 0
         self.hang = False
         self._status: int | None = None
+        self._failing = ""
         self._lock = threading.RLock()
         handler = type("BoundHandler", (Handler,), {"standin": self})
         self._httpd = Server(("127.0.0.1", 0), handler)
@@ -132,9 +134,9 @@ class StandIn:
         self._httpd.shutdown()
         self._httpd.server_close()
 
-    def fail(self, status: int | None) -> None:
-        """Answer everything with this HTTP status; None ends it."""
-        self._status = status
+    def fail(self, status: int | None, path: str = "") -> None:
+        """Answer requests whose path contains `path`, by default all, with this HTTP status; None ends it."""
+        self._status, self._failing = status, path
 
     def env(self) -> dict[str, str]:
         """Return the environment variables that lead wandb here."""
@@ -149,9 +151,10 @@ class StandIn:
         """Return status and JSON answer of one request."""
         while self.hang:
             time.sleep(0.02)
+        path = unquote(path)
         with self._lock:
             self.num_requests += 1
-            if self._status is not None:
+            if self._status is not None and self._failing in path:
                 return self._status, {"errors": [{"message": "injected"}]}
             if path == "/graphql":
                 return 200, {"data": self._graphql(json.loads(body))}

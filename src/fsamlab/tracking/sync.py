@@ -276,10 +276,10 @@ def _differs(local: LocalRun, there: ServerRun, num_rows: int) -> str | None:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Return whether two values agree after a way through JSON, where NaN and infinity may have become strings."""
+    """Return whether two values agree after a way through W&B, where NaN and infinity may become null or strings."""
     if isinstance(ours, float) and not math.isfinite(ours):
         names = {json.dumps(ours), str(ours)} | ({"inf"} if ours > 0 else set())
-        return theirs == ours or str(theirs) in names
+        return theirs is None or theirs == ours or str(theirs) in names
     if isinstance(ours, int | float) and isinstance(theirs, int | float):
         return math.isclose(ours, theirs, rel_tol=1e-9)
     if isinstance(ours, dict) and isinstance(theirs, dict):
