@@ -189,6 +189,7 @@ class StandIn:
             "Viewer": lambda v: {
                 "viewer": {"id": "U", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}
             },
+            "GetDefaultEntity": lambda v: {"viewer": {"id": "U", "entity": ENTITY}},
             "ServerFeaturesQuery": lambda v: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda v: {
                 "entity": {"organization": {"coreWeaveOrganizationId": None}}

@@ -94,6 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true", help="only say what would be sent")
     one.set_defaults(run=_sync)
 
+    one = commands.add_parser(
+        "wandb-workspace",
+        help="the dashboard of a W&B project: accuracy, loss, sharpness, curvature, perturbation, noise, cost",
+        description="Save a view to a W&B project with a panel for each logged quantity, a mean line and a band for "
+        "each method.",
+    )
+    one.add_argument("project", help="the runs' tracker.project")
+    one.add_argument("--entity", help="team or user (default: the key's own)")
+    one.add_argument("--name", default="fsamlab", help="of the view (%(default)s)")
+    one.add_argument("--json", action="store_true", help="print it as JSON; needs neither server nor key")
+    one.set_defaults(run=_wandb_workspace)
+
     return parser
 
 
@@ -191,6 +203,25 @@ def _sync(args: argparse.Namespace) -> int:
         return 1
     except Exception as e:
         return door.report(e)
+
+
+def _wandb_workspace(args: argparse.Namespace) -> int:
+    from fsamlab import door
+    from fsamlab.tracking.wandb_server import CannotUpload, check_place
+    from fsamlab.tracking.workspace import as_json, build, save
+
+    try:
+        check_place(args.project, args.entity)
+        if args.json:
+            print(as_json(build(args.project, args.entity or "", args.name)))
+        else:
+            print(save(args.project, args.entity, args.name))
+    except CannotUpload as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        return door.report(e)
+    return 0
 
 
 def _no_runs(paths: list[Path]) -> str:

@@ -92,6 +92,20 @@ class WandbServer:
             url=f"{app}/{'/'.join(quote(part) for part in (owner, project, 'runs', run_id))}",
         )
 
+    def default_entity(self) -> str:
+        """Return the team or user that runs go to when none is named.
+
+        Raises:
+            CannotUpload: no answer, or the key belongs to nobody.
+        """
+        try:
+            entity = self._api.settings["entity"] or self._api.default_entity
+        except Exception as e:
+            raise CannotUpload(f"W&B server {self.environment.base_url}: {one_line(e)}") from e
+        if not entity:
+            raise CannotUpload(f"W&B server {self.environment.base_url} names no default entity; use --entity")
+        return str(entity)
+
     def answers(self) -> bool:
         """Return whether the server answers at all."""
         try:
@@ -145,7 +159,7 @@ def check_place(project: str | None, entity: str | None) -> None:
     Raises:
         ConfigError: which, and what is allowed.
     """
-    for option, value in (("--project", project), ("--entity", entity)):
+    for option, value in (("project", project), ("entity", entity)):
         if value is None:
             continue
         if not value or len(value) > 128 or any(c in value for c in "/\\#?%:"):
