@@ -164,6 +164,8 @@ def build(project: str, entity: str, name: str) -> Any:
         workspace.name = name
     except ValueError as e:  # pydantic's
         raise ConfigError("--name", repr(name), "must have no emoji") from e
+    if not name:
+        raise ConfigError("--name", repr(name), "must not be empty")
     return workspace
 
 
