@@ -169,6 +169,15 @@ def test_a_run_that_ended_otherwise_has_exit_code_1(server, local, status):
     assert steps_of(server.run("study-fsam-s0")) == ALL_STEPS
 
 
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_run_that_failed_before_its_first_row_where_wandb_mode_says_otherwise(server, local, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)  # of the shell that trained; the command is an explicit wish
+    directory = local(status="failed", steps=[])
+    for _ in range(2):
+        assert synced(server, directory)[0] == "fsam-s0: 0 rows sent, 0 were there"
+    assert (server.run("study-fsam-s0").history, server.run("study-fsam-s0").exit_code) == ([], 1)
+
+
 def test_a_running_run_and_one_that_has_not_started_are_left_alone(server, local):
     running, queued = local(status="running"), local("sgd-s0", status="queued")
     owner = {"host": "elsewhere", "pid": 1, "pid_start": "1", "attempt": 1}

@@ -110,5 +110,5 @@ def _mode(cfg: TrackerConfig) -> str:
         return "online"
     except (OSError, ValueError) as e:
         level = logging.WARNING if cfg.mode == "online" else logging.INFO
-        log.log(level, "W&B is not used (%s); the run's own files have everything", e)
+        log.log(level, "W&B is not used (%s); the run's own files have everything, for `fsamlab sync`", e)
         return "disabled"

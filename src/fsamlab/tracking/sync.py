@@ -31,7 +31,7 @@ from fsamlab.tracking.worker import within
 
 SHOWN_SECONDS = 10.0  # until an uploaded row has to be in the server's answers
 ROW_SECONDS = 0.02  # handing one row to wandb-core takes a hundredth of that
-STATES = {0: ("finished",), 1: ("failed", "crashed")}  # exit code -> what W&B makes of it
+STATES = {0: ("finished",), 1: ("failed", "crashed", "killed")}  # exit code -> what W&B makes of it
 OTHER_PLACE = "`--project` sends all of the run to another project, where its id is new"
 
 
@@ -238,8 +238,8 @@ def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scr
         try:
             return list(within(seconds, send, "upload"))
         except BaseException as e:
-            server.forget()
             within(KILL_SECONDS, kill_service, "ending wandb-core")  # the next run gets a new one, and the end none
+            server.forget()  # not before: what wandb sends when it is dropped would meet the dying wandb-core
             if not isinstance(e, Exception):
                 raise
             raise CannotUpload(f"{type(e).__name__}: {one_line(e)}") from e
