@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 API_KEY = "0" * 40
 ENTITY = "standin"
@@ -109,10 +110,12 @@ class StandIn:
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str, str], Run] = {}
+        self.views: list[dict[str, Any]] = []  # saved workspaces
         self.unknown: list[dict[str, Any]] = []  # requests it had no answer for
         self.num_requests = 0
         self.hang = False
         self._status: int | None = None
+        self._failing = ""
         self._lock = threading.RLock()
         handler = type("BoundHandler", (Handler,), {"standin": self})
         self._httpd = Server(("127.0.0.1", 0), handler)
@@ -131,9 +134,9 @@ class StandIn:
         self._httpd.shutdown()
         self._httpd.server_close()
 
-    def fail(self, status: int | None) -> None:
-        """Answer everything with this HTTP status; None ends it."""
-        self._status = status
+    def fail(self, status: int | None, path: str = "") -> None:
+        """Answer requests whose path contains `path`, by default all, with this HTTP status; None ends it."""
+        self._status, self._failing = status, path
 
     def env(self) -> dict[str, str]:
         """Return the environment variables that lead wandb here."""
@@ -148,9 +151,10 @@ class StandIn:
         """Return status and JSON answer of one request."""
         while self.hang:
             time.sleep(0.02)
+        path = unquote(path)
         with self._lock:
             self.num_requests += 1
-            if self._status is not None:
+            if self._status is not None and self._failing in path:
                 return self._status, {"errors": [{"message": "injected"}]}
             if path == "/graphql":
                 return 200, {"data": self._graphql(json.loads(body))}
@@ -179,10 +183,13 @@ class StandIn:
         answers = {
             "UpsertBucket": self._upsert_run,
             "RunResumeStatus": self._resume_status,
+            "RunRecord": self._resume_status,
+            "UpsertView2": self._upsert_view,
             "CreateRunFiles": self._create_run_files,
             "Viewer": lambda v: {
                 "viewer": {"id": "U", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}
             },
+            "GetDefaultEntity": lambda v: {"viewer": {"id": "U", "entity": ENTITY}},
             "ServerFeaturesQuery": lambda v: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda v: {
                 "entity": {"organization": {"coreWeaveOrganizationId": None}}
@@ -226,6 +233,7 @@ class StandIn:
             "wandbConfig": json.dumps({"t": 1}),
             "summaryMetrics": json.dumps(run.summary),
             "tags": run.meta.get("tags") or [],
+            "state": {None: "running", 0: "finished"}.get(run.exit_code, "failed"),
             "historyLineCount": len(run.history),
             "eventsLineCount": len(run.lines.get(EVENTS, {})),
             "logLineCount": len(run.lines.get(CONSOLE, {})),
@@ -233,6 +241,10 @@ class StandIn:
             "eventsTail": run.tail(EVENTS),
         }
         return {"model": {"id": "P", "name": project, "entity": {"id": "E", "name": entity}, "bucket": bucket}}
+
+    def _upsert_view(self, v: dict[str, Any]) -> dict[str, Any]:
+        self.views.append({**v, "spec": json.loads(v["spec"])})
+        return {"upsertView": {"view": {"id": f"V{len(self.views)}", "name": v["name"]}, "inserted": True}}
 
     def _create_run_files(self, v: dict[str, Any]) -> dict[str, Any]:
         base = f"{self.url}/upload/{v['entity']}/{v['project']}/{v['run']}/"

@@ -89,6 +89,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
     one.set_defaults(run=_measure)
+
+    one = commands.add_parser(
+        "sync",
+        help="local runs into Weights & Biases, those that were trained without it among them",
+        description="Upload what W&B does not have yet of runs that have ended: rows, summary, exit code. Needs no "
+        "checkpoint; a second time sends nothing.",
+        epilog="exit code: 0, 1 when a run is not whole on the server; the same command again goes on",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directories, or directories of runs")
+    one.add_argument("--project", help="in place of the runs' tracker.project")
+    one.add_argument("--entity", help="in place of the runs' tracker.entity")
+    one.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="for the upload of one run (%(default)g s)"
+    )
+    one.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    one.set_defaults(run=_sync)
+
+    one = commands.add_parser(
+        "wandb-workspace",
+        help="the dashboard of a W&B project: accuracy, loss, sharpness, curvature, perturbation, noise, cost",
+        description="Save a view to a W&B project with a panel for each logged quantity, a mean line and a band for "
+        "each method.",
+    )
+    one.add_argument("project", help="the runs' tracker.project")
+    one.add_argument("--entity", help="team or user (default: the key's own)")
+    one.add_argument("--name", default="fsamlab", help="of the view (%(default)s)")
+    one.add_argument("--json", action="store_true", help="print it as JSON; needs neither server nor key")
+    one.set_defaults(run=_wandb_workspace)
+
     return parser
 
 
@@ -163,6 +192,48 @@ def _measure(args: argparse.Namespace) -> int:
     for run, wrong in failed.items():
         screen.print(f"   failed  {run.name}: {wrong}", style="red", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from fsamlab import door
+    from fsamlab.config import in_range
+    from fsamlab.sweep.runs import find_runs
+    from fsamlab.tracking.sync_view import show
+    from fsamlab.tracking.wandb_server import CannotUpload, check_place
+
+    _log()
+    runs = find_runs(args.runs)
+    if not runs:
+        print(_no_runs(args.runs), file=sys.stderr)
+        return 1
+    try:
+        check_place(args.project, args.entity)
+        in_range("--timeout", args.timeout, 0, open_low=True)
+        return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
+    except CannotUpload as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        return door.report(e)
+
+
+def _wandb_workspace(args: argparse.Namespace) -> int:
+    from fsamlab import door
+    from fsamlab.tracking.wandb_server import CannotUpload, check_place
+    from fsamlab.tracking.workspace import as_json, build, save
+
+    try:
+        check_place(args.project, args.entity)
+        if args.json:
+            print(as_json(build(args.project, args.entity or "", args.name)))
+        else:
+            print(save(args.project, args.entity, args.name))
+    except CannotUpload as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        return door.report(e)
+    return 0
 
 
 def _no_runs(paths: list[Path]) -> str:

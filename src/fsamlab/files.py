@@ -12,6 +12,10 @@ class CannotResume(RuntimeError):
     """A run's files do not allow going on from them; the message says what to do."""
 
 
+class Damaged(ValueError):
+    """A file does not hold what it should; the message names it, and the line."""
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames inside `directory` durable."""
     fd = os.open(directory, os.O_RDONLY)
@@ -37,8 +41,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, or None where there is no such file."""
+    """Return the JSON object in `path`, or None where there is no such file.
+
+    Raises:
+        Damaged: it holds something else.
+    """
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as e:
+        raise Damaged(f"{path} is no JSON object: {e}") from e
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects in `path`, one a line; a last line without its end, half-written, is left out.
+
+    Raises:
+        Damaged: another line is no JSON object.
+    """
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as e:
+            raise Damaged(f"{path}, line {number}: no JSON object: {line[:60].decode(errors='replace')!r}") from e
+    return found

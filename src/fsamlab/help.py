@@ -27,6 +27,7 @@ ON A CLUSTER (docs/cluster.md)
   python launch.py -m +sweeps=quickstart hydra/launcher=slurm  one array job; Ctrl-C leaves it running
   fsamlab status runs/quickstart [--watch]                     finished, running, queued, failed, lost
   fsamlab resubmit runs/quickstart                             start again what failed, was lost or cancelled
+  fsamlab sync runs/quickstart                                 into W&B what ran without internet
 
 GROUPS (group=option)
 {groups}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
-from fsamlab.files import read_json, write_atomic, write_json
+from fsamlab.files import read_json, read_json_lines, write_atomic, write_json
 from fsamlab.identity import PROJECT_ROOT
 from fsamlab.record import now
 
@@ -190,8 +190,12 @@ def digest(diagnostics: DiagnosticsConfig) -> str:
 
 
 def read_measurements(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of all measurements of a run, by step and time."""
-    rows = [json.loads(line) for path in (run / FOLDER).glob("*.jsonl") for line in path.read_text().splitlines()]
+    """Return the rows of all measurements of a run, by step and time.
+
+    Raises:
+        Damaged: a line is no JSON object.
+    """
+    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path)]
     return sorted(rows, key=lambda row: (row["step"], row["measured"]))
 
 

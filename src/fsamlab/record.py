@@ -18,7 +18,7 @@ import yaml
 
 from fsamlab.config import Config, to_plain
 from fsamlab.environment import slurm_job_id
-from fsamlab.files import CannotResume, read_json, write_atomic, write_json
+from fsamlab.files import CannotResume, read_json, read_json_lines, write_atomic, write_json
 from fsamlab.identity import config_hash, run_id
 from fsamlab.ownership import Ownership
 
@@ -41,13 +41,15 @@ def is_finished(directory: Path) -> bool:
 
 
 def read_rows(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of metrics.jsonl; a half-written last line (a running or killed run) is left out."""
+    """Return the rows of metrics.jsonl; a half-written last line (a running or killed run) is left out.
+
+    Raises:
+        Damaged: another line is no JSON object.
+    """
     try:
-        text = (directory / "metrics.jsonl").read_text()
+        return read_json_lines(directory / "metrics.jsonl")
     except FileNotFoundError:
         return []
-    whole, _, _ = text.rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 class RunRecord:

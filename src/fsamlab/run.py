@@ -31,7 +31,7 @@ from fsamlab.record import RunRecord, is_finished, read_status
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
 from fsamlab.sweep.job import FrozenJob
-from fsamlab.tracking import Tracker, build_tracker
+from fsamlab.tracking import Tracker, build_tracker, identity
 from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -172,11 +172,7 @@ def _train(
     resume(trainer, record, environment(PROJECT_ROOT, device), submitted)
     tracker = build_tracker(
         config.tracker,
-        run_id=f"{config.name}-{run_id(config)}",
-        name=run_id(config),
-        group=config.name,
-        job_type=config.optimizer.name,
-        config=to_plain(config),
+        **identity(to_plain(config), run_id(config)),
         directory=directory.parent,
         start_step=trainer.step,
         metrics=directory / "metrics.jsonl",

@@ -42,6 +42,22 @@ class NullTracker:
         """Do nothing."""
 
 
+def identity(config: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """Return what a run is in W&B, as :func:`build_tracker` takes it: id, name, group, job type, config.
+
+    Args:
+        config: plain nested dictionaries, as in config.yaml.
+        run_id: the name of the run's directory, which follows from its configuration.
+    """
+    return {
+        "run_id": f"{config['name']}-{run_id}",
+        "name": run_id,
+        "group": config["name"],
+        "job_type": config["optimizer"]["name"],
+        "config": config,
+    }
+
+
 def build_tracker(
     cfg: TrackerConfig,
     *,
@@ -94,5 +110,5 @@ def _mode(cfg: TrackerConfig) -> str:
         return "online"
     except (OSError, ValueError) as e:
         level = logging.WARNING if cfg.mode == "online" else logging.INFO
-        log.log(level, "W&B is not used (%s); the run's own files have everything", e)
+        log.log(level, "W&B is not used (%s); the run's own files have everything, for `fsamlab sync`", e)
         return "disabled"

@@ -39,8 +39,16 @@ class Messages:
     error = warning
 
 
+def wandb_id(run_id: str) -> str:
+    """Return the id without what wandb refuses in one: :;,#?/' and the like."""
+    return re.sub(r"[^\w.=+-]", "-", run_id)
+
+
 class WandbSession:
     """Opens the W&B run of this id, new or for going on with it.
+
+    Args:
+        machine: whether wandb adds what it finds out about this machine, process and repository.
 
     Attributes:
         url: where the server shows the run; None offline.
@@ -62,6 +70,7 @@ class WandbSession:
         job_type: str,
         config: dict[str, Any],
         directory: Path,
+        machine: bool = True,
     ) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a node without DNS waits 10 s at exit
         import wandb
@@ -77,11 +86,15 @@ class WandbSession:
             finish_timeout=0.8 * cfg.finish_timeout,  # ends before the tracker's own bound
             finish_timeout_raises=True,
             x_transaction_log_flush_interval=5,  # what a kill -9 may lose of an offline run, in seconds
+            x_disable_machine_info=not machine,
+            x_disable_stats=not machine,
+            x_disable_meta=not machine,
+            x_save_requirements=machine,
         )
         self._run = wandb.init(
             project=cfg.project,
             entity=cfg.entity,
-            id=re.sub(r"[^\w.=+-]", "-", run_id),  # wandb refuses ids with :;,#?/'
+            id=wandb_id(run_id),
             name=name,
             group=group,
             job_type=job_type,

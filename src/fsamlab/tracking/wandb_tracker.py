@@ -147,7 +147,7 @@ class WandbTracker:
         """Log the one warning of this run."""
         if not self._warned:
             self._warned = True
-            advice = "training and the run's own files are not affected"
+            advice = "training and the run's own files are not affected; `fsamlab sync` sends what is missing"
             log.warning("%s (%s)", " ".join(what.split()), advice)
 
     def _drop(self, what: str, why: Exception, patience: float = KILL_SECONDS) -> None:

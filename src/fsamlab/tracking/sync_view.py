@@ -1,0 +1,49 @@
+"""What `fsamlab sync` prints: a line for each run as it is done, and one for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fsamlab.terminal import console
+from fsamlab.tracking.sync import Outcome, sync_runs
+
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+
+def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
+    """Upload runs and print what became of them; `options` are those of :func:`sync_runs`. Return the exit code.
+
+    Raises:
+        CannotUpload: as :func:`sync_runs`, after the line for all.
+    """
+    screen = console()
+    outcomes: list[Outcome] = []
+    try:
+        for run, outcome in sync_runs(runs, dry_run=dry_run, **options):
+            outcomes.append(outcome)
+            text = f"{run.name}: {line(outcome, dry_run)}"
+            screen.print(text, style="red" if outcome.failed else None, **PLAIN)
+    finally:
+        if outcomes:
+            screen.print(closing(outcomes, dry_run), **PLAIN)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def line(outcome: Outcome, dry_run: bool) -> str:
+    """Return what became of one run."""
+    if outcome.failed:
+        return f"failed: {outcome.failed}"
+    if outcome.skipped:
+        return f"skipped: {outcome.skipped}"
+    return f"{outcome.num_sent} rows {'to send' if dry_run else 'sent'}, {outcome.num_there} were there"
+
+
+def closing(outcomes: list[Outcome], dry_run: bool) -> str:
+    """Return the line for all runs: how many are whole on the server, and where."""
+    failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
+    parts = [f"{len(outcomes) - failed - skipped} runs {'checked' if dry_run else 'are whole in W&B'}"]
+    parts += [f"{number} {word}" for number, word in ((failed, "failed"), (skipped, "skipped")) if number]
+    urls = sorted({o.url for o in outcomes if o.url})
+    places = urls if len(urls) < 2 else sorted({url.rpartition("/runs/")[0] for url in urls})
+    return "  ".join([", ".join(parts), *places])

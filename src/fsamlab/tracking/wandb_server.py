@@ -1,0 +1,171 @@
+"""What the W&B server has of a run, asked before and after an upload; one line for whatever stands against asking.
+
+Importing this module does not import wandb; opening a server does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from fsamlab.config import ConfigError
+from fsamlab.tracking.wandb_environment import PROBE_SECONDS, WandbEnvironment, probe, read_environment
+
+QUERY_SECONDS = 19  # for one answer; wandb repeats a failed request for so long
+
+# the fields by which wandb itself decides where a resumed run goes on, and the state
+RECORD = """
+query RunRecord($project: String, $entity: String, $name: String!) {
+  model(name: $project, entityName: $entity) {
+    entity { name }
+    bucket(name: $name, missingOk: true) { state historyLineCount historyTail summaryMetrics }
+  }
+}
+"""
+
+
+class CannotUpload(RuntimeError):
+    """W&B cannot be used here and now; one line for the user."""
+
+
+@dataclass(frozen=True)
+class ServerRun:
+    """What the server has of one run.
+
+    Attributes:
+        num_rows: rows of its history.
+        last_row: the last one, {} if there is none.
+        state: as the server calls it: running, finished, failed, crashed, ...
+        url: where it is shown.
+    """
+
+    num_rows: int
+    last_row: dict[str, Any]
+    summary: dict[str, Any]
+    state: str
+    url: str
+
+    @property
+    def last_step(self) -> int:
+        """The last row's step, -1 if there is none."""
+        return int(self.last_row.get("_step", -1))
+
+
+class WandbServer:
+    """The W&B server that this machine is configured for.
+
+    Raises:
+        CannotUpload: no key, no answer, or a key that the server refuses.
+    """
+
+    def __init__(self) -> None:
+        self.environment = usable_environment()
+        self._api: Any = None
+        self._open()
+
+    def run(self, project: str, entity: str | None, run_id: str) -> ServerRun | None:
+        """Return what the server has of a run, None if it does not know it; `run_id` is W&B's.
+
+        Raises:
+            CannotUpload: no answer, or none of use.
+        """
+        self._open()
+        variables = {"project": project, "entity": entity, "name": run_id}
+        try:
+            model = self._api._service_api.execute_graphql(RECORD, variables)["model"]
+        except Exception as e:
+            raise CannotUpload(f"W&B server {self.environment.base_url}: {one_line(e)}") from e
+        bucket = model and model["bucket"]
+        if not bucket:
+            return None
+        tail = json.loads(bucket["historyTail"] or "[]")
+        owner, app = model["entity"]["name"], self._api._service_api.app_url.rstrip("/")
+        return ServerRun(
+            num_rows=bucket["historyLineCount"] or 0,
+            last_row=json.loads(tail[-1]) if tail else {},
+            summary=json.loads(bucket["summaryMetrics"] or "{}"),
+            state=bucket["state"] or "",
+            url=f"{app}/{'/'.join(quote(part) for part in (owner, project, 'runs', run_id))}",
+        )
+
+    def default_entity(self) -> str:
+        """Return the team or user that runs go to when none is named.
+
+        Raises:
+            CannotUpload: no answer, or the key belongs to nobody.
+        """
+        try:
+            entity = self._api.settings["entity"] or self._api.default_entity
+        except Exception as e:
+            raise CannotUpload(f"W&B server {self.environment.base_url}: {one_line(e)}") from e
+        if not entity:
+            raise CannotUpload(f"W&B server {self.environment.base_url} names no default entity; use --entity")
+        return str(entity)
+
+    def answers(self) -> bool:
+        """Return whether the server answers at all."""
+        try:
+            probe(self.environment)
+        except OSError:
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Open a connection of its own for the next question: wandb-core, which held this one, was killed."""
+        self._api = None
+
+    def _open(self) -> None:
+        if self._api is not None:
+            return
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+        try:
+            self._api = wandb.Api(timeout=QUERY_SECONDS)
+        except Exception as e:
+            raise CannotUpload(f"W&B server {self.environment.base_url}: {one_line(e)}") from e
+
+
+def usable_environment() -> WandbEnvironment:
+    """Return where W&B would send a run, without importing wandb.
+
+    Raises:
+        CannotUpload: no key, or no answer.
+    """
+    try:
+        environment = read_environment()
+    except (OSError, ValueError) as e:
+        raise CannotUpload(str(e)) from e
+    if not environment.has_key:
+        raise CannotUpload(f"no API key for {environment.base_url}; `wandb login` or WANDB_API_KEY configures one")
+    began = time.monotonic()
+    try:
+        probe(environment)
+    except OSError as e:
+        seconds = time.monotonic() - began
+        waited = f" within {PROBE_SECONDS:g} s" if seconds > 0.9 * PROBE_SECONDS else ""
+        raise CannotUpload(f"W&B server {environment.base_url} does not answer{waited}: {one_line(e)}") from e
+    return environment
+
+
+def check_place(project: str | None, entity: str | None) -> None:
+    """Refuse names that W&B would refuse; None passes.
+
+    Raises:
+        ConfigError: which, and what is allowed.
+    """
+    for option, value in (("project", project), ("entity", entity)):
+        if value is None:
+            continue
+        if not value or len(value) > 128 or any(c in value for c in "/\\#?%:"):
+            raise ConfigError(option, repr(value), "must have 1 to 128 characters, none of / \\ # ? % :")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one line, its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

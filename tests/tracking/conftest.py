@@ -1,0 +1,16 @@
+"""wandb holds on to the server that it met first in a process: each test gets a wandb of its own."""
+
+import contextlib
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def forget_wandb():
+    yield
+    if "wandb" in sys.modules:
+        import wandb
+
+        with contextlib.suppress(Exception, SystemExit):  # where the test has killed wandb-core
+            wandb.teardown()
