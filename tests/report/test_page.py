@@ -158,9 +158,12 @@ def test_a_damaged_file_is_a_reason_and_the_rest_is_shown(tmp_path):
     (root / "sam-s0" / "metrics.jsonl").write_text('{"step": 1}\n{broken\n{"step": 2}\n')
     (root / "sam-s1" / "config.yaml").write_text("a: [1")
     gathered = gather([root])
-    assert all("cannot be read" in reason for reason in gathered.frame["reason"])
+    torn, wrong = gathered.frame["reason"]
+    assert torn == f"cannot be read in full: {root}/sam-s0/metrics.jsonl, line 2: no JSON object: '{{broken'"
+    assert wrong.startswith("cannot be read in full: ParserError: ")
     _, page = written(root)
-    assert "a file of it cannot be read: JSONDecodeError" in page.text
+    assert torn in page.text
+    assert wrong in page.text
 
 
 def test_no_run_is_one_line(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 import yaml
 
 from fsamlab.config import ConfigError
-from fsamlab.files import read_json
+from fsamlab.files import Damaged, read_json
 from fsamlab.measure import read_measurements
 from fsamlab.record import read_rows
 from fsamlab.report.curves import Curves, points_per_curve
@@ -76,9 +75,11 @@ def gather(paths: Iterable[Path]) -> Gathered:
     launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
     planned = {plan.directory: plan.config for found in launches.values() for launch in found for plan in launch.plans}
     rows: list[dict[str, Any]] = []
+    environments: list[dict[str, Any]] = []
     curves: Curves | None = None
     for number, run in enumerate(state.runs):
-        row, metrics = _read(run, planned.get(run.run.directory))
+        row, metrics, environment = _read(run, planned.get(run.run.directory))
+        environments += [environment] if environment else []
         rows.append(row)
         if metrics and curves is None:
             curves = Curves(points_per_curve(len(state.runs) * len(set().union(*metrics))))
@@ -93,39 +94,37 @@ def gather(paths: Iterable[Path]) -> Gathered:
             for found in launches.values()
             for launch in found
         ],
-        environments=[env for s in state.runs if (env := _environment(s.run.directory))],
+        environments=environments,
         note=state.jobs.problem,
     )
 
 
-def _read(state: RunState, planned: dict[str, Any] | None) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
-    """Return a run's row and its rows of metrics; what cannot be read becomes its reason."""
+def _read(
+    state: RunState, planned: dict[str, Any] | None
+) -> tuple[dict[str, Any], Sequence[dict[str, Any]], dict[str, Any] | None]:
+    """Return a run's row, its rows of metrics and its environment; what cannot be read becomes its reason."""
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
     metrics: list[dict[str, Any]] = []
+    environment: dict[str, Any] | None = None
     try:
+        environment = read_json(directory / "env.json")
         row.update(collect_run(directory))
         metrics += read_rows(directory)
         metrics += [_measured(m) for m in read_measurements(directory)]
     except UNREADABLE as e:
-        reasons.append(f"a file of it cannot be read: {type(e).__name__}: {' '.join(str(e).split())}")
+        name = "" if isinstance(e, Damaged) else f"{type(e).__name__}: "
+        reasons.append(f"cannot be read in full: {name}{' '.join(str(e).split())}")
     row.setdefault("optimizer.name", "unknown")
     row["status"], row["reason"] = state.status, "; ".join(reasons) or None
     row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")
     row["started"], row["updated"] = state.disk.get("started"), state.disk.get("updated")
-    return row, metrics
+    return row, metrics, environment
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:
     values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
     return {"step": row["step"], "epoch": row["epoch"], **values}
-
-
-def _environment(directory: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(directory / "env.json")
-    except json.JSONDecodeError:
-        return None
 
 
 def _is_config(column: str) -> bool:

@@ -114,7 +114,6 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
     ),
     "noise": (
         Chart("tr Sigma, and its part from augmentation", _each("noise/trace_", "sigma", "augmentation"), log=True),
-        Chart("noise scale (samples)", ("noise/scale",), log=True),
         Chart("squared norm of the mean gradient", ("noise/grad_sq",)),
         Chart("coherence measured, predicted", _each("noise/coherence", "", "_predicted")),
     ),
