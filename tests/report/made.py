@@ -58,6 +58,7 @@ def make_run(
     model: str = "small_cnn",
     rows: list[dict[str, Any]] | None = None,
     summary: dict[str, Any] | None = None,
+    run_id: str | None = None,
     measured: dict[str, Any] | None = None,
 ) -> Path:
     """Write a run directory of 5 epochs at 10 steps each; `rows` replaces the rows, `measured` is of the last step."""
@@ -71,7 +72,7 @@ def make_run(
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     times = {"started": "2026-01-01T10:00:00+00:00", "updated": "2026-01-01T10:05:00+00:00"}
-    state = {"status": status, "exception": exception, "step": 10 * epochs, "last_step": 50, **times}
+    state = {"run_id": run_id, "status": status, "exception": exception, "step": 10 * epochs, "last_step": 50, **times}
     (directory / "status.json").write_text(json.dumps(state))
     (directory / "env.json").write_text(json.dumps(ENVIRONMENT))
     rows = [row(optimizer, seed, epoch) for epoch in range(1, epochs + 1)] if rows is None else rows

@@ -267,3 +267,14 @@ def test_durations(seconds, words):
 )
 def test_a_mean_has_the_decimals_of_its_deviation(mean, std, unit, text):
     assert mean_std(mean, std, unit, bold=False).text == text
+
+
+def test_a_run_of_two_sweeps_is_one_run(tmp_path):
+    for sweep in ("a", "b"):
+        for seed in (0, 1):
+            make_run(tmp_path / sweep / f"s{seed}", seed=seed, name=sweep, run_id=f"sam-s{seed}-0123")
+    make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
+    gathered = gather([tmp_path / "a", tmp_path / "b"])
+    assert len(gathered.frame) == 3
+    assert gathered.notes == ["2 runs were found twice (same configuration and seed): shown once"]
+    assert results(gathered).rows[0][1].text == "3"

@@ -117,3 +117,13 @@ def test_rivals_agree_in_everything_but_the_optimizer():
     )
     assert clear_best(table, "final/test/acc1") == {1, 2}
     assert clear_best(table, "best/test/acc1") == set()
+
+
+def test_a_run_of_two_sweeps_counts_once():
+    rows = [
+        {"status": "finished", "run_id": i, "cost/step_ms": 1.0, "final/test/acc1": a} for i, a in ("a1", "a1", "b3")
+    ]
+    frame = pd.DataFrame([{**row, "optimizer.name": "sam"} for row in rows]).astype({"final/test/acc1": float})
+    table = by_setting(frame)
+    assert table.loc[0, ["n", "final/test/acc1 mean"]].tolist() == [2, 2.0]
+    assert by_setting(frame.assign(run_id=None)).loc[0, "n"] == 3  # nothing known: nothing dropped

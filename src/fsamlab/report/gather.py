@@ -34,7 +34,7 @@ class Gathered:
         curves: of all their metrics, thinned.
         commands: the launches, oldest first: `(time, command)`.
         environments: env.json of the runs that started.
-        note: what the scheduler could not be asked, None where that is nothing.
+        notes: what the scheduler could not be asked, and which runs were found twice.
     """
 
     frame: pd.DataFrame
@@ -42,7 +42,7 @@ class Gathered:
     curves: Curves
     commands: list[tuple[str, str]]
     environments: list[dict[str, Any]]
-    note: str | None
+    notes: list[str]
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -72,22 +72,23 @@ def gather(paths: Iterable[Path]) -> Gathered:
     state = sweep_state(paths)
     if not state.runs:
         raise ConfigError("RUNS", " ".join(map(str, paths)), "no run directory or launch record there")
-    launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
+    states, num_twice = _once(state.runs)
+    launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in states)}
     planned = {plan.directory: plan.config for found in launches.values() for launch in found for plan in launch.plans}
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     curves: Curves | None = None
-    for number, run in enumerate(state.runs):
+    for number, run in enumerate(states):
         row, metrics, environment = _read(run, planned.get(run.run.directory))
         environments += [environment] if environment else []
         rows.append(row)
         if metrics and curves is None:
-            curves = Curves(points_per_curve(len(state.runs) * len(set().union(*metrics))))
+            curves = Curves(points_per_curve(len(states) * len(set().union(*metrics))))
         if metrics and curves is not None:
             curves.add(number, metrics)
     return Gathered(
         frame=pd.DataFrame(rows),
-        directories=[s.run.directory for s in state.runs],
+        directories=[s.run.directory for s in states],
         curves=curves or Curves(points_per_curve(0)),
         commands=[
             (str(launch.entry.get("time")), " ".join(map(str, launch.entry.get("command") or [])))
@@ -95,8 +96,22 @@ def gather(paths: Iterable[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        note=state.jobs.problem,
+        notes=[
+            *([state.jobs.problem] if state.jobs.problem else []),
+            *([f"{num_twice} runs were found twice (same configuration and seed): shown once"] if num_twice else []),
+        ],
     )
+
+
+def _once(states: Sequence[RunState]) -> tuple[list[RunState], int]:
+    """Return the runs without what has finished in another sweep too, which is no further seed; and how many go."""
+    kept, seen = [], set()
+    for state in states:
+        run_id = state.disk.get("run_id") if state.status == "finished" else None
+        if run_id is None or run_id not in seen:
+            kept.append(state)
+            seen.add(run_id)
+    return kept, len(states) - len(kept)
 
 
 def _read(

@@ -62,7 +62,7 @@ def render(gathered: Gathered, title: str) -> str:
         unfinished=tables.unfinished(gathered),
         common=tables.common_settings(gathered, varied),
         num_runs=len(gathered.frame),
-        note=gathered.note,
+        notes=gathered.notes,
         curves=gathered.curves,
     )
 

@@ -48,7 +48,7 @@ def collect_run(directory: Path) -> dict[str, Any]:
     row.update(read_json(directory / "summary.json") or {})
     row.update({f"measured/{key}": value for key, value in latest(directory).items()})
     status = current_status(directory)
-    return {**row, "status": status["status"], "exception": status.get("exception")}
+    return {**row, **{key: status.get(key) for key in ("run_id", "status", "exception")}}
 
 
 def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
@@ -85,10 +85,12 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
 def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    Only finished runs count. `step_vs_sgd` is the median time of a step over that of plain SGD in the same
+    Only finished runs count, and one that is in two sweeps counts once. `step_vs_sgd` is the median time of a step over that of plain SGD in the same
     remaining setting.
     """
     finished = frame[frame["status"] == "finished"]
+    if "run_id" in finished:
+        finished = finished[finished["run_id"].isna() | ~finished["run_id"].duplicated()]
     if finished.empty:
         return pd.DataFrame()
     keys = varied_keys(finished)
