@@ -85,8 +85,8 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
 def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    Only finished runs count, and one that is in two sweeps counts once. `step_vs_sgd` is the median time of a step over that of plain SGD in the same
-    remaining setting.
+    Only finished runs count, and one that is in two sweeps counts once. `step_vs_sgd` is the median time of a step
+    over that of plain SGD in the same remaining setting.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
