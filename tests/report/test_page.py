@@ -12,7 +12,7 @@ from fsamlab.config import ConfigError
 from fsamlab.report import metric_names
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
-from fsamlab.report.tables import conventions, duration, mean_std, results, unfinished
+from fsamlab.report.page_tables import conventions, duration, mean_std, results, unfinished
 
 
 class Text(HTMLParser):

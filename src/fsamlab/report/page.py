@@ -20,7 +20,7 @@ import pandas as pd
 
 from fsamlab.files import write_atomic
 from fsamlab.record import now
-from fsamlab.report import metric_names, style, tables
+from fsamlab.report import metric_names, page_tables, style
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 
@@ -37,7 +37,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Gathered:
         ConfigError: there are no runs.
     """
     gathered = gather(paths)
-    write_atomic(out, render(gathered, tables.title(gathered, paths)))
+    write_atomic(out, render(gathered, page_tables.title(gathered, paths)))
     return gathered
 
 
@@ -49,18 +49,18 @@ def render(gathered: Gathered, title: str) -> str:
     scripts = [_asset(SCRIPTS[0]), f'(() => {{\n"use strict";\n{script}\n}})();']
     return environment.from_string(_asset("page.html")).render(
         title=title,
-        made=tables.read_time(now()),
+        made=page_tables.read_time(now()),
         policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
         + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts),
         styles=[_asset("uPlot.min.css"), _asset("report.css")],
         scripts=scripts,
         data=_json(payload(gathered, varied)),
         counts=gathered.counts(),
-        facts=tables.facts(gathered),
-        results=tables.results(gathered),
-        conventions=tables.conventions(gathered),
-        unfinished=tables.unfinished(gathered),
-        common=tables.common_settings(gathered, varied),
+        facts=page_tables.facts(gathered),
+        results=page_tables.results(gathered),
+        conventions=page_tables.conventions(gathered),
+        unfinished=page_tables.unfinished(gathered),
+        common=page_tables.common_settings(gathered, varied),
         num_runs=len(gathered.frame),
         notes=gathered.notes,
         curves=gathered.curves,
