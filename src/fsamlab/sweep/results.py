@@ -60,6 +60,13 @@ def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def setting_keys(frame: pd.DataFrame) -> list[str]:
+    """Return the config keys of a frame that can change the trained weights, seeds left out; FIRST come first."""
+    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
+    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
+    return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
+
+
 def varied_keys(frame: pd.DataFrame) -> list[str]:
     """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
 
@@ -67,10 +74,7 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     """
     kept = ["optimizer.name"]
     groups = frame["optimizer.name"].nunique()
-    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
-    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-    candidates = [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL and c != kept[0]]
-    for key in candidates:
+    for key in [key for key in setting_keys(frame) if key != kept[0]]:
         parts = frame[[*kept, key]].astype(str).drop_duplicates()
         if len(parts) > groups:
             kept, groups = [*kept, key], len(parts)
