@@ -42,6 +42,7 @@ GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "data.batch_size": "fig4_batch_size",
     "data.label_noise": "table_label_noise",
 }
+BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
 DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
 
@@ -160,7 +161,7 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
     by = [METHOD] if panel is None else [panel, METHOD]
     done = comparable(runs, by)
     table = mean_std(done, by, metric)
-    values = [None] if panel is None else sorted(table[panel].unique())
+    values = [None] if panel is None else sorted(table[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
     lines = max(1, table.groupby(panel)[METHOD].nunique().max() if panel else len(table))
     figure, panels = new(len(values), height=0.85 + 0.19 * lines)
     for axes, value in zip(panels, values):
@@ -171,9 +172,6 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         axes.set_xlabel(axis_label(metric))
     heading(figure, seeds(table["n"]))
     return figure
-
-
-BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 
 
 def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str]) -> None:

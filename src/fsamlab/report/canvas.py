@@ -6,7 +6,8 @@ Files are vectors with embedded fonts, and the same figure gives the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +84,15 @@ def seeds(counts: Iterable[int]) -> str:
 def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = None) -> None:
     """Put the legend of `axes` below all panels; `title` says what the bands are."""
     handles, labels = axes.get_legend_handles_labels()
-    room = 15 * figure.get_figwidth()  # characters in a line; a label's line and gap take about 7
-    fitting = max(1, int(room // (max(len(label) for label in labels) + 7)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns or min(len(labels), fitting), title=title)
+    columns = columns or next(k for k in range(len(labels), 0, -1) if k == 1 or _fits(labels, k, figure))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+
+
+def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
+    """Return whether a legend of so many columns is as narrow as the figure: 15 characters an inch, 7 for a line."""
+    deep = math.ceil(len(labels) / columns)
+    widths = [7 + max(map(len, labels[i : i + deep])) for i in range(0, len(labels), deep)]
+    return sum(widths) <= 15 * figure.get_figwidth()
 
 
 def line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, look: Style, marker: bool = False) -> None:

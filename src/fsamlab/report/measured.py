@@ -117,7 +117,7 @@ def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
     axes.set_ylim(len(directions) - 0.5, -0.5)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(rf"rise of the loss by a step of length {radius:g} (nats)")
+    axes.set_xlabel(f"rise of the loss, step {radius:g} (nats)")
     axes.set_title(f"trained with {style(method).label}")
     legend_below(figure, axes, seeds(counts))
     return figure

@@ -23,7 +23,7 @@ from fsamlab.report.frames import (
     mean_std,
     methods_of,
 )
-from fsamlab.report.measured import NAMES, SHARPNESS
+from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
 from fsamlab.sweep.results import by_setting, varied_keys
 
@@ -152,7 +152,7 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
         found = {row[METHOD]: row for row in mean_std(done, [METHOD], column).to_dict("records")}
         for method, text in texts.items():
             text.append(measured(found[method]) if method in found else "-")
-    return markdown([LABEL, "n", *(NAMES.get(key, key) for key in columns)], list(texts.values()))
+    return markdown([LABEL, "n", *columns], list(texts.values()))
 
 
 def measured(row: dict[Any, Any]) -> str:
