@@ -59,6 +59,13 @@ def test_says_what_it_reads_and_what_makes_it(path):
         assert (path.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=lambda path: path.stem)
+def test_its_command_composes(path, composed):
+    (command,) = re.findall(r"python launch\.py -m (.*?)\n(?:fsamlab|```)", read(path).cells[0].source, re.S)
+    words = command.replace("\\\n", " ").split()
+    assert composed(*(word.split(",")[0] for word in words)).optimizer.name
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Ten small runs."""

@@ -89,8 +89,12 @@ def test_curves_by_a_hyper_parameter():
 
 def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods):
     rows = rows_of(methods, **{"measured___sharpness___one_step": [0.3]})
-    found = lines(figures.curves(rows, methods, "sharpness/one_step").axes[0])
+    figure = figures.curves(rows, methods, "sharpness/one_step")
+    found = lines(figure.axes[0])
     assert found["SAM"][:2] == ([1], pytest.approx([0.35]))
+    bars = [collection.get_segments()[0][:, 1] for collection in figure.axes[0].collections]
+    assert list(bars[1]) == pytest.approx([0.35 - HALF, 0.35 + HALF])  # SAM's, after SGD's
+    assert figure.axes[0].get_title() == "sharpness/one_step"
 
 
 def test_figure_1_has_the_shares_where_they_were_measured():

@@ -105,7 +105,10 @@ def draw_curves(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, key: str, by
         later = table[table["epoch"] >= EARLY * table["epoch"].max()]
         axes.set_ylim(bottom=scale(key) * float((later["mean"] - later["std"].fillna(0)).min()) - 2)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(axis_label(key))
+    if key in AXIS_LABELS:
+        axes.set_ylabel(AXIS_LABELS[key])
+    else:  # most keys are longer than the axis
+        axes.set_title(axis_label(key))
     return list(table["n"])
 
 

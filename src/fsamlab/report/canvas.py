@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from fsamlab.report.style import Style
 
 ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # inches, those of a two-column page
+LEGEND_LINE = 0.15  # inches
 BAND = 0.18  # opacity
 RC = {
     "font.size": 8,
@@ -82,9 +83,10 @@ def seeds(counts: Iterable[int]) -> str:
 
 
 def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = None) -> None:
-    """Put the legend of `axes` below all panels; `title` says what the bands are."""
+    """Put the legend of `axes` below all panels, which keep their height; `title` says what the bands are."""
     handles, labels = axes.get_legend_handles_labels()
     columns = columns or next(k for k in range(len(labels), 0, -1) if k == 1 or _fits(labels, k, figure))
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (math.ceil(len(labels) / columns) - 1))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
@@ -96,10 +98,14 @@ def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
 
 
 def line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, look: Style, marker: bool = False) -> None:
-    """Draw means, and a band of one standard deviation where it is known."""
+    """Draw means, and a band (for one point a bar) of one standard deviation where it is known."""
     shape = look.marker if marker or len(x) == 1 else ""
     axes.plot(x, mean, linestyle=dashes(look), marker=shape, color=look.colour, label=look.label)
-    if std.notna().any():
+    if std.isna().all():
+        return
+    if len(x) == 1:
+        axes.vlines(x, mean - std, mean + std, color=look.colour)
+    else:
         axes.fill_between(x, mean - std, mean + std, color=look.colour, alpha=BAND, linewidth=0)
 
 
