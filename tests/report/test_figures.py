@@ -1,12 +1,14 @@
 """What is drawn: hand-computed means and standard deviations, read back from the figures."""
 
 import re
+import runpy
 import subprocess
 import sys
 
 import matplotlib
 import numpy as np
 import pytest
+from helpers import ROOT
 from made_runs import frame, one_run, rows_of
 from matplotlib.colors import to_hex
 
@@ -388,3 +390,12 @@ def test_a_notebook_shows_svg_and_markdown(methods):
     assert picture._repr_svg_().startswith("<svg")
     assert picture._repr_markdown_() is None
     assert figures.show("| a |")._repr_markdown_() == "| a |"
+
+
+def test_the_benchmark_prints_what_it_draws():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "ema_quality.py"))["table"]
+    runs = frame(*(one_run("fsam", s, 0.5) for s in (0, 1)))
+    rows = rows_of(runs, **{f"perturbation___{key}": [value, value / 2] for key, value in COSINES.items()})
+    found = table(figures.ema_table(rows, runs)).splitlines()
+    assert len(found) == 4
+    assert found[2] == "| 0.9 | 1 | 0.350 ± 0.071 | 0.950 ± 0.071 | 0.750 ± 0.071 | 0.250 ± 0.071 |"

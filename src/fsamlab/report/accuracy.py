@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from fsamlab.report.canvas import BAND, dashes, heading, legend_below, line, look, new, seeds
 from fsamlab.report.frames import AT_BEST, AT_END, METHOD, comparable, mean_std, methods_of, series
-from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
+from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, GREY, SOLID, SPARE_COLOURS, Style, style
 
 AXIS_LABELS = {
     AT_END: "test accuracy at the end (%)",
@@ -267,9 +267,12 @@ def ascent_batch(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
         ValueError: see :func:`versus`; no finished run of sam_batch.
     """
     need(runs, ["sam_batch"], "fig2c_perturbation_batch")
-    figure = versus(runs[runs[METHOD].isin(["sgd", "sam", "sam_batch"])], "optimizer.ascent_batch_size", metric)
-    for size in runs["data.batch_size"].unique():
-        figure.axes[0].axvline(size, color="#7a7a7a", linewidth=0.8, zorder=0.5)
+    shown = runs[runs[METHOD].isin(["sgd", "sam", "sam_batch"])]
+    figure = versus(shown, "optimizer.ascent_batch_size", metric)
+    (axes,) = figure.axes
+    for size in shown.loc[shown[METHOD] == "sam_batch", "data.batch_size"].unique():
+        axes.axvline(size, color=GREY, linewidth=0.8, zorder=0.5)
+        axes.annotate("descent batch", (size, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", size=7)
     return figure
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fsamlab.report.style import METHODS
@@ -76,18 +77,19 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
     absent = [key for key in by if key not in done or done[key].isna().all()]
     if absent:
         raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
-    groups = done.astype({key: str for key in by}).groupby(list(by))
-    for key in [key for key in setting_keys(done) if key not in by]:
-        values = groups[key].agg(lambda column: sorted(column.astype(str).unique()))
-        for found in values[values.map(len) > 1]:
+    others = [key for key in setting_keys(done) if key not in by]
+    texts = done[[*by, "seed", *others]].astype(str)
+    groups = texts.groupby(list(by))
+    for key in others:
+        if (groups[key].nunique() > 1).any():
+            found = next(sorted(values) for values in groups[key].unique() if len(values) > 1)
             raise ValueError(
                 f"runs of one {' and '.join(by)} differ in {key} ({', '.join(found)}): no mean over them; "
                 f"choose one, runs[runs[{key!r}] == ...]"
             )
-    twice = done[done.astype(str).duplicated([*by, "seed"], keep=False)]
-    if len(twice):
-        first = twice[(twice[[*by, "seed"]].astype(str) == twice[[*by, "seed"]].iloc[0].astype(str)).all(axis=1)]
-        raise ValueError(f"the same setting and seed more than once: {', '.join(first['directory'])}")
+    for _, same in done.groupby([texts[key] for key in (*by, "seed")]):
+        if len(same) > 1:
+            raise ValueError(f"the same setting and seed more than once: {', '.join(same['directory'])}")
     return done
 
 
@@ -124,7 +126,8 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
     if source is None:
         raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
     settings = done[["directory", by]]
-    found = rows[["directory", "epoch", source + key]].dropna().merge(settings, on="directory")
+    finite = rows[np.isfinite(rows[source + key])]
+    found = finite[["directory", "epoch", source + key]].merge(settings, on="directory")
     check_conventions(done[done["directory"].isin(found["directory"])], [key], source, by)
     groups = found.groupby([by, "epoch"])[source + key]
     table = groups.agg(mean="mean", std="std", n="count").reset_index()
