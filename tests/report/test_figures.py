@@ -399,3 +399,13 @@ def test_the_benchmark_prints_what_it_draws():
     found = table(figures.ema_table(rows, runs)).splitlines()
     assert len(found) == 4
     assert found[2] == "| 0.9 | 1 | 0.350 ± 0.071 | 0.950 ± 0.071 | 0.750 ± 0.071 | 0.250 ± 0.071 |"
+
+
+def test_the_radius_of_the_steps_matters_for_the_rises_only(methods):
+    runs = methods.assign(**{"diagnostics/perturbation_rho": [0.2, 0.2, 0.2, 0.2, 0.05, 0.05]})
+    rows = rows_of(runs, perturbation___full_share=[0.5], perturbation___rise_other_sam=[0.5])
+    assert figures.curves(rows, runs, "perturbation/full_share")
+    with pytest.raises(
+        ValueError, match=r"different perturbation_rho \(0.05, 0.2\).* diagnostics.perturbation_rho=0.1"
+    ):
+        figures.curves(rows, runs, "perturbation/rise_other_sam")

@@ -114,7 +114,7 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
     Args:
         rows: as `collect_rows` returns them.
         runs: as `collect` returns them, of the same directories.
-        key: a metric's key, of docs/metrics.md.
+        key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
         by: a config key.
 
     Raises:
@@ -122,7 +122,9 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
     """
     done = comparable(runs, [by])
     rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
-    source = next((s for s in ("", "measured/") if s + key in rows and rows[s + key].notna().any()), None)
+    sources = ["measured/"] if key.startswith("measured/") else ["", "measured/"]
+    key = key.removeprefix("measured/")
+    source = next((s for s in sources if s + key in rows and rows[s + key].notna().any()), None)
     if source is None:
         raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
     settings = done[["directory", by]]
@@ -186,7 +188,7 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
             if len(values) > 1:
                 raise ValueError(
                     f"{bound[0]} was measured with different {name} ({', '.join(values)}): not comparable; "
-                    f"measure all of them alike, `fsamlab measure RUNS diagnostics=full`{more}"
+                    f"measure all of them alike, `fsamlab measure RUNS diagnostics=full{more}`"
                 )
 
 
