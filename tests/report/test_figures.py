@@ -7,6 +7,7 @@ import sys
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 from made_runs import frame, one_run, rows_of
@@ -405,7 +406,17 @@ def test_the_radius_of_the_steps_matters_for_the_rises_only(methods):
     runs = methods.assign(**{"diagnostics/perturbation_rho": [0.2, 0.2, 0.2, 0.2, 0.05, 0.05]})
     rows = rows_of(runs, perturbation___full_share=[0.5], perturbation___rise_other_sam=[0.5])
     assert figures.curves(rows, runs, "perturbation/full_share")
-    with pytest.raises(
-        ValueError, match=r"different perturbation_rho \(0.05, 0.2\).* diagnostics.perturbation_rho=0.1"
-    ):
+    message = r"different perturbation_rho \(0.05, 0.2\).* diagnostics.perturbation_rho=0.1`"
+    with pytest.raises(ValueError, match=message):
         figures.curves(rows, runs, "perturbation/rise_other_sam")
+
+
+def test_measurements_made_alike_afterwards_are_compared(methods):
+    key, rho = "measured/perturbation/rise_other_sam", "measured/diagnostics/perturbation_rho"
+    runs = methods.assign(**{"diagnostics/perturbation_rho": [0.2, 0.2, 0.2, 0.2, 0.05, 0.05]})
+    rows = rows_of(runs, perturbation___rise_other_sam=[0.5]).assign(**{key: 0.25, rho: 0.1})
+    twice = pd.concat([rows.assign(**{key: 9.0}), rows])  # the later measurement of a step counts
+    assert lines(figures.curves(twice, runs, key).axes[0])["SAM"][:2] == ([1], [0.25])
+    rows.loc[0, rho] = 0.2
+    with pytest.raises(ValueError, match=r"different perturbation_rho \(0.1, 0.2\)"):
+        figures.curves(rows, runs, key)

@@ -127,10 +127,10 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
     source = next((s for s in sources if s + key in rows and rows[s + key].notna().any()), None)
     if source is None:
         raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
-    settings = done[["directory", by]]
-    finite = rows[np.isfinite(rows[source + key])]
-    found = finite[["directory", "epoch", source + key]].merge(settings, on="directory")
-    check_conventions(done[done["directory"].isin(found["directory"])], [key], source, by)
+    finite = rows[np.isfinite(rows[source + key])].drop_duplicates(["directory", "epoch"], keep="last")
+    found = finite.merge(done[list({"directory", "seed", by})], on="directory")
+    # each measurement carries its conventions; those of training are the run's
+    check_conventions(found if source else done[done["directory"].isin(found["directory"])], [key], source, by)
     groups = found.groupby([by, "epoch"])[source + key]
     table = groups.agg(mean="mean", std="std", n="count").reset_index()
     everyone = found.groupby(by)["directory"].nunique()
