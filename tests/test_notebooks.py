@@ -151,8 +151,8 @@ def test_sharpness(sweep, monkeypatch):
 
 @pytest.mark.long
 def test_your_own_optimizer(tmp_path, monkeypatch):
-    notebook = execute(NOTEBOOKS[3], ROOT / "notebooks", monkeypatch, tmp_path / "own")
-    runs, _ = figures.load(tmp_path / "own")
+    notebook = execute(NOTEBOOKS[3], ROOT / "notebooks", monkeypatch, tmp_path)
+    runs, _ = figures.load(tmp_path / "own_optimizer")
     assert sorted(runs["optimizer.name"]) == ["fsam", "fsam", "sam_noise_ema", "sam_noise_ema", "sgd", "sgd"]
     (accuracy,) = shown(notebook, "text/markdown")
     assert line(accuracy, "sam_noise_ema")[3] == mean_std(runs, "sam_noise_ema", "final/test/acc1")
