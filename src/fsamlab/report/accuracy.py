@@ -84,7 +84,7 @@ def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
         rows: as `collect_rows` returns them; finished runs only enter.
         runs: as `collect` returns them, of the same directories.
         key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
-        by: the method, or a config key in which runs of one method differ.
+        by: the method, or a config key in which runs of one method differ; runs without the key are left out.
 
     Raises:
         ValueError: no row has the key, or runs of one value of `by` differ in more than the seed.
@@ -119,9 +119,8 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
     name = AXIS_LABELS.get(by, by)
     ordered = sorted(values.unique())
     looks = zip(cycle(SPARE_COLOURS), cycle((SOLID, DASHED, DOTTED, DASH_DOT)), cycle("osD^v<>"))
-    return {
-        v: Style(f"{name} {v:g}" if isinstance(v, int | float) else str(v), *look) for v, look in zip(ordered, looks)
-    }
+    texts = [f"{name} {v:g}" if pd.api.types.is_number(v) else str(v) for v in ordered]
+    return {v: Style(text, *look) for v, text, look in zip(ordered, texts, looks)}
 
 
 @look()
@@ -137,7 +136,8 @@ def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """
     shown = ["sgd", "sam", "sam_component", "sam_noise"]
     need(runs, shown[1:], "fig1_decomposition")
-    runs = runs[runs[METHOD].isin(shown)]
+    runs = comparable(runs, [METHOD], shown)
+    rows = rows[rows["directory"].isin(runs["directory"])] if len(rows) else rows
     key = "perturbation/full_share"
     measured = any(column in rows and rows[column].notna().any() for column in (key, f"measured/{key}"))
     figure, panels = new(2 if measured else 1)
@@ -227,9 +227,13 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
     factors go on a logarithmic axis to base 2.
 
     Raises:
-        ValueError: fewer than two values of the key, or runs of one method and value that differ in more than the seed.
+        ValueError: a key with fewer than two numbers, or runs of one method and value that differ in more than the
+            seed.
     """
     done = comparable(runs, [METHOD, key])
+    done = done.assign(**{key: pd.to_numeric(done[key], errors="coerce")})  # a column with None may hold objects
+    if done[key].isna().all():
+        raise ValueError(f"{key} is no number; by_method(runs, panel={key!r}) has a panel for each value")
     table = mean_std(done, [METHOD, key], metric)
     unperturbed = set(done.loc[done["optimizer.ascent"] == "none", METHOD]) if "optimizer.ascent" in done else set()
     fixed = table[key].isna() | (table[METHOD].isin(unperturbed) & key.startswith("optimizer."))
