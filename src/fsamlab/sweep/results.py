@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -65,6 +65,13 @@ def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def setting_keys(frame: pd.DataFrame) -> list[str]:
+    """Return the config keys of a frame that can change the trained weights, seeds left out; FIRST come first."""
+    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
+    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
+    return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
+
+
 def varied_keys(frame: pd.DataFrame) -> list[str]:
     """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
 
@@ -72,10 +79,7 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     """
     kept = ["optimizer.name"]
     groups = frame["optimizer.name"].nunique()
-    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
-    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-    candidates = [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL and c != kept[0]]
-    for key in candidates:
+    for key in [key for key in setting_keys(frame) if key != kept[0]]:
         parts = frame[[*kept, key]].astype(str).drop_duplicates()
         if len(parts) > groups:
             kept, groups = [*kept, key], len(parts)
@@ -129,9 +133,14 @@ def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
         if len(ranked) < 2:
             continue
         first, second = ranked.iloc[0], ranked.iloc[1]
-        if first[mean] - second[mean] > np.maximum(first[std], second[std]):  # false where one is NaN
+        if clearly_ahead(first[mean], first[std], second[mean], second[std]):
             best.add(ranked.index[0])
     return best
+
+
+def clearly_ahead(mean: float, std: float, other_mean: float, other_std: float) -> bool:
+    """Return whether a mean's lead exceeds the larger of the two standard deviations; false where one is not known."""
+    return not (math.isnan(std) or math.isnan(other_std)) and mean - other_mean > max(std, other_std)
 
 
 def _others(keys: Sequence[str]) -> list[str]:

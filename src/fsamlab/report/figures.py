@@ -1,0 +1,67 @@
+"""The paper's figures and tables (arXiv 2403.12350) from the frames of a sweep.
+
+    runs, rows = figures.load("runs/fig3_rho")        # collect and collect_rows
+    figures.save(figures.rho(runs), "rho.pdf")
+    figures.show(figures.rho(runs))                   # the last line of a notebook's cell
+
+| function | shows | sweep |
+| --- | --- | --- |
+| decomposition(runs, rows) | Figure 1 | fig1_decomposition |
+| components(runs) | Figure 2a | fig2a_components_sgd, fig2a_components_adamw |
+| other_batch(runs) | Figure 2b | fig2b_other_batch |
+| ascent_batch(runs) | Figures 2c, A5 | fig2c_perturbation_batch |
+| rho(runs) | Figure 3 | fig3_rho |
+| batch_size(runs) | Figure 4 | fig4_batch_size |
+| versus(runs, key) | the ablations | ablation_lambda, ablation_sigma |
+| by_method(runs) | any comparison of methods | quickstart |
+| curves(rows, runs, key) | any metric over training | any |
+| ema_quality(rows, runs) | the EMA as an estimate of the full gradient | ema_quality |
+| friendliness(runs, method) | what a step along each direction does to the losses | any, diagnostics=paper |
+| sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
+| accuracy_table(runs) | the tables | table_cifar, table_label_noise, any |
+| cost_table(runs) | time of a step | cost |
+| measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
+"""
+
+from fsamlab.report.accuracy import (
+    ascent_batch,
+    batch_size,
+    by_method,
+    components,
+    curves,
+    decomposition,
+    other_batch,
+    rho,
+    versus,
+)
+from fsamlab.report.canvas import ONE_COLUMN, TWO_COLUMNS, save, show
+from fsamlab.report.frames import AT_BEST, AT_END, load
+from fsamlab.report.measured import ema_quality, ema_table, friendliness, sharpness
+from fsamlab.report.tables import accuracy_table, conventions_table, cost_table, measured_table
+
+__all__ = [
+    "AT_BEST",
+    "AT_END",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "accuracy_table",
+    "ascent_batch",
+    "batch_size",
+    "by_method",
+    "components",
+    "conventions_table",
+    "cost_table",
+    "curves",
+    "decomposition",
+    "ema_quality",
+    "ema_table",
+    "friendliness",
+    "load",
+    "measured_table",
+    "other_batch",
+    "rho",
+    "save",
+    "sharpness",
+    "show",
+    "versus",
+]

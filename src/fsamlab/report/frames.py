@@ -1,0 +1,206 @@
+"""The frames of `collect` and `collect_rows`, and what of them may be averaged.
+
+A mean over seeds is taken of finished runs of one setting only, each seed once. Everything else is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fsamlab.report.style import METHODS
+from fsamlab.sweep.results import collect, collect_rows, setting_keys
+from fsamlab.sweep.runs import find_runs
+
+METHOD = "optimizer.name"
+AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
+FREE = frozenset(  # recorded from what a step has anyway: no samples, so no conventions to agree in
+    f"perturbation/{name}"
+    for name in (
+        *("floored_share", "skipped_share", "grad_norm", "ema_norm", "cos_ema", "d_ratio", "cos_eps"),
+        *("ema_coefficient", "full_norm", "cos_full", "full_coefficient", "loss_clean", "loss_perturbed"),
+    )
+)
+OF_BATCHES = ("perturbation/", "noise/", "curvature/along_")
+MEASURED = (*OF_BATCHES, "sharpness/", "curvature/")
+
+
+def load(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `runs`, a row for each run, and `rows`, a row for each row of their metrics, of a directory of runs.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    found = find_runs([Path(directory)])
+    if not found:
+        raise ValueError(f"{directory}: no runs here; `python launch.py -m +sweeps=quickstart` makes runs/quickstart")
+    return collect(found), collect_rows(found)
+
+
+def methods_of(runs: pd.DataFrame) -> list[str]:
+    """Return the methods of a frame in the order of the style's table, unknown ones after them."""
+    known = {name: i for i, name in enumerate(METHODS)}
+    return sorted(runs[METHOD].unique(), key=lambda name: (known.get(name, len(known)), name))
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if runs.empty or not (runs["status"] == "finished").any():
+        raise ValueError("no finished run among these; `fsamlab status` says how far they are")
+    return runs[runs["status"] == "finished"]
+
+
+def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the finished runs, where those that agree in the keys `by` differ in nothing but the seed.
+
+    Args:
+        runs: as `collect` returns them.
+        by: config keys that tell the settings apart.
+        methods: only these, where given.
+
+    Raises:
+        ValueError: no finished run, a key of `by` that no run has, other keys that differ, or a seed that is there
+            twice.
+    """
+    done = finished(runs)
+    if methods is not None:
+        done = done[done[METHOD].isin(methods)]
+        if done.empty:
+            raise ValueError(f"no finished run of {', '.join(methods)} among these")
+    absent = [key for key in by if key not in done or done[key].isna().all()]
+    if absent:
+        raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
+    others = [key for key in setting_keys(done) if key not in by]
+    texts = done[[*by, "seed", *others]].astype(str)
+    groups = texts.groupby(list(by))
+    for key in others:
+        if (groups[key].nunique() > 1).any():
+            found = next(sorted(values) for values in groups[key].unique() if len(values) > 1)
+            raise ValueError(
+                f"runs of one {' and '.join(by)} differ in {key} ({', '.join(found)}): no mean over them; "
+                f"choose one, runs[runs[{key!r}] == ...]"
+            )
+    for _, same in done.groupby([texts[key] for key in (*by, "seed")]):
+        if len(same) > 1:
+            raise ValueError(f"the same setting and seed more than once: {', '.join(same['directory'])}")
+    return done
+
+
+def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return one row for each setting: the keys `by`, mean, std (n - 1; NaN for one run) and n of a column.
+
+    Raises:
+        ValueError: no run has the column.
+    """
+    if column not in runs or runs[column].isna().all():
+        raise ValueError(f"no run has {column}; {advice(column)}")
+    groups = runs.groupby(list(by), sort=True, dropna=False)[column]
+    return groups.agg(mean="mean", std="std", n="count").reset_index().query("n > 0").reset_index(drop=True)
+
+
+def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -> pd.DataFrame:
+    """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
+
+    Finished runs only, and epochs only where each run of the setting that has the key at all has a finite value: a
+    mean over fewer seeds would jump. Values of training are taken; where there are none, those of `fsamlab measure`.
+
+    Args:
+        rows: as `collect_rows` returns them.
+        runs: as `collect` returns them, of the same directories.
+        key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
+        by: a config key.
+
+    Raises:
+        ValueError: see :func:`comparable`; or no row has the key; or it was measured under different conventions.
+    """
+    done = comparable(runs, [by])
+    rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
+    sources = ["measured/"] if key.startswith("measured/") else ["", "measured/"]
+    key = key.removeprefix("measured/")
+    source = next((s for s in sources if s + key in rows and rows[s + key].notna().any()), None)
+    if source is None:
+        raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
+    finite = rows[np.isfinite(rows[source + key])].drop_duplicates(["directory", "epoch"], keep="last")
+    found = finite.merge(done[list({"directory", "seed", by})], on="directory")
+    # each measurement carries its conventions; those of training are the run's
+    check_conventions(found if source else done[done["directory"].isin(found["directory"])], [key], source, by)
+    groups = found.groupby([by, "epoch"])[source + key]
+    table = groups.agg(mean="mean", std="std", n="count").reset_index()
+    everyone = found.groupby(by)["directory"].nunique()
+    return table[table["n"] == table[by].map(everyone)].reset_index(drop=True)
+
+
+def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> dict[str, str]:
+    """Return {key: column of `runs`} for the values at the end, of one source and under one set of conventions.
+
+    What `fsamlab measure` found is taken before training's own; keys that no run has are left out.
+
+    Raises:
+        ValueError: no key was measured, or under different conventions.
+    """
+    for source, prefix in (("measured/", "measured/"), ("", "final/")):
+        found = {key: prefix + key for key in keys if prefix + key in runs and runs[prefix + key].notna().any()}
+        if found:
+            having = runs[runs[list(found.values())].notna().any(axis=1)]
+            check_conventions(having, list(found), source, by)
+            return found
+    others = f" or any of {len(keys) - 1} others like it" if len(keys) > 1 else ""
+    raise ValueError(f"no run has {keys[0]}{others}; {advice(keys[0])}")
+
+
+def conventions(runs: pd.DataFrame, source: str = "") -> list[str]:
+    """Return the columns of `runs` with the conventions of its measured values; `source` is "" or "measured/"."""
+    return [c for c in runs.columns if str(c).startswith(f"{source}diagnostics/")]
+
+
+def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "", by: str = METHOD) -> None:
+    """Refuse measured values that may not be compared (docs/metrics.md, conventions).
+
+    Runs of one seed must have been measured on the same samples, and all in the same way. Where `by` is not the
+    method, runs of different values of it may differ, since what is varied (a batch size) can be a convention too.
+
+    Raises:
+        ValueError: naming the convention and its values.
+    """
+    bound = [key for key in keys if key.startswith(MEASURED) and key not in FREE]
+    if not bound:
+        return
+    for column in conventions(runs, source):
+        name = column.split("/")[-1]
+        if name.startswith("perturbation_") and not any(key.startswith(OF_BATCHES) for key in bound):
+            continue
+        if name == "perturbation_rho" and not any("/rise_" in key for key in bound):
+            continue
+        if name == "sample_hash" and by == METHOD:
+            groups = [group for _, group in runs.groupby("seed")]
+        else:
+            groups = [runs] if by == METHOD else [group for _, group in runs.groupby([by, "seed"])]
+        more = " diagnostics.perturbation_rho=0.1" if name == "perturbation_rho" else ""
+        for group in groups:
+            values = sorted(group[column].astype(str).unique())
+            if len(values) > 1:
+                raise ValueError(
+                    f"{bound[0]} was measured with different {name} ({', '.join(values)}): not comparable; "
+                    f"measure all of them alike, `fsamlab measure RUNS diagnostics=full{more}`"
+                )
+
+
+def advice(key: str) -> str:
+    """Return what makes the values of a metric's key or summary column."""
+    key = key.removeprefix("measured/").removeprefix("final/")
+    if key.startswith("best/"):
+        return "it needs a validation split, data.val_size above 0"
+    if key in FREE:
+        return "diagnostics=light records it where the method has it (not diagnostics=off)"
+    if key.startswith(("perturbation/", "noise/")):
+        return "train with diagnostics=paper or full, or `fsamlab measure RUNS diagnostics=paper`"
+    if key.startswith(MEASURED):
+        return "train with diagnostics=full, or `fsamlab measure RUNS diagnostics=full`"
+    return "docs/metrics.md lists the keys"

@@ -1,0 +1,154 @@
+"""What the perturbation is made of and does, and how sharp the networks are: figures of measured quantities.
+
+Means are over finished runs, bars and bands one standard deviation (n - 1) over seeds. Values that were measured under
+different conventions (docs/metrics.md) are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fsamlab.report.accuracy import draw_dots
+from fsamlab.report.canvas import heading, legend_below, line, look, new, seeds
+from fsamlab.report.frames import METHOD, comparable, end_columns, mean_std, methods_of, series
+from fsamlab.report.metric_names import DIRECTIONS
+from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
+
+LAMBDA = "optimizer.lmbda"
+EMA_QUALITY = {
+    "perturbation/cos_ema_full": Style("measured cos(m, g)", VERMILION, SOLID, "P"),
+    "perturbation/cos_ema_full_predicted": Style("if w stood still, batches as drawn", BLUE, DASHED, "o"),
+    "perturbation/cos_ema_full_independent": Style("if w stood still, independent batches", BLUE, DOTTED, "s"),
+    "perturbation/cos_batch_full": Style("one batch, cos(g_B, g)", GREY, SOLID, "d"),
+}
+WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # whose loss: label, place, shade
+    "batch": ("its batch", -0.19, {"alpha": 1.0}),
+    "other": ("all other samples", 0.19, {"alpha": 0.45, "hatch": "////"}),
+}
+SHARPNESS = (
+    "sharpness/one_step",
+    "sharpness/m_sharpness",
+    "sharpness/worst_case",
+    "sharpness/average_case",
+    "curvature/lambda_max",
+    "curvature/trace",
+)
+NAMES = {
+    "sharpness/one_step": "one-step sharpness",
+    "sharpness/m_sharpness": "m-sharpness",
+    "sharpness/worst_case": "worst-case sharpness",
+    "sharpness/average_case": "average-case sharpness",
+    "curvature/lambda_max": r"$\lambda_{\max}$ of the Hessian",
+    "curvature/trace": "trace of the Hessian",
+}
+
+
+def ema_table(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> pd.DataFrame:
+    """Return the EMA's quality, long: optimizer.lmbda, epoch, key (those of EMA_QUALITY), mean, std, n.
+
+    Raises:
+        ValueError: the method has no finished run, no EMA, or was not measured (diagnostics=paper).
+    """
+    done = comparable(runs, [LAMBDA], [method])
+    return pd.concat([series(rows, done, key, LAMBDA).assign(key=key) for key in EMA_QUALITY], ignore_index=True)
+
+
+@look()
+def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> Figure:
+    """Return how well the EMA estimates the full gradient over training, a panel for each lambda.
+
+    Measured cos(m_{t-1}, g), the two predictions for weights that stand still, and one batch's cosine
+    (docs/ema_quality.md); of `+sweeps=ema_quality`, or of any runs with diagnostics=paper.
+
+    Raises:
+        ValueError: as :func:`ema_table`.
+    """
+    table = ema_table(rows, runs, method)
+    lambdas = sorted(table[LAMBDA].unique())
+    figure, panels = new(len(lambdas), height=2.6, sharey=True)
+    for axes, lmbda in zip(panels, lambdas):
+        for key, one in EMA_QUALITY.items():
+            here = table[(table[LAMBDA] == lmbda) & (table["key"] == key)]
+            line(axes, here["epoch"], here["mean"], here["std"], one)
+        axes.set_title(rf"$\lambda$ = {lmbda:g}")
+        axes.set_xlabel("epoch")
+        axes.axhline(0, color=GREY, linewidth=0.6)
+    lowest = float((table["mean"] - table["std"].fillna(0)).min())
+    panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)
+    panels[0].set_ylabel("cosine")
+    legend_below(figure, panels[0], seeds(table["n"]), columns=1 if len(panels) == 1 else 2)
+    return figure
+
+
+@look()
+def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
+    """Return what a step along each variant's direction does to the loss of its batch and to that of all others.
+
+    At the last measured weights of the networks that `method` trained: bars of rise_batch_* and rise_other_* in nats;
+    of any runs with diagnostics=paper. Directions that were not measured are left out (fsam's needs an EMA, which a
+    finished run keeps with train.keep_state=true).
+
+    Raises:
+        ValueError: the method has no finished run, or its friendliness was not measured.
+    """
+    done = comparable(runs, [METHOD], [method])
+    keys = [f"perturbation/rise_{who}_{d}" for d in DIRECTIONS for who in ("batch", "other")]
+    columns = end_columns(done, keys)
+    source = "measured/" if all(c.startswith("measured/") for c in columns.values()) else ""
+    radius = done[f"{source}diagnostics/perturbation_rho"].dropna().iloc[0]  # one, or end_columns had refused
+    directions = [d for d in DIRECTIONS if f"perturbation/rise_batch_{d}" in columns]
+    figure, (axes,) = new(height=0.9 + 0.32 * len(directions))
+    counts = []
+    for place, direction in enumerate(directions):
+        for who, (_, shift, shade) in WHOSE.items():
+            (row,) = mean_std(done, [METHOD], columns[f"perturbation/rise_{who}_{direction}"]).to_dict("records")
+            bar = {"xerr": row["std"], "error_kw": {"capsize": 2, "elinewidth": 0.8}} if row["n"] > 1 else {}
+            axes.barh(place + shift, row["mean"], 0.36, color=style(direction).colour, **shade, **bar)
+            counts.append(row["n"])
+    for name, _, shade in WHOSE.values():
+        axes.barh([0], [0], color=GREY, label=name, **shade)
+    axes.set_yticks(range(len(directions)), [style(d).label for d in directions])
+    axes.set_ylim(len(directions) - 0.5, -0.5)
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(f"rise of the loss, step {radius:g} (nats)")
+    axes.set_title(f"trained with {style(method).label}")
+    legend_below(figure, axes, seeds(counts))
+    return figure
+
+
+@look()
+def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
+    """Return sharpness and curvature at the end by method, a panel for each quantity that was measured.
+
+    Of runs with diagnostics=full, or after `fsamlab measure RUNS diagnostics=full`. Sharpness in nats, curvature in
+    nats per squared unit of weight.
+
+    Raises:
+        ValueError: none of `keys` was measured, or under different conventions.
+    """
+    done = comparable(runs, [METHOD])
+    columns = end_columns(done, keys)
+    methods, across = methods_of(done), min(3, len(columns))
+    down = math.ceil(len(columns) / across)
+    figure, panels = new(across, 0.35 + down * (0.6 + 0.17 * len(methods)), down)
+    counts: list[int] = []
+    for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
+        table = mean_std(done, [METHOD], column)
+        draw_dots(axes, table, column, methods)
+        axes.set_title(NAMES.get(key, key))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
+        if place % across:
+            axes.tick_params(axis="y", labelleft=False)
+        counts += list(table["n"])
+    for axes in panels[len(columns) :]:
+        axes.set_visible(False)
+    heading(figure, seeds(counts))
+    return figure

@@ -1,0 +1,428 @@
+"""What is drawn: hand-computed means and standard deviations, read back from the figures."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+from made_frames import frame, one_run, rows_of
+from matplotlib.colors import to_hex
+
+from fsamlab.report import figures
+from fsamlab.report.measured import EMA_QUALITY
+from fsamlab.report.style import BLUE, GREY, VERMILION, style
+
+HALF = 0.1 / 2**0.5  # the standard deviation (n - 1) of two values .1 apart
+
+
+def lines(axes):
+    """{label: (x, y, colour)} of the lines with a label."""
+    shown = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    return {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()), to_hex(line.get_color())) for line in shown
+    }
+
+
+def bands(axes):
+    """[(lowest, highest) at each x, colour] of the filled bands."""
+    found = []
+    for band in axes.collections:
+        points = band.get_paths()[0].vertices
+        at = {x: points[points[:, 0] == x][:, 1] for x in np.unique(points[:, 0])}
+        found.append(([(y.min(), y.max()) for y in at.values()], to_hex(band.get_facecolor()[0], keep_alpha=False)))
+    return found
+
+
+def dots(axes):
+    """{label: (mean, half the bar or None)} of a panel of by_method."""
+    found = {}
+    for bars in sorted(axes.containers, key=lambda bars: bars[0].get_ydata()[0]):
+        point, _, ranges = bars
+        ends = ranges[0].get_segments()[0][:, 0] if ranges else None
+        half = None if ends is None or not np.isfinite(ends).all() else (ends[1] - ends[0]) / 2
+        found[bars.get_label()] = (point.get_xdata()[0], half, to_hex(point.get_color()))
+    return found
+
+
+def words(figure):
+    return " | ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+# ---------------------------------------------------------------------------------- over training
+
+
+def test_a_curve_is_the_mean_over_finished_seeds_in_per_cent(methods):
+    rows = rows_of(methods, test___acc1=[0.2, 0.5, 0.6])
+    figure = figures.curves(rows, methods, "test/acc1")
+    found = lines(figure.axes[0])
+    assert list(found) == ["SGD", "SAM", "F-SAM"]
+    assert found["SAM"][0] == [1, 2, 3]
+    assert found["SAM"][1] == pytest.approx([25, 55, 65])  # not the failed run's, which are .2 higher
+    assert found["F-SAM"][1] == pytest.approx([20, 50, 60])
+    assert [found[name][2] for name in found] == [GREY, BLUE, VERMILION]
+    (_, grey), (sam, blue) = bands(figure.axes[0])  # F-SAM has one seed: no band
+    assert (grey, blue) == (GREY, BLUE)
+    assert np.array(sam) == pytest.approx(
+        100 * np.array([[0.25 - HALF, 0.25 + HALF], [0.55 - HALF, 0.55 + HALF], [0.65 - HALF, 0.65 + HALF]])
+    )
+    assert "mean ± standard deviation over 1 to 2 seeds" in words(figure)
+    assert "test accuracy (%)" in words(figure)
+
+
+def test_a_curve_has_no_point_where_a_seed_is_missing(methods):
+    rows = rows_of(methods, test___loss=[3.0, 2.0, 1.0])
+    last = (rows["directory"] == methods["directory"][1]) & (rows["epoch"] == 3)
+    table = lines(figures.curves(rows[~last], methods, "test/loss").axes[0])
+    assert table["SAM"][0] == [1, 2]
+    assert table["SGD"][0] == [1, 2, 3]
+    assert table["SGD"][1] == pytest.approx([3.05, 2.05, 1.05])  # a loss is no per cent
+
+
+def test_curves_by_a_hyper_parameter():
+    runs = frame(*(one_run("fsam", seed, 0.5, optimizer__lmbda=lmbda) for lmbda in (0.9, 0.6) for seed in (0, 1)))
+    found = lines(figures.curves(rows_of(runs, val___loss=[2.0, 1.0]), runs, "val/loss", by="optimizer.lmbda").axes[0])
+    assert list(found) == [r"$\lambda$ 0.6", r"$\lambda$ 0.9"]
+    assert len({colour for _, _, colour in found.values()}) == 2
+    runs = frame(*(one_run("sam", 0, 0.5, data__batch_size=size) for size in (64, 128)))
+    found = lines(figures.curves(rows_of(runs, val___loss=[2.0, 1.0]), runs, "val/loss", by="data.batch_size").axes[0])
+    assert list(found) == ["batch size 64", "batch size 128"]
+
+
+def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods):
+    rows = rows_of(methods, **{"measured___sharpness___one_step": [0.3]})
+    figure = figures.curves(rows, methods, "sharpness/one_step")
+    found = lines(figure.axes[0])
+    assert found["SAM"][:2] == ([1], pytest.approx([0.35]))
+    bars = [collection.get_segments()[0][:, 1] for collection in figure.axes[0].collections]
+    assert list(bars[1]) == pytest.approx([0.35 - HALF, 0.35 + HALF])  # SAM's, after SGD's
+    assert figure.axes[0].get_title() == "sharpness/one_step"
+
+
+def test_figure_1_has_the_shares_where_they_were_measured():
+    order = ("sgd", "sam", "sam_component", "sam_noise")
+    runs = frame(*(one_run(m, seed, 0.5) for m in (*reversed(order), "fsam") for seed in (0, 1)))
+    rows = rows_of(runs, test___acc1=[0.4, 0.6], perturbation___full_share=[0.5, 0.25])
+    figure = figures.decomposition(runs, rows)
+    accuracy, share = figure.axes
+    assert list(lines(accuracy)) == list(lines(share)) == [style(m).label for m in order]
+    assert lines(accuracy)["SAM, noise component"][1] == pytest.approx([45, 65])
+    assert lines(share)["SAM"][1] == pytest.approx([55, 30])
+    assert lines(share)["SAM"][2] == BLUE
+    others = rows["directory"].isin(runs.loc[runs["optimizer.name"] != "fsam", "directory"])
+    rows.loc[others, "perturbation/full_share"] = None  # measured for fsam only, which is not shown
+    assert len(figures.decomposition(runs, rows).axes) == 1
+
+
+# -------------------------------------------------------------------------------------- by method
+
+
+def test_dots_are_means_with_standard_deviations_in_the_order_of_methods(methods):
+    figure = figures.by_method(methods)
+    found = dots(figure.axes[0])
+    assert list(found) == ["SGD", "SAM", "F-SAM"]
+    assert found["SAM"][:2] == (pytest.approx(75), pytest.approx(100 * 0.3 / 2**0.5))
+    assert found["SGD"][:2] == (pytest.approx(60), pytest.approx(100 * 0.2 / 2**0.5))
+    assert found["F-SAM"][:2] == (pytest.approx(80), None)  # one seed has no spread
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SGD", "SAM", "F-SAM"]
+    low, high = figure.axes[0].get_ylim()
+    assert low > high  # the first on top
+
+
+def test_figure_2a_has_a_panel_for_each_base():
+    names = ("sam", "fsam", "sam_full_ema")
+    runs = [one_run(m, s, 0.5 + s / 10) for m in ("sgd", *names) for s in (0, 1)]
+    runs += [one_run(m, s, 0.6 + s / 10, optimizer__base="adamw") for m in ("adamw", *names) for s in (0, 1)]
+    figure = figures.components(frame(*runs, one_run("random", 0, 0.1)))
+    sgd, adamw = figure.axes
+    assert adamw.get_title() == "base optimizer AdamW"
+    assert list(dots(adamw)) == ["AdamW", "SAM", "F-SAM", "SAM-full (EMA)"]
+    assert list(dots(sgd)) == ["SGD", "SAM", "F-SAM", "SAM-full (EMA)"]
+    assert dots(sgd)["F-SAM"][0] == pytest.approx(55)
+    assert dots(adamw)["F-SAM"][0] == pytest.approx(65)
+    assert figure.get_figwidth() == figures.TWO_COLUMNS
+
+
+def test_figure_2b_shows_sam_db_beside_sam_and_sgd(methods):
+    both = frame(*methods.to_dict("records"), one_run("sam_db", 0, 0.4))
+    assert list(dots(figures.other_batch(both).axes[0])) == ["SGD", "SAM", "SAM-db"]
+    assert dots(figures.other_batch(both).axes[0])["SAM-db"][0] == pytest.approx(40)
+
+
+# ---------------------------------------------------------------------- against a hyper-parameter
+
+
+@pytest.fixture
+def radii(methods):
+    runs = [one_run("sgd", s, 0.5 + s / 5) for s in (0, 1)]
+    runs += [
+        one_run(m, s, 0.6 + r + s / 10, optimizer__rho=r)
+        for m in ("fsam", "sam")
+        for r in (0.2, 0.05, 0.1)
+        for s in (0, 1)
+    ]
+    return frame(*runs)
+
+
+def test_figure_3_is_drawn_over_doubling_radii_with_sgd_as_a_level(radii):
+    figure = figures.rho(radii)
+    (axes,) = figure.axes
+    found = lines(axes)
+    assert found["SAM"][0] == [0.05, 0.1, 0.2]
+    assert found["SAM"][1] == pytest.approx([70, 75, 85])
+    assert found["SGD"][1] == pytest.approx([60, 60])
+    assert axes.get_xscale() == "log"
+    assert axes.xaxis.get_transform().base == 2
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0.05", "0.1", "0.2"]
+    spread = next(band for band, colour in bands(axes) if colour == BLUE)
+    assert spread[0] == pytest.approx((70 - 100 * HALF, 70 + 100 * HALF))
+    assert "standard deviation over 2 seeds" in words(figure)
+
+
+def test_figure_4_has_a_line_for_every_method():
+    runs = [one_run(m, 0, b / 1000, data__batch_size=b) for m in ("sgd", "sam") for b in (128, 64)]
+    found = lines(figures.batch_size(frame(*runs)).axes[0])
+    assert found["SGD"][:2] == ([64, 128], pytest.approx([6.4, 12.8]))
+
+
+def test_figure_2c_marks_the_descent_batch():
+    runs = [one_run("sam_batch", 0, 0.5, optimizer__ascent_batch_size=b) for b in (32.0, 64.0, 128.0)]
+    axes = figures.ascent_batch(frame(*runs, one_run("sam", 0, 0.7))).axes[0]
+    assert lines(axes)["SAM, other batch size"][:2] == ([32, 64, 128], pytest.approx([50, 50, 50]))
+    assert lines(axes)["SAM"][1] == pytest.approx([70, 70])  # no ascent_batch_size: a level
+    assert [64, 64] in [list(line.get_xdata()) for line in axes.get_lines()]
+
+
+def test_an_ablation_goes_on_a_linear_axis():
+    runs = [one_run("fsam", 0, 0.5, optimizer__sigma=s) for s in (0.0, 0.5, 1.0)]
+    assert figures.versus(frame(*runs), "optimizer.sigma").axes[0].get_xscale() == "linear"
+
+
+# --------------------------------------------------------------------------------------- measured
+
+COSINES = {"cos_ema_full": 0.3, "cos_ema_full_predicted": 0.9, "cos_ema_full_independent": 0.7, "cos_batch_full": 0.2}
+
+
+def test_ema_quality_has_a_panel_for_each_lambda():
+    runs = frame(
+        *(one_run("fsam", s, 0.5, optimizer__lmbda=lm) for lm in (0.9, 0.6) for s in (0, 1)), one_run("sam", 0, 0.5)
+    )
+    rows = rows_of(runs, **{f"perturbation___{key}": [value, value / 2] for key, value in COSINES.items()})
+    figure = figures.ema_quality(rows, runs)
+    assert [axes.get_title() for axes in figure.axes] == [r"$\lambda$ = 0.6", r"$\lambda$ = 0.9"]
+    found = lines(figure.axes[1])
+    assert list(found) == [look.label for look in EMA_QUALITY.values()]
+    assert found["measured cos(m, g)"][1:] == (pytest.approx([0.35, 0.2]), VERMILION)
+    assert found["if w stood still, batches as drawn"][1:] == (pytest.approx([0.95, 0.5]), BLUE)
+    assert bands(figure.axes[0])[0][0][0] == pytest.approx((0.35 - HALF, 0.35 + HALF))
+
+
+def measured(method="fsam", seeds=(0, 1), **columns):
+    conventions = {"diagnostics/perturbation_rho": 0.2, "diagnostics/rho": 0.05, "diagnostics/num_samples": 1024}
+    runs = [one_run(method, s, 0.5) for s in seeds]
+    return [
+        {
+            **r,
+            **conventions,
+            "diagnostics/sample_hash": f"h{r['seed']}",
+            **{k.replace("___", "/"): v + 0.1 * r["seed"] for k, v in columns.items()},
+        }
+        for r in runs
+    ]
+
+
+def test_friendliness_pairs_the_batch_with_the_others():
+    runs = frame(
+        *measured(
+            final___perturbation___rise_batch_sam=0.3,
+            final___perturbation___rise_other_sam=0.1,
+            final___perturbation___rise_batch_sam_noise=0.2,
+            final___perturbation___rise_other_sam_noise=-0.05,
+        )
+    )
+    figure = figures.friendliness(runs)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths[:4] == pytest.approx([0.35, 0.15, 0.25, 0.0])
+    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches]
+    assert colours[:4] == [BLUE, BLUE, style("sam_noise").colour, style("sam_noise").colour]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SAM", "SAM, noise component"]
+    errors = [c.get_segments()[0][:, 0] for c in figure.axes[0].collections]
+    assert list(errors[0]) == pytest.approx([0.35 - HALF, 0.35 + HALF])
+    assert "step 0.2 (nats)" in words(figure)
+
+
+def test_sharpness_has_a_panel_for_each_measured_quantity():
+    runs = frame(
+        *measured("sam", final___sharpness___one_step=0.4),
+        *measured("sgd", final___sharpness___one_step=0.5, final___curvature___trace=7.0),
+    )
+    one_step, trace = figures.sharpness(runs).axes
+    assert one_step.get_title() == "one-step sharpness"
+    assert dots(one_step)["SAM"][:2] == (pytest.approx(0.45), pytest.approx(HALF))
+    assert list(dots(trace)) == ["SGD"]
+    assert one_step.get_ylim() == trace.get_ylim()  # a method keeps its line
+
+
+def test_what_fsamlab_measure_found_comes_first_and_alone():
+    runs = frame(
+        *measured(final___sharpness___one_step=0.4, final___curvature___trace=7.0, measured___sharpness___one_step=0.6)
+    )
+    (axes,) = figures.sharpness(runs).axes
+    assert dots(axes)["F-SAM"][0] == pytest.approx(0.65)
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+def test_other_conventions_are_refused():
+    runs = frame(
+        *measured("sam", final___sharpness___one_step=0.4), *measured("fsam", final___sharpness___one_step=0.5)
+    )
+    assert figures.sharpness(runs)
+    runs.loc[3, "diagnostics/rho"] = 0.1
+    with pytest.raises(ValueError, match=r"different rho \(0.05, 0.1\): not comparable"):
+        figures.sharpness(runs)
+    runs["diagnostics/rho"] = 0.05
+    runs.loc[3, "diagnostics/sample_hash"] = "other"
+    with pytest.raises(ValueError, match="sample_hash"):
+        figures.sharpness(runs)
+    runs["diagnostics/sample_hash"] = "same"
+    runs.loc[3, "diagnostics/perturbation_rho"] = 0.5  # the radius of another quantity
+    assert figures.sharpness(runs)
+
+
+def test_other_conventions_are_refused_over_training(methods):
+    runs = methods.assign(**{"diagnostics/num_samples": [64, 64, 64, 128, 64, 64]})
+    with pytest.raises(ValueError, match="different num_samples"):
+        figures.curves(rows_of(runs, sharpness___one_step=[0.1]), runs, "sharpness/one_step")
+    assert figures.curves(rows_of(runs, test___loss=[0.1]), runs, "test/loss")
+
+
+NEEDS = {
+    "decomposition": ("fig1_decomposition", lambda runs, rows: figures.decomposition(runs, rows)),
+    "components": (
+        "no finished run of sam_full_ema.*fig2a_components_sgd",
+        lambda runs, rows: figures.components(runs),
+    ),
+    "other_batch": ("no finished run of sam_db.*fig2b_other_batch", lambda runs, rows: figures.other_batch(runs)),
+    "ascent_batch": ("no finished run of sam_batch.*fig2c_perturbation", lambda runs, rows: figures.ascent_batch(runs)),
+    "rho": ("optimizer.rho has fewer than two values.*fig3_rho", lambda runs, rows: figures.rho(runs)),
+    "batch_size": ("data.batch_size has fewer than two.*fig4_batch_size", lambda runs, rows: figures.batch_size(runs)),
+    "ema_quality": (
+        "rows with perturbation/cos_ema_full; .*diagnostics=paper",
+        lambda r, rows: figures.ema_quality(rows, r),
+    ),
+    "ema of sam": ("no run has optimizer.lmbda", lambda runs, rows: figures.ema_quality(rows, runs, "sam")),
+    "friendliness": ("diagnostics=paper", lambda runs, rows: figures.friendliness(runs)),
+    "unknown method": ("no finished run of gsam", lambda runs, rows: figures.friendliness(runs, "gsam")),
+    "sharpness": ("fsamlab measure RUNS diagnostics=full", lambda runs, rows: figures.sharpness(runs)),
+    "curves": ("no finished run has rows with val/acc1", lambda runs, rows: figures.curves(rows, runs, "val/acc1")),
+    "validation": ("best/test/acc1; it needs a validation split", lambda r, _: figures.by_method(r, figures.AT_BEST)),
+    "no number": ("optimizer.base is no number", lambda runs, rows: figures.versus(runs, "optimizer.base")),
+    "unknown key": ("no run has optimizer.gamma", lambda runs, rows: figures.versus(runs, "optimizer.gamma")),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_what_is_missing_is_named(case, methods):
+    message, draw = NEEDS[case]
+    with pytest.raises(ValueError, match=message) as error:
+        draw(methods, rows_of(methods, test___acc1=[0.5]))
+    assert "\n" not in str(error.value)
+
+
+def test_no_finished_run_is_an_error(methods, tmp_path):
+    for runs in (methods.assign(status="failed"), methods.iloc[:0], frame()):
+        with pytest.raises(ValueError, match="no finished run"):
+            figures.by_method(runs)
+        with pytest.raises(ValueError, match="no finished run"):
+            figures.curves(frame(), runs, "test/acc1")
+    with pytest.raises(ValueError, match="no runs here"):
+        figures.load(tmp_path)
+
+
+def test_runs_of_different_settings_are_not_averaged(methods):
+    mixed = frame(*methods.to_dict("records"), one_run("sam", 3, 0.5, data__batch_size=128))
+    with pytest.raises(ValueError, match=r"differ in data.batch_size \(128, 64\)"):
+        figures.by_method(mixed)
+
+
+def test_a_seed_counts_once(methods):
+    twice = frame(*methods.to_dict("records"), one_run("sam", 1, 0.9, directory="runs/other/sam"))
+    with pytest.raises(ValueError, match=r"seed more than once: sam-1.*, runs/other/sam"):
+        figures.by_method(twice)
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+def test_files_are_vectors_with_the_same_bytes(methods, tmp_path, suffix):
+    rows = rows_of(methods, test___acc1=[0.2, 0.5, 0.6])
+    first, second = (figures.save(figures.curves(rows, methods, "test/acc1"), tmp_path / f"{n}{suffix}") for n in "ab")
+    content = first.read_bytes()
+    assert content == second.read_bytes()
+    assert not re.search(rb"<image|/Subtype ?/Image|/CreationDate|dc:date", content)
+    if suffix == ".pdf":
+        assert b"/FontFile2" in content  # TrueType, embedded
+        assert b"/Type3" not in content
+
+
+def test_another_suffix_is_refused(methods, tmp_path):
+    with pytest.raises(ValueError, match=r"\.pdf or \.svg"):
+        figures.save(figures.by_method(methods), tmp_path / "a.png")
+
+
+def test_the_users_settings_are_neither_used_nor_changed(methods, tmp_path):
+    plain = figures.save(figures.by_method(methods), tmp_path / "plain.svg").read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "svg.hashsalt": "mine"}):
+        before = dict(matplotlib.rcParams)
+        again = figures.save(figures.by_method(methods), tmp_path / "again.svg").read_bytes()
+        assert dict(matplotlib.rcParams) == before
+    assert again == plain
+
+
+def test_pyplot_is_not_loaded():
+    code = "import fsamlab.report.figures, sys; print('matplotlib.pyplot' in sys.modules, 'IPython' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_notebook_shows_svg_and_markdown(methods):
+    picture = figures.show(figures.by_method(methods))
+    assert picture._repr_svg_().startswith("<svg")
+    assert picture._repr_markdown_() is None
+    assert figures.show("| a |")._repr_markdown_() == "| a |"
+
+
+def test_the_benchmark_prints_what_it_draws():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "ema_quality.py"))["table"]
+    runs = frame(*(one_run("fsam", s, 0.5) for s in (0, 1)))
+    rows = rows_of(runs, **{f"perturbation___{key}": [value, value / 2] for key, value in COSINES.items()})
+    found = table(figures.ema_table(rows, runs)).splitlines()
+    assert len(found) == 4
+    assert found[2] == "| 0.9 | 1 | 0.350 ± 0.071 | 0.950 ± 0.071 | 0.750 ± 0.071 | 0.250 ± 0.071 |"
+
+
+def test_the_radius_of_the_steps_matters_for_the_rises_only(methods):
+    runs = methods.assign(**{"diagnostics/perturbation_rho": [0.2, 0.2, 0.2, 0.2, 0.05, 0.05]})
+    rows = rows_of(runs, perturbation___full_share=[0.5], perturbation___rise_other_sam=[0.5])
+    assert figures.curves(rows, runs, "perturbation/full_share")
+    message = r"different perturbation_rho \(0.05, 0.2\).* diagnostics.perturbation_rho=0.1`"
+    with pytest.raises(ValueError, match=message):
+        figures.curves(rows, runs, "perturbation/rise_other_sam")
+
+
+def test_measurements_made_alike_afterwards_are_compared(methods):
+    key, rho = "measured/perturbation/rise_other_sam", "measured/diagnostics/perturbation_rho"
+    runs = methods.assign(**{"diagnostics/perturbation_rho": [0.2, 0.2, 0.2, 0.2, 0.05, 0.05]})
+    rows = rows_of(runs, perturbation___rise_other_sam=[0.5]).assign(**{key: 0.25, rho: 0.1})
+    twice = pd.concat([rows.assign(**{key: 9.0}), rows])  # the later measurement of a step counts
+    assert lines(figures.curves(twice, runs, key).axes[0])["SAM"][:2] == ([1], [0.25])
+    rows.loc[0, rho] = 0.2
+    with pytest.raises(ValueError, match=r"different perturbation_rho \(0.1, 0.2\)"):
+        figures.curves(rows, runs, key)

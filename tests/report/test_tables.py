@@ -1,0 +1,94 @@
+"""Tables of accuracies, costs and measured values."""
+
+import pytest
+from made_frames import frame, one_run
+
+from fsamlab.report.figures import accuracy_table, conventions_table, cost_table, measured_table
+
+
+def line(table, start):
+    (found,) = [text for text in table.splitlines() if text.startswith(f"| {start} |")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_methods_line_by_line(methods):
+    table = accuracy_table(methods)
+    assert line(table, "method") == ["method", "n", "at the end"]
+    assert line(table, "SGD") == ["SGD", "2", "60.00 ± 14.14"]
+    assert line(table, "SAM") == ["SAM", "2", "75.00 ± 21.21"]
+    assert line(table, "F-SAM") == ["F-SAM", "1", "80.00"]  # leads, but its spread is not known: not bold
+    assert table.index("| SGD") < table.index("| SAM") < table.index("| F-SAM")
+    assert "mean ± standard deviation over n seeds" in table
+
+
+@pytest.mark.parametrize(("lead", "bold"), [(0.0142, True), (0.0141, False)])
+def test_the_best_is_bold_when_ahead_by_more_than_the_larger_spread(lead, bold):
+    # standard deviations: SAM .01 / sqrt 2 = .0071, SGD .02 / sqrt 2 = .01414
+    runs = [one_run("sgd", 0, 0.5), one_run("sgd", 1, 0.52)]
+    runs += [one_run("sam", s, 0.51 + lead + d) for s, d in ((0, -0.005), (1, 0.005))]
+    table = accuracy_table(frame(*runs))
+    assert line(table, "SAM")[2].startswith("**") is bold
+    assert "**" not in line(table, "SGD")[2]
+
+
+def test_both_columns_where_a_validation_split_was_held_out():
+    table = accuracy_table(frame(one_run("sgd", 0, 0.5, best=0.6), one_run("sgd", 1, 0.5, best=0.8)))
+    assert line(table, "method") == ["method", "n", "at best validation epoch", "at the end"]
+    assert line(table, "SGD") == ["SGD", "2", "70.00 ± 14.14", "50.00 ± 0.00"]
+
+
+def test_parameters_that_vary_are_part_of_the_name():
+    table = accuracy_table(
+        frame(*(one_run("sam", 0, 0.5, optimizer__rho=r) for r in (0.1, 0.05)), one_run("sgd", 0, 0.4))
+    )
+    names = [text.split("|")[1].strip() for text in table.splitlines() if text.startswith("| S")]
+    assert names == ["SGD", "SAM, rho 0.05", "SAM, rho 0.1"]
+
+
+def test_conditions_are_lines_and_methods_columns():
+    accuracies = {("sgd", 0.2): 0.8, ("sgd", 0.4): 0.6, ("fsam", 0.2): 0.9, ("fsam", 0.4): 0.6}
+    runs = [one_run(m, s, a + s / 100, data__label_noise=noise) for (m, noise), a in accuracies.items() for s in (0, 1)]
+    table = accuracy_table(frame(*runs))
+    assert "at the end, mean ± standard deviation over 2 seeds" in table
+    assert line(table, "data.label_noise") == ["data.label_noise", "SGD", "F-SAM"]
+    assert line(table, "0.2") == ["0.2", "80.50 ± 0.71", "**90.50 ± 0.71**"]
+    assert line(table, "0.4") == ["0.4", "60.50 ± 0.71", "60.50 ± 0.71"]
+    uneven = accuracy_table(frame(*runs[1:]))
+    assert "over (n) seeds" in uneven
+    assert line(uneven, "0.2")[1:] == ["81.00 (1)", "90.50 ± 0.71 (2)"]
+
+
+def test_two_conditions():
+    runs = [
+        one_run(m, 0, 0.5, data__name=d, model__name=n) for m in ("sgd", "sam") for d in ("a", "b") for n in ("x", "y")
+    ]
+    table = accuracy_table(frame(*runs[:-1]))
+    assert line(table, "model") == ["model", "data", "SGD", "SAM"]
+    assert line(table, "y | b") == ["y", "b", "50.00", "-"]
+
+
+def test_cost(methods):
+    table = cost_table(methods)
+    assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00"]
+    assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50"]
+
+
+def test_measured_values_and_their_conventions(methods):
+    key, rho = "measured/sharpness/one_step", "measured/diagnostics/rho"
+    runs = methods.assign(**{key: [0.25, 0.75, 9.0, 0.5, 0.125, 0.125], rho: 0.05})
+    assert line(measured_table(runs), "SAM") == ["SAM", "2", "0.5 ± 0.35"]
+    assert line(measured_table(runs), "F-SAM") == ["F-SAM", "1", "0.5"]
+    assert line(conventions_table(runs), "rho") == ["rho", "0.05"]
+    with pytest.raises(ValueError, match="different rho"):
+        measured_table(runs.assign(**{rho: [0.05, 0.1, 0.05, 0.05, 0.05, 0.05]}))
+    with pytest.raises(ValueError, match="no run has sharpness/one_step"):
+        measured_table(methods)
+    with pytest.raises(ValueError, match="conventions"):
+        conventions_table(methods)
+
+
+def test_no_finished_run_no_table(methods):
+    with pytest.raises(ValueError, match="no finished run"):
+        accuracy_table(methods.assign(status="failed"))
+    with pytest.raises(ValueError, match="no run has final/test/acc1"):
+        accuracy_table(methods.drop(columns="final/test/acc1"))
