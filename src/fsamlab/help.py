@@ -20,6 +20,7 @@ FIRST STEPS
   python launch.py -m optimizer=sgd,sam,fsam seed=0,1,2        your own comparison, 9 runs
   python launch.py experiment=cifar100_resnet18 data.download=true
   fsamlab collect runs/quickstart                              all runs of a directory as CSV and table
+  fsamlab report runs/quickstart --open                        tables and curves as one HTML page
   fsamlab measure runs/quickstart diagnostics=full             sharpness, curvature, decomposition of finished runs
 
 ON A CLUSTER (docs/cluster.md)
