@@ -136,11 +136,24 @@ def test_log_scale_is_for_a_section(opened, made):
     loss = CHART.format("training loss")
     description(page, loss)
     before = canvas(page, loss)
-    page.locator("section[aria-labelledby=curves-loss] input[type=checkbox]").check()
+    page.locator("section[aria-labelledby=curves-loss] label:has-text('log scale') input").check()
     assert page.eval_on_selector(f"{loss} .plot", "n => n.uplot.scales.y.distr") == 3
     wait_for_canvas(page, loss, "!==", before)
     description(page, ACCURACY)
     assert page.eval_on_selector(f"{ACCURACY} .plot", "n => n.uplot.scales.y.distr") != 3
+
+
+def test_accuracies_are_shown_from_the_first_tenth_on(opened, tmp_path):
+    root = tmp_path / "made"
+    rows = [{**row("sam", 0, e), "test/acc1": 0.1 if e == 1 else 0.8 + 0.01 * e} for e in range(1, 12)]
+    make_run(root / "sam", rows=rows)
+    write_report([root], root / "report.html")
+    page = opened(root / "report.html")
+    description(page, ACCURACY)
+    scale = "document.querySelector('.plot').uplot.scales.y.min"
+    assert page.evaluate(scale) > 80
+    page.get_by_label("first tenth too").check()
+    page.wait_for_function(f"() => {scale} < 20")
 
 
 def test_bands_can_be_switched_off(opened, made):
@@ -203,7 +216,7 @@ def test_sorting(opened, made):
     page = opened(made)
     table = page.locator("#results table")
     heads = [text.strip() for text in table.locator("thead th").all_inner_texts()]
-    column = heads.index("test, at the end, %")
+    column = heads.index("test, at the end,\u00a0%")
     head = table.locator("thead th").nth(column)
     for order, sign in (("descending", -1), ("ascending", 1)):
         head.locator("button").click()

@@ -66,7 +66,12 @@ def test_the_header_says_what_was_run(tmp_path):
 
 def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
     table = results(gather([make_sweep(tmp_path / "made")]))
-    assert [h[0] for h in table.headings][:4] == ["optimizer", "n", "test, best epoch, %", "test, at the end, %"]
+    assert [h[0] for h in table.headings][:4] == [
+        "optimizer",
+        "n",
+        "test, best epoch,\u00a0%",
+        "test, at the end,\u00a0%",
+    ]
     shown = [[cell.text for cell in row][:4] for row in table.rows]
     assert shown == [  # accuracies level + .01 seed + .01
         ["F-SAM", "3", "62.00 ± 1.00", "72.00 ± 1.00"],
@@ -90,6 +95,18 @@ def test_nothing_is_loaded_from_anywhere(tmp_path):
 def test_thirty_runs_are_a_few_hundred_kilobytes(tmp_path):
     write_report([make_sweep(tmp_path / "made", ("sgd", "sam", "fsam"), seeds=10)], tmp_path / "r.html")
     assert (tmp_path / "r.html").stat().st_size < 300_000
+
+
+def test_samples_go_with_the_seed(tmp_path):
+    for optimizer in ("sgd", "sam"):
+        for seed in (0, 1):
+            summary = {"diagnostics/rho": 0.05, "diagnostics/sample_hash": f"hash{seed}"}
+            make_run(tmp_path / "made" / f"{optimizer}{seed}", optimizer, seed, summary=summary)
+    assert conventions(gather([tmp_path / "made"])) == [
+        "Sharpness and curvature while training: the same rho 0.05 in all runs."
+    ]
+    make_run(tmp_path / "made" / "z", "fsam", 0, summary={**summary, "diagnostics/sample_hash": "other"})
+    assert "runs differ in sample_hash (hash0, " in conventions(gather([tmp_path / "made"]))[0]
 
 
 def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):

@@ -16,6 +16,7 @@ from fsamlab.report.style import label
 from fsamlab.sweep.results import by_setting, clear_best
 
 PERCENT, PLAIN = "percent", "plain"
+UNITS = {PERCENT: ",\u00a0%", PLAIN: ""}
 RESULTS = (  # summary key, heading, what it is, unit, whether more is better
     (
         "best/test/acc1",
@@ -70,7 +71,9 @@ def results(gathered: Gathered) -> Table | None:
     best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
     headings = [(key.removesuffix(".name"), key, False) for key in keys]
     headings += [("n", "finished runs, which mean and standard deviation are over", True)]
-    headings += [(heading + (", %" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics]
+    headings += [
+        (heading + (",\u00a0%" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics
+    ]
     headings.append(("ms per step", "median over the runs", True))
     with_sgd = bool(table["step_vs_sgd"].notna().any())
     headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
@@ -94,8 +97,12 @@ def conventions(gathered: Gathered) -> list[str]:
     lines = []
     for prefix, what in (("", "while training"), ("measured/", "at checkpoints")):
         columns = {k: f"{prefix}diagnostics/{k}" for k in OF_SHARPNESS}
-        present = {k: gathered.finished[c].dropna() for k, c in columns.items() if c in gathered.frame}
+        runs = gathered.finished
+        present = {k: runs[c].dropna() for k, c in columns.items() if c in runs}
         values = {k: list(dict.fromkeys(map(shown, column))) for k, column in present.items() if len(column)}
+        if "sample_hash" in values and "seed" in runs:  # each seed has its own samples
+            by_seed = runs.groupby("seed")[columns["sample_hash"]].nunique()
+            values["sample_hash"] = values["sample_hash"][: int(by_seed.max())]
         differing = [f"{k} ({', '.join(v[:4])})" for k, v in values.items() if len(v) > 1]
         if differing:
             lines.append(f"Sharpness and curvature {what} may not be compared: runs differ in {', '.join(differing)}.")

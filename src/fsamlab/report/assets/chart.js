@@ -111,7 +111,7 @@ class LineChart {
       cursor: { points: { show: false }, drag: { x: true, y: true, uni: 30 } },
       scales: {
         x: { time: false, ...(options.xLog ? { distr: 3, log: 2, range: (_, low, high) => [low / 1.1, high * 1.1] } : {}) },
-        y: options.yLog ? { distr: 3 } : {},
+        y: options.yLog ? { distr: 3 } : options.fromEarly ? { range: this.laterRange(lines) } : {},
       },
       axes: [
         { ...axis(false), ...(options.ticks ? { splits: () => options.ticks } : {}), label: options.axisLabel ?? AXIS_NAMES[options.axis], labelSize: 18, size: 34 },
@@ -124,6 +124,15 @@ class LineChart {
     this.uplot = new uPlot(config, this.data, this.plot);
     this.plot.uplot = this.uplot;
     this.uplot.over.addEventListener("mouseleave", () => this.leave());
+  }
+
+  /* Accuracies rise from chance in the first tenth of training, and would leave no room for what follows. */
+  laterRange(lines) {
+    const [start, end] = [this.data[0][0], this.data[0][this.data[0].length - 1]];
+    const later = lines.flatMap((l) => l.mean.filter((v, i) => v !== null && l.x[i] >= start + 0.1 * (end - start)));
+    const [low, high] = [Math.min(...later), Math.max(...later)];
+    const margin = 0.08 * (high - low) || 1;
+    return (_, min, max) => [Math.max(min, low - margin), Math.min(max, high + margin)];
   }
 
   /* One point has no curve: its value is a bar. */

@@ -1,6 +1,6 @@
 // What the reader chooses, the legend, and which charts have to be drawn anew.
 
-const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), hidden: new Set() };
+const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), whole: new Set(), hidden: new Set() };
 let groups = [];
 const drawn = []; // {node, draw, visible, stale}: drawn when they come into sight
 

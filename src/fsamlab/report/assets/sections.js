@@ -11,7 +11,8 @@ function metricChart(parent, section, metric) {
   whenSeen(chart.figure, () => {
     const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
     const found = lines.filter(({ curve }) => curve !== null).map(({ curve, ...group }) => ({ ...group, ...curve }));
-    chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section) });
+    const fromEarly = metric.percent && !state.whole.has(section);
+    chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section), fromEarly });
   });
 }
 
@@ -20,13 +21,16 @@ function buildCurves() {
   DATA.groups.forEach((name) => {
     const metrics = DATA.metrics.filter((metric) => metric.group === name);
     if (!metrics.length) return;
-    const log = check("log scale", false, (value) => {
-      if (value) state.log.add(name);
-      else state.log.delete(name);
-      redraw();
-    });
+    const choice = (label, chosen) =>
+      check(label, false, (value) => {
+        if (value) chosen.add(name);
+        else chosen.delete(name);
+        redraw();
+      });
+    const choices = [choice("log scale", state.log)];
+    if (metrics.some((metric) => metric.percent)) choices.unshift(choice("first tenth too", state.whole));
     const id = `curves-${name.replaceAll(" ", "-")}`;
-    const heading = element("div", { class: "bar-heading" }, element("h3", { id }, name), log);
+    const heading = element("div", { class: "bar-heading" }, element("h3", { id }, name), element("span", { class: "controls" }, ...choices));
     const first = element("div", { class: "charts" });
     root.append(element("section", { "aria-labelledby": id }, heading, first));
     const headlines = metrics.filter((m) => m.headline);
