@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def gather(paths: Iterable[Path]) -> Gathered:
         directories=[s.run.directory for s in states],
         curves=curves or Curves(points_per_curve(0)),
         commands=[
-            (str(launch.entry.get("time")), " ".join(map(str, launch.entry.get("command") or [])))
+            (str(launch.entry.get("time")), shlex.join(map(str, launch.entry.get("command") or [])))
             for found in launches.values()
             for launch in found
         ],
@@ -126,7 +127,7 @@ def _read(
         environment = read_json(directory / "env.json")
         row.update(collect_run(directory))
         metrics += read_rows(directory)
-        metrics += [_measured(m) for m in read_measurements(directory)]
+        metrics += _measured(read_measurements(directory))
     except UNREADABLE as e:
         name = "" if isinstance(e, Damaged) else f"{type(e).__name__}: "
         reasons.append(f"cannot be read in full: {name}{' '.join(str(e).split())}")
@@ -137,9 +138,13 @@ def _read(
     return row, metrics, environment
 
 
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
-    return {"step": row["step"], "epoch": row["epoch"], **values}
+def _measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each measured step; of what was measured there twice the newest value, as in the table."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
+        found.setdefault(row["step"], {}).update({"step": row["step"], "epoch": row["epoch"], **values})
+    return list(found.values())
 
 
 def _is_config(column: str) -> bool:

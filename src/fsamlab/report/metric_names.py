@@ -7,7 +7,10 @@ from collections.abc import Iterable
 GROUPS = ("accuracy", "loss", "sharpness", "curvature", "perturbation", "noise", "schedule and cost")
 MEASURED = "measured/"  # by `fsamlab measure`, at a checkpoint
 DIRECTIONS = ("sam", "fsam", "sam_full", "sam_component", "sam_noise", "sam_db", "random")  # of friendliness
-RATIOS = {"noise/scale": ("noise/trace_sigma", "noise/grad_sq")}  # the mean of such a ratio over runs is biased
+RATIOS = {  # the mean of such a ratio over runs is biased: the ratio of the means is shown
+    f"{prefix}noise/scale": (f"{prefix}noise/trace_sigma", f"{prefix}noise/grad_sq")
+    for prefix in ("", MEASURED, "final/")
+}
 TITLES = {
     "test/acc1": "test accuracy, %",
     "val/acc1": "validation accuracy, %",

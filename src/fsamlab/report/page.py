@@ -27,6 +27,8 @@ from fsamlab.report.gather import Gathered, gather
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sections.js")
 MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
+EXACT = 17
+SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
 SUMMARIES = ("final/", "best/", "cost/step_ms", *MEASURED)
 
 
@@ -35,9 +37,14 @@ def write_report(paths: Sequence[Path], out: Path) -> Gathered:
 
     Raises:
         ConfigError: there are no runs.
+        OSError: `out` cannot be written; what was there before is still there.
     """
     gathered = gather(paths)
-    write_atomic(out, render(gathered, page_tables.title(gathered, paths)))
+    page = render(gathered, page_tables.title(gathered, paths))
+    try:
+        write_atomic(out, page)
+    except OSError as e:  # whose name is the temporary file's
+        raise OSError(e.errno, e.strerror, str(out)) from e
     return gathered
 
 
@@ -71,7 +78,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
     """Return what the page's script draws from, ready for JSON."""
     frame = gathered.frame
     methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metric_names.DIRECTIONS])
-    numbers = {str(c): [number(v) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)}
+    numbers = {str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)}
     return {
         "runs": [
             {"name": d.name, "status": status} for d, status in zip(gathered.directories, frame["status"].astype(str))
@@ -130,7 +137,7 @@ def _value(value: Any) -> Any:
         return str(list(value))
     if isinstance(value, float) and value != value:
         return None
-    return value if isinstance(value, bool | str) else number(value)
+    return value if isinstance(value, bool | str) else number(value, EXACT)  # rounded, two settings might become one
 
 
 def _asset(name: str) -> str:

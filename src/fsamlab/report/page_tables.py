@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,10 @@ class Table:
 
 
 def results(gathered: Gathered) -> Table | None:
-    """Return the results by setting, methods in the order of the sweep; None before a run has finished."""
+    """Return the results by setting; None before a run has finished.
+
+    Settings that are compared with each other stand together, methods in the order of the sweep.
+    """
     metrics = [r for r in RESULTS if r[0] in gathered.frame]
     table = by_setting(gathered.frame, [m[0] for m in metrics])
     if table.empty:
@@ -70,19 +73,24 @@ def results(gathered: Gathered) -> Table | None:
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
     best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
     headings = [(key.removesuffix(".name"), key, False) for key in keys]
-    headings += [("n", "finished runs, which mean and standard deviation are over", True)]
+    headings += [("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)]
     headings += [
         (heading + (",\u00a0%" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics
     ]
     headings.append(("ms per step", "median over the runs", True))
     with_sgd = bool(table["step_vs_sgd"].notna().any())
     headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
+    scopes = [k for k in keys if not k.startswith("optimizer.")]
+    if scopes:
+        table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
     rows = []
     for i, row in table.iterrows():
         cells = [Cell(_setting(key, row[key]), _sortable(row[key]), key=True) for key in keys]
         cells.append(Cell(str(row["n"]), row["n"]))
         for key, _, _, unit, _ in metrics:
-            cells.append(mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ())))
+            cell = mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ()))
+            fewer = 0 < row[f"{key} n"] < row["n"]
+            cells.append(replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell)
         cells.append(_plain(row["step_ms"], "{:.1f}"))
         cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
         rows.append(cells)
@@ -136,6 +144,8 @@ def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
     if unit == PERCENT:
         spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
         return Cell(f"{100 * mean:.2f}{spread}", mean, bold)
+    if std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
+        std = 0.0
     if math.isnan(std) or not 1e-6 < std < 1e5:
         return Cell(f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}"), mean, bold)
     decimals = max(0, 1 - math.floor(math.log10(std)))  # two digits of the deviation, the mean with as many decimals

@@ -89,8 +89,8 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
 def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    Only finished runs count, and one that is in two sweeps counts once. `step_vs_sgd` is the median time of a step
-    over that of plain SGD in the same remaining setting.
+    Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have the
+    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
@@ -105,14 +105,16 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
         for metric in metrics:
             if metric in runs and runs[metric].notna().any():
                 row[f"{metric} mean"], row[f"{metric} std"] = runs[metric].mean(), runs[metric].std(ddof=1)
-        row["step_ms"] = runs["cost/step_ms"].median()
+                row[f"{metric} n"] = runs[metric].count()
+        row["step_ms"] = runs["cost/step_ms"].median() if "cost/step_ms" in runs else float("nan")
         rows.append(row)
     table = pd.DataFrame(rows)
     others = _others(keys)
     sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
     ratios = []
     for _, setting in table.iterrows():
-        same = sgd[(sgd[others] == setting[others]).all(axis=1)] if others else sgd
+        alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
+        same = sgd[alike.all(axis=1)]
         ratios.append(setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan"))
     return table.assign(step_vs_sgd=ratios)
 
