@@ -52,6 +52,7 @@ def render(gathered: Gathered, title: str) -> str:
     """Return the page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     varied = varying_keys(gathered)
+    data = payload(gathered, varied)
     script = "\n".join(_asset(name) for name in SCRIPTS[1:])
     scripts = [_asset(SCRIPTS[0]), f'(() => {{\n"use strict";\n{script}\n}})();']
     return environment.from_string(_asset("page.html")).render(
@@ -61,7 +62,8 @@ def render(gathered: Gathered, title: str) -> str:
         + " ".join(f"'sha256-{_sha256(s)}'" for s in scripts),
         styles=[_asset("uPlot.min.css"), _asset("report.css")],
         scripts=scripts,
-        data=_json(payload(gathered, varied)),
+        data=_json(data),
+        sensitive=bool(data["sensitivities"]),
         counts=gathered.counts(),
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),

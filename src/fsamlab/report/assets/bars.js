@@ -1,8 +1,8 @@
 // Tables whose cells are bars: a number for everyone, a length for the eye.
 
-/* rows: {label, swatch, cells: [{mean, std, n}]}; the cells of all columns share one scale with zero in it. */
-function barTable(caption, first, columns, rows) {
-  const ends = rows.flatMap(({ cells }) =>
+/* rows: {label, style, cells: [{mean, std, n}]}; all cells share one scale with zero in it, those of `scaleOf`. */
+function barTable(caption, first, columns, rows, scaleOf = rows) {
+  const ends = scaleOf.flatMap(({ cells }) =>
     cells.filter((c) => c.mean !== null).flatMap((c) => [c.mean - (c.std ?? 0), c.mean + (c.std ?? 0)]),
   );
   const low = Math.min(0, ...ends);
@@ -24,7 +24,9 @@ function barTable(caption, first, columns, rows) {
     const zero = element("span", { class: "zero" });
     zero.style.left = percent(-low);
     track.append(zero);
-    return element("td", {}, track, element("span", { class: "number" }, formatSpread(cell)));
+    const [value, runs] = formatSpread(cell).split(/ (?=\(n)/);
+    const number = element("span", { class: "number" }, `${value} `, element("span", { class: "whole" }, runs));
+    return element("td", {}, track, number);
   };
   const head = [first, ...columns].map((column) => element("th", { scope: "col" }, column));
   const body = rows.map(({ label, style, cells }) =>

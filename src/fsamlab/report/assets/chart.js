@@ -54,7 +54,8 @@ class LineChart {
     this.table = element("details", {}, element("summary", {}, "values"));
     this.table.addEventListener("toggle", () => this.fillTable());
     this.bars = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values of ${title}`, hidden: true });
-    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.bars, this.table);
+    this.note = element("p", { class: "note" });
+    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.bars, this.table, this.note);
     parent.append(this.figure);
     new ResizeObserver(() => this.resize()).observe(this.plot);
   }
@@ -66,6 +67,7 @@ class LineChart {
     this.uplot?.destroy();
     this.uplot = null;
     this.plot.replaceChildren();
+    this.note.textContent = "";
     this.plot.setAttribute("aria-label", this.description());
     this.fillTable();
     const single = lines.length > 0 && lines.every((line) => line.x.length === 1);
@@ -73,11 +75,18 @@ class LineChart {
     this.plot.hidden = this.table.hidden = single;
     if (single) return this.drawBars();
     if (!lines.length) {
-      this.plot.append(element("p", { class: "empty" }, "no values in the groups shown"));
+      const timed = options.axis === "time" ? " that have a time (checkpoints have none)" : "";
+      this.plot.append(element("p", { class: "empty" }, `no values in the groups shown${timed}`));
       return;
     }
     const positive = (values) => (options.yLog ? values.map((v) => (v > 0 ? v : null)) : values);
     const floor = Math.min(...lines.flatMap((l) => l.mean.filter((v) => v > 0))) / 2;
+    const lost = options.yLog ? lines.flatMap((l) => l.mean).filter((v) => v !== null && v <= 0).length : 0;
+    this.note.textContent = lost ? `${lost} points at or below 0 have no place on a log scale` : "";
+    if (options.yLog && floor === Infinity) {
+      this.plot.append(element("p", { class: "empty" }, "no positive value in the groups shown"));
+      return;
+    }
     const edge = (line, sign) =>
       line.mean.map((m, i) => {
         if (m === null || line.std[i] === null) return null;
@@ -129,7 +138,9 @@ class LineChart {
   /* Accuracies rise from chance in the first tenth of training, and would leave no room for what follows. */
   laterRange(lines) {
     const [start, end] = [this.data[0][0], this.data[0][this.data[0].length - 1]];
-    const later = lines.flatMap((l) => l.mean.filter((v, i) => v !== null && l.x[i] >= start + 0.1 * (end - start)));
+    const ends = ({ mean, std }, i) => [-1, 1].map((sign) => mean[i] + sign * (this.options.band ? (std[i] ?? 0) : 0));
+    const shown = (l, i) => l.mean[i] !== null && l.x[i] >= start + 0.1 * (end - start);
+    const later = lines.flatMap((l) => l.x.flatMap((_, i) => (shown(l, i) ? ends(l, i) : [])));
     const [low, high] = [Math.min(...later), Math.max(...later)];
     const margin = 0.08 * (high - low) || 1;
     return (_, min, max) => [Math.max(min, low - margin), Math.min(max, high + margin)];

@@ -65,10 +65,13 @@ function legend() {
       return button;
     }),
   );
-  const more = groups.length > MAX_GROUPS;
-  document.getElementById("too-many").textContent = more
-    ? `${groups.length} groups: the first ${MAX_GROUPS} are drawn. Group by another key to see all runs.`
-    : "";
+  const notes = [];
+  if (groups.length > MAX_GROUPS) {
+    notes.push(`${groups.length} groups: the first ${MAX_GROUPS} are drawn. Group by another key to see all runs.`);
+  }
+  const mixed = mixedKeys(groups);
+  if (mixed.length) notes.push(`Means and bands are over runs that also differ in ${mixed.join(", ")}.`);
+  document.getElementById("notes").textContent = notes.join(" ");
 }
 
 function select(label, options, value, change) {

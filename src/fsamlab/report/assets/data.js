@@ -13,7 +13,12 @@ const MIXED = ["#d55e00", "#0072b2", "#009e73", "#b58900", "#8f5fd0", "#d6498f",
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
-const shortKey = (key) => key.replace(/\.name$/, "").replace(/^(optimizer|data|train|model)\./, "");
+
+/* A key as labels show it: without its section, where no other key would look the same. */
+function shortKey(key) {
+  const short = (k) => k.replace(/\.name$/, "").replace(/^(optimizer|data|train|model)\./, "");
+  return Object.keys(DATA.keys).filter((k) => short(k) === short(key)).length > 1 ? key : short(key);
+}
 
 function shownValue(key, value) {
   if (value === null || value === undefined) return "–";
@@ -42,44 +47,59 @@ function groupsOf(keys, byRun) {
     }
     found.get(id).runs.push(run);
   });
-  const groups = [...found.values()];
+  const groups = [...found.values()].sort((a, b) => b.finished - a.finished);
   colourise(groups);
   return groups;
 }
 
-/* A group of one method has the method's colour; several such groups differ in shade and dash. */
+/* A method's first group looks like the method; its further ones differ in shade and dash from all of that colour. */
 function colourise(groups) {
-  const families = new Map();
+  const seen = new Set();
+  const further = new Map(); // colour -> groups
+  let mixed = 0;
   groups.forEach((group) => {
     const methods = new Set(group.runs.map(method));
     group.method = methods.size === 1 ? [...methods][0] : null;
-    const family = group.method ?? "";
-    if (!families.has(family)) families.set(family, []);
-    families.get(family).push(group);
+    const style = DATA.styles[group.method];
+    group.shade = 0;
+    if (style) {
+      Object.assign(group, { colour: style.colour, dash: style.dash });
+      if (seen.has(group.method)) further.set(style.colour, [...(further.get(style.colour) ?? []), group]);
+      seen.add(group.method);
+    } else {
+      group.colour = MIXED[mixed % MIXED.length];
+      group.dash = DASHES[Math.floor(mixed / MIXED.length) % DASHES.length];
+      mixed += 1;
+    }
   });
-  families.forEach((family, name) => {
-    const style = DATA.styles[name];
+  further.forEach((family) =>
     family.forEach((group, i) => {
-      group.colour = style ? style.colour : MIXED[i % MIXED.length];
-      group.shade = style && family.length > 1 ? (0.65 * i) / (family.length - 1) : 0;
-      group.dash = style && family.length === 1 ? style.dash : DASHES[i % DASHES.length];
-    });
-  });
+      group.shade = (0.65 * (i + 1)) / family.length;
+      group.dash = DASHES[(i + 1) % DASHES.length];
+    }),
+  );
+}
+
+/* Keys in which the runs of a group differ although its name does not say so; seeds aside. */
+function mixedKeys(groups) {
+  return DATA.settings.filter((key) =>
+    groups.some(({ runs }) => runs.some((run) => DATA.keys[key][run] !== DATA.keys[key][runs[0]])),
+  );
 }
 
 function curveOf(metric, run, axis) {
   const curve = CURVES.get(metric)?.get(run);
   if (!curve) return null;
   const grid = axis === "time" ? DATA.times[`${run} ${curve.grid}`] : DATA.grids[curve.grid][axis];
-  const x = [];
-  const y = [];
+  const found = { x: [], y: [], steps: [] };
   curve.values.forEach((value, i) => {
     if (value !== null && grid[i] !== null) {
-      x.push(grid[i]);
-      y.push(value);
+      found.x.push(grid[i]);
+      found.y.push(value);
+      found.steps.push(DATA.grids[curve.grid].step[i]);
     }
   });
-  return x.length ? { x, y } : null;
+  return found.x.length ? found : null;
 }
 
 /* Exponential moving average without the bias of its start. */
@@ -121,11 +141,19 @@ function meanStd(values) {
   return { mean, std, n };
 }
 
+const equal = (a, b) => a.length === b.length && a.every((v, i) => v === b[i]);
+
+/* Runs with the same steps: a point stands at its mean time. Else a mean would jump where its fastest run ends. */
+function atMeanTimes(curves) {
+  if (!curves.every(({ steps }) => equal(steps, curves[0].steps))) return curves;
+  const x = curves[0].x.map((_, i) => meanStd(curves.map((c) => c.x[i])).mean);
+  return curves.map((curve) => ({ ...curve, x }));
+}
+
 /* Mean, standard deviation (n - 1) and number of runs at each x. Runs with points of their own are interpolated. */
 function average(curves) {
-  const first = curves[0].x;
-  const same = curves.every(({ x }) => x.length === first.length && x.every((v, i) => v === first[i]));
-  let x = first;
+  const same = curves.every((c) => equal(c.x, curves[0].x));
+  let x = curves[0].x;
   if (!same) {
     x = [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b);
     const stride = Math.ceil(x.length / MAX_UNION);
@@ -136,28 +164,44 @@ function average(curves) {
   return { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
 }
 
+const ratio = (above, below) => (above !== null && below > 0 ? above / below : null);
+
 /* A group's mean curve of a metric, null where no run of it has one. A ratio is one of means, not a mean of ratios. */
 function groupCurve(group, metric, axis, smoothing, factor) {
   if (DATA.ratios[metric]) {
     const [above, below] = DATA.ratios[metric].map((part) => groupCurve(group, part, axis, smoothing, factor));
     if (!above || !below) return null;
-    const mean = above.x.map((_, i) => (below.mean[i] > 0 ? above.mean[i] / below.mean[i] : null));
+    const belowAt = new Map(below.x.map((x, i) => [x, below.mean[i]]));
+    const mean = above.mean.map((value, i) => ratio(value, belowAt.get(above.x[i])));
     return { ...above, mean, std: above.x.map(() => null) };
   }
   const curves = group.runs
     .map((run) => curveOf(metric, run, axis))
     .filter((curve) => curve !== null)
-    .map(({ x, y }) => ({ x, y: smoothed(y.map((v) => factor * v), smoothing) }));
-  return curves.length ? average(curves) : null;
+    .map((curve) => ({ ...curve, y: smoothed(curve.y.map((v) => factor * v), smoothing) }));
+  if (!curves.length) return null;
+  return average(axis === "time" ? atMeanTimes(curves) : curves);
 }
 
-/* The group's values of a metric at the recorded points nearest to an epoch. */
+/* The group's values of a metric at the recorded points nearest to an epoch, and at which epochs these are. */
 function groupValueAt(group, metric, epoch) {
-  const values = group.runs
-    .map((run) => curveOf(metric, run, "epoch"))
-    .filter((curve) => curve !== null)
-    .map(({ x, y }) => y[nearestIndex(x, epoch)]);
-  return meanStd(values);
+  const curves = group.runs.map((run) => curveOf(metric, run, "epoch")).filter((curve) => curve !== null);
+  const nearest = curves.map(({ x }) => nearestIndex(x, epoch));
+  const epochs = [...new Set(curves.map(({ x }, i) => x[nearest[i]]))];
+  return { ...meanStd(curves.map(({ y }, i) => y[nearest[i]])), epochs };
+}
+
+/* A label that says at which epochs values are, where that is not the epoch asked for. */
+function labelAt(label, epochs, epoch) {
+  return epochs.every((e) => e === epoch) ? label : `${label} (at epoch ${epochs.map(format).join(", ")})`;
+}
+
+/* Mean and deviation of a summary's value over runs; a ratio is one of means, without a deviation. */
+function summaryOf(runs, name, factor) {
+  const values = (key) => runs.map((run) => DATA.summary[key]?.[run] ?? null).filter((v) => v !== null);
+  if (!DATA.ratios[name]) return meanStd(values(name).map((v) => factor * v));
+  const [above, below] = DATA.ratios[name].map((part) => meanStd(values(part)));
+  return { mean: ratio(above.mean, below.mean), std: null, n: above.n };
 }
 
 /* `perturbation/...` as logged while training, else as `fsamlab measure` found it. */
@@ -173,11 +217,14 @@ function format(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+const MAX_DECIMALS = 6;
+
 /* The deviation with two digits, the mean with as many decimals. */
 function formatSpread({ mean, std, n }) {
-  if (mean === null || std === null || std === 0 || Math.abs(mean) >= 1e5 || std < 1e-6) {
-    return `${format(mean)}${std === null ? "" : ` ± ${format(std)}`} (n = ${n})`;
+  const runs = `(n = ${n})`;
+  const decimals = std > 0 ? Math.max(0, 1 - Math.floor(Math.log10(std))) : 0;
+  if (mean === null || !std || Math.abs(mean) >= 1e5 || decimals > MAX_DECIMALS) {
+    return `${format(mean)}${std === null ? "" : ` ± ${format(std)}`} ${runs}`;
   }
-  const decimals = Math.max(0, 1 - Math.floor(Math.log10(std)));
-  return `${mean.toFixed(decimals)} ± ${std.toFixed(decimals)} (n = ${n})`;
+  return `${mean.toFixed(decimals)} ± ${std.toFixed(decimals)} ${runs}`;
 }

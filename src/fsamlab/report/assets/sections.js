@@ -97,7 +97,7 @@ function buildShares(root) {
     const rows = shownGroups().map((group) => {
       const full = groupValueAt(group, share, epoch);
       const noise = { ...full, mean: full.mean === null ? null : 1 - full.mean };
-      return { label: group.label, style: group, cells: [full, noise] };
+      return { label: labelAt(group.label, full.epochs, epoch), style: group, cells: [full, noise] };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
     return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", ["full gradient", "noise"], measured);
@@ -112,17 +112,20 @@ function buildFriendliness(root) {
   root.append(box);
   const having = () => shownGroups().filter((g) => g.runs.some((run) => CURVES.get(first).has(run)));
   barsAtEpoch(box, "friendliness", first, (epoch) => {
-    const tables = having().map((group) => {
+    const found = having().map((group) => {
       const rows = DATA.directions.map((direction) => ({
         label: DATA.styles[direction].label,
         style: DATA.styles[direction],
         cells: ["batch", "other"].map((part) => groupValueAt(group, rise(part, direction), epoch)),
       }));
-      const found = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
-      const caption = `Friendliness, trained with ${group.label}: rise of the loss along each direction, nats`;
-      return barTable(caption, "direction", ["on the batch", "on the other samples"], found);
+      const measured = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
+      const epochs = [...new Set(measured.flatMap(({ cells }) => cells.flatMap((cell) => cell.epochs)))];
+      const name = labelAt(group.label, epochs, epoch);
+      return { rows: measured, caption: `Friendliness, trained with ${name}: rise of the loss along each direction, nats` };
     });
-    return element("div", { class: "pair" }, ...tables);
+    const all = found.flatMap(({ rows }) => rows); // one scale: the tables are compared
+    const columns = ["on the batch", "on the other samples"];
+    return element("div", { class: "pair" }, ...found.map(({ caption, rows }) => barTable(caption, "direction", columns, rows, all)));
   });
 }
 
@@ -137,18 +140,17 @@ function buildDecomposition() {
 /* Groups of finished runs that agree in `others`, as lines over the values of `key`. */
 function sensitivityLines({ key, others }, summary) {
   const factor = percentFactor(summary);
-  const lines = groupsOf(others, false).filter((group) => group.finished);
-  return lines
+  return groupsOf(others, false)
+    .filter((group) => group.finished)
     .map((group) => {
       const at = new Map();
       group.runs.forEach((run) => {
-        const [x, y] = [DATA.keys[key][run], DATA.summary[summary][run]];
-        if (typeof x !== "number" || y === null) return;
-        if (!at.has(x)) at.set(x, []);
-        at.get(x).push(factor * y);
+        const x = DATA.keys[key][run];
+        if (typeof x !== "number" || DATA.summary[summary][run] === null) return;
+        at.set(x, [...(at.get(x) ?? []), run]);
       });
       const x = [...at.keys()].sort((a, b) => a - b);
-      const each = x.map((value) => meanStd(at.get(value)));
+      const each = x.map((value) => summaryOf(at.get(value), summary, factor));
       const curve = { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
       return { ...group, ...curve, label: group.label || "all runs" };
     })
@@ -157,7 +159,6 @@ function sensitivityLines({ key, others }, summary) {
 
 function buildSensitivity() {
   const root = document.getElementById("sensitivity-body");
-  document.getElementById("sensitivity").hidden = !DATA.sensitivities.length;
   const names = Object.keys(DATA.summary);
   const start = ["best/test/acc1", "final/test/acc1"].find((name) => names.includes(name)) ?? names[0];
   DATA.sensitivities.forEach((sensitivity) => {
