@@ -56,10 +56,12 @@ def test_a_key_in_rows_of_several_kinds_is_one_curve_in_order():
 def test_what_is_not_finite_is_counted_and_left_out():
     curves = Curves(num_points=10)
     values = [1.0, float("nan"), float("inf")]
-    curves.add(0, [{"step": i, "epoch": i, "train/loss": v, "val/loss": float("nan")} for i, v in enumerate(values)])
+    rest = {"val/loss": float("nan"), "diagnostics/batchnorm": "eval"}
+    curves.add(0, [{"step": i, "epoch": i, "train/loss": v, **rest} for i, v in enumerate(values)])
     assert curves.by_metric["train/loss"] == [(0, 0, [1.0, None, None])]
     assert "val/loss" not in curves.by_metric
-    assert dict(curves.not_finite) == {"train/loss": 2, "val/loss": 3}
+    assert {k: n for k, n in curves.not_finite.items() if n} == {"train/loss": 2, "val/loss": 3}
+    assert curves.without_values == ["val/loss"]
 
 
 def test_long_curves_are_thinned_and_the_page_knows():

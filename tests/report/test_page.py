@@ -1,11 +1,12 @@
 """The page's content, read back from the file."""
 
+import errno
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
-from made import make_run, make_sweep
+from made import make_run, make_sweep, row
 
 from fsamlab.cli import main
 from fsamlab.config import ConfigError
@@ -80,6 +81,87 @@ def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
     ]
     assert [[cell.bold for cell in row][3] for row in table.rows] == [True, False, False]
     assert [row[-1].text for row in table.rows] == ["2.00x", "2.00x", "1.00x"]
+
+
+def test_a_cell_says_where_fewer_runs_have_the_value(tmp_path):
+    for seed in range(3):
+        measured = {"curvature/lambda_max": 10.0 + seed} if seed else None
+        make_run(tmp_path / "made" / f"s{seed}", seed=seed, measured=measured)
+    table = results(gather([tmp_path / "made"]))
+    column = [h[0] for h in table.headings].index("lambda_max, measured")
+    assert table.rows[0][1].text == "3"
+    assert table.rows[0][column].text == "11.50 ± 0.71 (n\u00a0=\u00a02)"
+
+
+def test_settings_that_are_compared_stand_together(tmp_path):
+    for i, (optimizer, model) in enumerate([("sgd", "a"), ("sgd", "b"), ("sam", "a"), ("sam", "b")]):
+        for seed in (0, 1):
+            make_run(tmp_path / "made" / f"{i}-{seed}", optimizer, seed, model=model)
+    table = results(gather([tmp_path / "made"]))
+    assert [[cell.text for cell in row][:2] for row in table.rows] == [
+        ["SGD", "a"],
+        ["SAM", "a"],
+        ["SGD", "b"],
+        ["SAM", "b"],
+    ]
+    column = [h[0] for h in table.headings].index("test, at the end,\u00a0%")
+    assert [row[column].bold for row in table.rows] == [False, True, False, True]
+
+
+def test_runs_without_summary_or_environment_have_a_page(tmp_path):
+    directory = make_run(tmp_path / "made" / "s0")
+    for name in ("summary.json", "env.json"):
+        (directory / name).unlink()
+    _, page = written(tmp_path / "made")
+    assert "1 finished" in page.text
+
+
+def test_a_metric_without_a_finite_value_is_named(tmp_path):
+    rows = [{**row("sam", 0, e), "val/loss": float("nan")} for e in (1, 2)]
+    make_run(tmp_path / "made" / "s0", rows=rows)
+    _, page = written(tmp_path / "made")
+    assert "Without one finite value: val/loss." in page.text
+
+
+def test_what_was_measured_twice_at_a_step_is_one_point_the_newest(tmp_path):
+    directory = make_run(tmp_path / "made" / "s0", measured={"curvature/trace": 1.0, "curvature/lambda_max": 2.0})
+    again = {"step": 50, "epoch": 5.0, "measured": "2027", "curvature/trace": 3.0}
+    (directory / "measurements" / "best.jsonl").write_text(json.dumps(again) + "\n")
+    found = gather([tmp_path / "made"]).curves.by_metric
+    assert found["measured/curvature/trace"][0][2] == [3.0]
+    assert found["measured/curvature/lambda_max"][0][2] == [2.0]
+
+
+def test_a_command_can_be_given_again(tmp_path):
+    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
+    (root / "launches").mkdir()
+    entry = {"time": "2026-01-01", "command": ["launch.py", "-m", "seed=range(0,3)", "name=a b"], "jobs": []}
+    (root / "launches" / "1.json").write_text(json.dumps(entry))
+    gathered = gather([root])
+    assert gathered.commands == [("2026-01-01", "launch.py -m 'seed=range(0,3)' 'name=a b'")]
+    assert len(gathered.notes) == 1  # the record of the configurations is missing: the page is made without
+    assert gathered.notes[0].startswith(f"the configurations of launch {root}/launches/1.json cannot be read")
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
+    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
+    out = tmp_path / "missing" / "page.html"
+    assert main(["report", str(root), "--out", str(out)]) == 1
+    assert capsys.readouterr().err == f"error: {out}: No such file or directory\n"
+    before = sorted(tmp_path.iterdir())
+    assert main(["report", str(root), "--out", str(root)]) == 1  # a directory
+    assert capsys.readouterr().err == f"error: {root}: Is a directory\n"
+    assert sorted(tmp_path.iterdir()) == before
+    (root / "report.html").write_text("the earlier page")
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr("os.replace", full)
+    assert main(["report", str(root)]) == 1
+    assert capsys.readouterr().err == f"error: {root}/report.html: No space left on device\n"
+    assert (root / "report.html").read_text() == "the earlier page"
+    assert sorted(p.name for p in root.iterdir()) == ["report.html", "sam-s0"]
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path):
@@ -241,6 +323,20 @@ def test_what_varies_can_be_grouped_by(tmp_path):
     assert data["summary"]["final/test/acc1"][0] == pytest.approx(0.71)
 
 
+def test_values_that_group_runs_are_exact(tmp_path):
+    for i, rho in enumerate((0.123456, 0.123457)):
+        make_run(tmp_path / "made" / f"{i}", rho=rho)
+    gathered = gather([tmp_path / "made"])
+    data = payload(gathered, varying_keys(gathered))
+    assert data["keys"]["optimizer.rho"] == [0.123456, 0.123457]
+    assert data["ratios"]["measured/noise/scale"] == ("measured/noise/trace_sigma", "measured/noise/grad_sq")
+
+
+def test_titles():
+    assert metric_names.title("measured/curvature/trace") == "Hessian trace (measured at a checkpoint)"
+    assert metric_names.title("measured/mine/value") == "mine/value (measured at a checkpoint)"
+
+
 @pytest.mark.parametrize(
     ("key", "group"),
     [
@@ -279,6 +375,7 @@ def test_durations(seconds, words):
         (1234.5, 321.0, "plain", "1234 ± 321"),
         (0.003967, 4.725e-05, "plain", "0.003967 ± 0.000047"),
         (2.5, 0.0, "plain", "2.5 ± 0"),
+        (0.4, 6.8e-17, "plain", "0.4 ± 0"),
         (float("nan"), float("nan"), "plain", "–"),
     ],
 )

@@ -65,6 +65,21 @@ def test_relative_time_is_found_although_sgd_has_no_rho(tmp_path):
     assert sorted(table["step_vs_sgd"]) == [1.0, 2.0, 2.0]
 
 
+def test_relative_time_where_a_setting_has_no_value(tmp_path):
+    for optimizer in ("sgd", "sam"):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{optimizer}{seed}", optimizer, seed, 0.5)
+    frame = collect(find_runs([tmp_path])).assign(**{"data.subset": [None, 0.1, None, 0.1]})
+    table = by_setting(frame)
+    assert sorted(table["step_vs_sgd"]) == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_a_metric_that_only_some_runs_have(frame):
+    table = by_setting(frame.assign(mine=[1.0, None, None, None, None]), ["mine"]).set_index("optimizer.name")
+    assert table["mine n"].max() == 1
+    assert by_setting(frame.drop(columns="cost/step_ms"))["step_ms"].isna().all()
+
+
 def test_a_run_that_never_started_adds_no_column(tmp_path):
     make_run(tmp_path / "a", "sgd", 0, 0.5)
     frame = collect([tmp_path / "a", tmp_path / "never"])

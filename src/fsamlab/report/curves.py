@@ -79,7 +79,7 @@ class Curves:
                 kept[which] = thin(indices, self.num_points)
             values = [rows[i][key] for i in kept[which]]
             numbers = [number(value) for value in values]
-            self.not_finite[key] += sum(n is None for n in numbers)
+            self.not_finite[key] += sum(n is None and isinstance(v, float) for n, v in zip(numbers, values))
             if any(n is not None for n in numbers):
                 grid = self._grid(run, [rows[i] for i in kept[which]])
                 self.by_metric[key].append((run, grid, numbers))
@@ -98,6 +98,11 @@ class Curves:
         """Whether any curve has lost points."""
         return self.longest > self.num_points
 
+    @property
+    def without_values(self) -> list[str]:
+        """The metrics that were NaN or infinite throughout, and have no curve."""
+        return [key for key, count in self.not_finite.items() if count and key not in self.by_metric]
+
     def as_dict(self) -> dict[str, Any]:
         """Return what the page needs."""
-        return {"grids": self.grids, "curves": self.by_metric, "times": self.times}
+        return {"grids": self.grids, "curves": self.by_metric, "times": self.times, "thinned": self.thinned}

@@ -17,7 +17,7 @@ from fsamlab.files import Damaged, read_json
 from fsamlab.measure import read_measurements
 from fsamlab.record import read_rows
 from fsamlab.report.curves import Curves, points_per_curve
-from fsamlab.sweep.plan import read_launches
+from fsamlab.sweep.plan import Launch, read_launches
 from fsamlab.sweep.results import collect_run, flatten, varied_keys
 from fsamlab.sweep.status import RunState, sweep_state
 
@@ -75,12 +75,12 @@ def gather(paths: Iterable[Path]) -> Gathered:
         raise ConfigError("RUNS", " ".join(map(str, paths)), "no run directory or launch record there")
     states, num_twice = _once(state.runs)
     launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in states)}
-    planned = {plan.directory: plan.config for found in launches.values() for launch in found for plan in launch.plans}
+    planned, problems = _planned(launches)
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     curves: Curves | None = None
     for number, run in enumerate(states):
-        row, metrics, environment = _read(run, planned.get(run.run.directory))
+        row, metrics, environment = _read(run, planned.get((run.run.sweep_dir, run.run.directory.name)))
         environments += [environment] if environment else []
         rows.append(row)
         if metrics and curves is None:
@@ -99,9 +99,22 @@ def gather(paths: Iterable[Path]) -> Gathered:
         environments=environments,
         notes=[
             *([state.jobs.problem] if state.jobs.problem else []),
+            *problems,
             *([f"{num_twice} runs were found twice (same configuration and seed): shown once"] if num_twice else []),
         ],
     )
+
+
+def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:
+    """Return the configurations of the launched runs by sweep and name, and which records of them cannot be read."""
+    planned, problems = {}, []
+    for sweep_dir, found in launches.items():
+        for launch in found:
+            try:
+                planned.update({(sweep_dir, plan.directory.name): plan.config for plan in launch.plans})
+            except UNREADABLE as e:
+                problems.append(f"the configurations of launch {launch.path} cannot be read: {e}")
+    return planned, problems
 
 
 def _once(states: Sequence[RunState]) -> tuple[list[RunState], int]:

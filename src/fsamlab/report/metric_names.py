@@ -55,7 +55,8 @@ def group(key: str) -> str:
 def title(key: str) -> str:
     """Return what stands above a metric's chart."""
     measured = key.startswith(MEASURED)
-    return TITLES.get(key.removeprefix(MEASURED), key) + (" (measured at a checkpoint)" if measured else "")
+    name = key.removeprefix(MEASURED)
+    return TITLES.get(name, name) + (" (measured at a checkpoint)" if measured else "")
 
 
 def is_headline(key: str) -> bool:

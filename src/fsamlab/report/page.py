@@ -80,7 +80,9 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
     """Return what the page's script draws from, ready for JSON."""
     frame = gathered.frame
     methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metric_names.DIRECTIONS])
-    numbers = {str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)}
+    numbers = {
+        str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)
+    }
     return {
         "runs": [
             {"name": d.name, "status": status} for d, status in zip(gathered.directories, frame["status"].astype(str))

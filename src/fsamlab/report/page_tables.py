@@ -72,8 +72,10 @@ def results(gathered: Gathered) -> Table | None:
     metrics = [m for m in metrics if f"{m[0]} mean" in table]
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
     best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
-    headings = [(key.removesuffix(".name"), key, False) for key in keys]
-    headings += [("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)]
+    headings = [(key.removesuffix(".name"), f"the configuration's {key}", False) for key in keys]
+    headings += [
+        ("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)
+    ]
     headings += [
         (heading + (",\u00a0%" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics
     ]

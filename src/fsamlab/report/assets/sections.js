@@ -5,7 +5,8 @@ const percentFactor = (metric) => (/\/acc1$/.test(metric) ? 100 : 1);
 function metricChart(parent, section, metric) {
   const chart = new LineChart(parent, metric.title);
   if (metric.notFinite) {
-    chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values that are not finite are left out`));
+    const of = DATA.thinned ? " of the points kept" : "";
+    chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values${of} that are not finite are left out`));
   }
   const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
   whenSeen(chart.figure, () => {
@@ -171,7 +172,8 @@ function buildSensitivity() {
     const doubling = Math.min(...values) > 0 && Math.max(...values) >= 8 * Math.min(...values);
     const ticks = [...new Set(values)].sort((a, b) => a - b);
     const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
-    const draw = () => chart.draw(sensitivityLines(sensitivity, summary), item);
+    const lines = () => sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS);
+    const draw = () => chart.draw(lines(), item);
     const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
       summary = value;
       draw();
@@ -181,8 +183,10 @@ function buildSensitivity() {
       draw();
     })));
     const legendBox = element("p", { class: "legend" });
-    sensitivityLines(sensitivity, summary).forEach((line) => legendBox.append(element("span", { class: "chip" }, swatch(line), line.label)));
+    legendBox.append(...lines().map((line) => element("span", { class: "chip" }, swatch(line), line.label)));
     chart.figure.before(legendBox);
+    const all = sensitivityLines(sensitivity, summary).length;
+    if (all > MAX_GROUPS) chart.figure.before(element("p", { class: "note" }, `${all} lines: the first ${MAX_GROUPS} are drawn.`));
     whenSeen(chart.figure, draw);
   });
 }
