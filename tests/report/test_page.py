@@ -392,3 +392,14 @@ def test_a_run_of_two_sweeps_is_one_run(tmp_path):
     assert len(gathered.frame) == 3
     assert gathered.notes == ["2 runs were found twice (same configuration and seed): shown once"]
     assert results(gathered).rows[0][1].text == "3"
+
+
+def test_a_queued_run_of_a_moved_sweep_keeps_its_configuration(tmp_path):
+    root = make_sweep(tmp_path / "moved", ("sam",), seeds=1)
+    (root / "queued").mkdir()
+    (root / "launches").mkdir()
+    job = {"overrides": [], "directory": "/elsewhere/queued", "run_id": "q", "slurm_job_id": None, "config_hash": "q"}
+    (root / "launches" / "1.json").write_text(json.dumps({"time": "2026-01-01", "jobs": [job]}))
+    config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
+    (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
+    assert sorted(gather([root]).frame["optimizer.name"]) == ["fsam", "sam"]

@@ -1,0 +1,177 @@
+"""The page in a real browser: groups that can be told apart, what they mix, values that are few or cannot be drawn."""
+
+import re
+
+import pytest
+import yaml
+from made import make_run, make_sweep, row
+from test_browser import ACCURACY, CHART, choose, description, ends, line
+
+from fsamlab.report.page import write_report
+
+
+def page_of(opened, root, **options):
+    write_report([root], root / "report.html")
+    return opened(root / "report.html", **options)
+
+
+def looks(page):
+    """Return label -> (colour, dash) of the legend's groups."""
+    found = page.locator("#legend .chip").evaluate_all(
+        "chips => chips.map((c) => [c.innerText, c.querySelector('line').style.stroke,"
+        " c.querySelector('line').getAttribute('stroke-dasharray')])"
+    )
+    return {label: (colour, dash) for label, colour, dash in found}
+
+
+def test_groups_of_one_colour_are_told_apart(opened, tmp_path):
+    for model in ("a", "b", "c"):
+        for optimizer in ("sgd", "sgd_2x", "adamw"):
+            make_run(tmp_path / f"{optimizer}-{model}", optimizer, model=model)
+    found = looks(page_of(opened, tmp_path))
+    assert len(found) == len(set(found.values())) == 9
+    assert found["SGD, 2x epochs, a"][1] == "5 3"  # a method's first group looks like the method
+
+
+def test_groups_of_several_methods_are_told_apart(opened, tmp_path):
+    for i in range(25):
+        for optimizer in ("sam", "fsam"):
+            make_run(tmp_path / f"{optimizer}{i:02}", optimizer, rho=0.01 * (i + 1), epochs=2)
+    page = page_of(opened, tmp_path)
+    choose(page, "Group by", "optimizer.rho")
+    assert len(set(looks(page).values())) == 25
+    assert "also differ in optimizer.name." in page.locator("#notes").inner_text()
+    choose(page, "and", "optimizer.name")
+    assert "differ" not in page.locator("#notes").inner_text()
+
+
+def test_finished_runs_have_the_methods_look_and_stand_first(opened, tmp_path):
+    make_run(tmp_path / "a", "sgd_2x", status="failed", exception="x", epochs=2)
+    make_run(tmp_path / "b", "sgd_2x", seed=1)
+    found = looks(page_of(opened, tmp_path))
+    assert list(found) == ["SGD, 2x epochs", "SGD, 2x epochs (failed)"]
+    assert found["SGD, 2x epochs"][1] == "5 3"
+
+
+def test_keys_that_would_look_the_same_are_written_out(opened, tmp_path):
+    for i in range(2):
+        config_path = make_run(tmp_path / f"{i}") / "config.yaml"
+        config = yaml.safe_load(config_path.read_text())
+        config["optimizer"]["size"] = config["data"]["size"] = i
+        config_path.write_text(yaml.safe_dump(config))
+    page = page_of(opened, tmp_path)
+    choose(page, "Group by", "optimizer.size")
+    assert list(looks(page)) == ["optimizer.size 0", "optimizer.size 1"]
+
+
+def test_what_a_log_scale_cannot_show_is_said(opened, tmp_path):
+    rows = [{**row("sam", 0, e), "noise/grad_sq": -0.1, "noise/trace_sigma": e - 3.0} for e in range(1, 6)]
+    make_run(tmp_path / "a", rows=rows)
+    page = page_of(opened, tmp_path)
+    page.locator("section[aria-labelledby=curves-noise] label:has-text('log scale') input").check()
+    sigma = page.locator(CHART.format("tr Sigma"))
+    sigma.scroll_into_view_if_needed()
+    page.wait_for_function("node => node.innerText.includes('log scale')", arg=sigma.element_handle())
+    assert "3 points at or below 0 have no place on a log scale" in sigma.inner_text()
+    description(page, CHART.format("|mu|^2, unbiased"))
+    assert "no positive value" in page.locator(CHART.format("|mu|^2, unbiased")).inner_text()
+
+
+def test_bands_of_accuracies_fit_in(opened, tmp_path):
+    for seed in (0, 1):
+        rows = [{**row("sam", 0, e), "test/acc1": 0.5 + 0.2 * seed + 0.01 * e} for e in range(1, 12)]
+        make_run(tmp_path / f"s{seed}", seed=seed, rows=rows)
+    page = page_of(opened, tmp_path)
+    description(page, ACCURACY)
+    scale = "document.querySelector('.plot').uplot.scales.y"
+    assert page.evaluate(f"{scale}.max") >= 71 + 14.14
+    assert page.evaluate(f"{scale}.min") <= 62 - 14.14
+    page.get_by_label("± std").uncheck()
+    page.wait_for_function(f"() => {scale}.max < 72")
+
+
+def test_a_ratio_where_a_part_is_missing(opened, tmp_path):
+    rows = [{**row("sam", 0, e), "noise/trace_sigma": 10.0 * e, "noise/grad_sq": 1.0} for e in range(1, 4)]
+    rows[0]["noise/grad_sq"] = float("nan")
+    measured = {"noise/trace_sigma": 4.0, "noise/grad_sq": 1.0, "noise/scale": 4.0}
+    make_run(tmp_path / "s0", rows=rows, epochs=3, measured=measured)
+    measured = {"noise/trace_sigma": 8.0, "noise/grad_sq": 3.0, "noise/scale": 8 / 3}
+    make_run(tmp_path / "s1", seed=1, rows=rows, epochs=3, measured=measured)
+    page = page_of(opened, tmp_path)
+    title = "noise scale tr Sigma / |mu|^2, samples (ratio of means)"
+    description(page, CHART.format(title))
+    assert line(page, CHART.format(title), "SAM") == ([2, 3], [20, 30])
+    figure = page.locator(CHART.format(f"{title} (measured at a checkpoint)"))
+    figure.scroll_into_view_if_needed()
+    assert "3 (n = 2)" in figure.locator("table.bars").inner_text()  # 6 / 2, not the mean of 4 and 2.67
+
+
+def test_sensitivity_of_a_ratio_is_one_of_means(opened, tmp_path):
+    for rho in (0.1, 0.2):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{rho}-{seed}", seed=seed, rho=rho)
+    page = page_of(opened, tmp_path)
+    choose(page, "y axis", "final/noise/scale")
+    found = ends(description(page, CHART.format("sensitivity to optimizer.rho")))
+    assert found["SAM"] == (6.0, None, 2)  # 15 / 2.5; the mean of 10 and 5 is 7.5
+
+
+def test_many_sensitivity_lines_are_cut_and_said(opened, tmp_path):
+    for i in range(32):
+        for rho in (0.1, 0.2):
+            make_run(tmp_path / f"{i:02}-{rho}", model=f"m{i:02}", rho=rho, epochs=1)
+    page = page_of(opened, tmp_path)
+    assert page.locator("#sensitivity .chip").count() == 30
+    assert "32 lines: the first 30 are drawn." in page.locator("#sensitivity").inner_text()
+
+
+def test_values_of_another_epoch_say_so(opened, tmp_path):
+    make_sweep(tmp_path / "made", ("sam",), seeds=2)
+    make_run(tmp_path / "made" / "z", "fsam", epochs=2, status="failed", exception="x")
+    page = page_of(opened, tmp_path / "made")
+    page.locator("#all-runs").scroll_into_view_if_needed()
+    shares = page.locator("table.bars", has_text="shares of")
+    assert "F-SAM (failed) (at epoch 2)" in shares.inner_text()
+    assert "SAM (at" not in shares.inner_text()
+    friendly = page.locator("table.bars", has_text="Friendliness")
+    friendly.first.wait_for()
+    assert [re.search("with (.*):", text)[1] for text in friendly.locator("caption").all_inner_texts()] == [
+        "SAM",
+        "F-SAM (failed) (at epoch 2)",
+    ]
+    widths = friendly.locator(".bar:not(.pale)").evaluate_all(
+        "bars => bars.map((b) => b.getBoundingClientRect().width)"
+    )
+    assert widths[0] == pytest.approx(widths[1] * 5 / 2, rel=0.02)  # .02 an epoch, one scale in all tables
+
+
+def test_small_values_are_short(opened, tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"s{seed}", seed=seed, measured={"curvature/trace": 2e-5 + 1e-5 * seed})
+    page = page_of(opened, tmp_path)
+    figure = page.locator(CHART.format("Hessian trace (measured at a checkpoint)"))
+    figure.scroll_into_view_if_needed()
+    assert "2.50e-5 ± 7.07e-6 (n = 2)" in figure.locator("table.bars").inner_text()
+    choose(page, "x axis", "time")
+    page.wait_for_function("node => node.innerText.includes('checkpoints have none')", arg=figure.element_handle())
+
+
+@pytest.mark.parametrize("width", [1400, 600])
+def test_long_names_fit(opened, tmp_path, width):
+    name = "a_name_that_goes_on_and_on_" * 5
+    rows = [{**row("sam", 0, e), f"perturbation/{name}": 1.0, f"mine/{name}": 1.0} for e in (1, 2)]
+    for model in (name, "short"):
+        make_run(tmp_path / f"{model}", model=model, name=name, rows=rows, measured={f"perturbation/{name}": 1.0})
+    page = page_of(opened, tmp_path, width=width)
+    for summary in page.locator("details:not(.chart details) > summary").all():
+        summary.click()
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_link_leads_somewhere(opened, tmp_path):
+    make_sweep(tmp_path / "made", ("sam",), seeds=1)
+    page = page_of(opened, tmp_path / "made")
+    lost = "[...document.querySelectorAll('a')].filter((a) => !document.querySelector(a.getAttribute('href'))).length"
+    assert page.evaluate(lost) == 0
+    assert page.locator("nav a", has_text="Sensitivity").count() == 0
