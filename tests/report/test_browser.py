@@ -129,8 +129,8 @@ def test_axes(opened, made):
 
 
 def test_runs_of_different_steps_are_interpolated(opened, tmp_path):
-    make_run(tmp_path / "made" / "a", rows=[{**row("sam", 0, e), "test/acc1": 0.1 * e} for e in (1, 3, 5)])
-    make_run(tmp_path / "made" / "b", seed=1, rows=[{**row("sam", 1, e), "test/acc1": 0.1 * e} for e in (2, 4)])
+    make_run(tmp_path / "made" / "a", rows=[{**row("sam", 0, e), "test/acc1": 0.1 * e} for e in (1, 4, 5)])
+    make_run(tmp_path / "made" / "b", seed=1, rows=[{**row("sam", 1, e), "test/acc1": 0.1 * e} for e in (2, 3)])
     write_report([tmp_path / "made"], tmp_path / "report.html")
     page = opened(tmp_path / "report.html")
     description(page, ACCURACY)
@@ -139,7 +139,19 @@ def test_runs_of_different_steps_are_interpolated(opened, tmp_path):
     assert n == [True, True]  # one run alone has no band
     choose(page, "x axis", "time")
     times, _ = line(page, ACCURACY, "SAM")
-    assert times == pytest.approx([2, 4.1, 6, 8.1, 10])
+    assert times == pytest.approx([2, 4.1, 6.1, 8, 10])
+
+
+def test_a_mean_over_many_different_points_keeps_some_and_the_last(opened, tmp_path):
+    for seed in (0, 1):
+        rows = [{"step": 2 * i + seed, "epoch": 2.0 * i + seed, "test/acc1": 0.001 * i} for i in range(301)]
+        make_run(tmp_path / "made" / f"{seed}", seed=seed, rows=rows)
+    write_report([tmp_path / "made"], tmp_path / "report.html")
+    page = opened(tmp_path / "report.html")
+    description(page, ACCURACY)
+    x, _ = line(page, ACCURACY, "SAM")
+    assert 250 < len(x) <= 401
+    assert (x[0], x[-1]) == (0, 601)
 
 
 def test_smoothing_is_a_debiased_moving_average(opened, made):
@@ -199,6 +211,8 @@ def test_values_under_the_pointer(opened, made):
     assert text.startswith("epoch 3")
     assert f"SAM: {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} (n = 3)" in text
     assert "SAM (failed)" not in text  # it ended at epoch 2
+    over.hover(position={"x": 0.59 * box["width"], "y": box["height"] / 2})  # between two points: the nearer one
+    assert tooltip.inner_text().startswith("epoch 3")
     page.mouse.move(5, 5)
     assert not tooltip.is_visible()
 
@@ -212,8 +226,8 @@ def test_values_with_the_keyboard(opened, made):
     plot.press("Home")
     plot.press("ArrowRight")
     said = page.locator("[role=status].unseen").inner_text()
-    assert said.startswith("epoch 2: ")
-    assert f"SAM {100 * accuracy('sam', 1, 2):.1f} ± 1.0 (n = 3)" in said
+    assert said.startswith("epoch 2. ")
+    assert f"SAM: {100 * accuracy('sam', 1, 2):.1f} ± 1.0 (n = 3)" in said
     plot.press("Escape")
     assert not page.locator(".tooltip").is_visible()
 
@@ -265,6 +279,9 @@ def test_the_decomposition(opened, made):
     table.scroll_into_view_if_needed()
     assert "0.25 ± 0 (n = 3)" in table.inner_text()
     assert "0.75 ± 0 (n = 3)" in table.inner_text()
+    full = table.locator("td").first
+    bar, track = (full.locator(part).evaluate("n => n.getBoundingClientRect().width") for part in (".bar", ".track"))
+    assert bar == pytest.approx(0.25 * track, rel=0.02)
     friendly = page.locator("table.bars", has_text="trained with SGD")
     friendly.scroll_into_view_if_needed()
     assert "0.1 ± 0 (n = 3)" in friendly.inner_text()

@@ -1,6 +1,7 @@
 """The page in a real browser: groups that can be told apart, what they mix, values that are few or cannot be drawn."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -75,6 +76,26 @@ def test_what_a_log_scale_cannot_show_is_said(opened, tmp_path):
     assert "3 points at or below 0 have no place on a log scale" in sigma.inner_text()
     description(page, CHART.format("|mu|^2, unbiased"))
     assert "no positive value" in page.locator(CHART.format("|mu|^2, unbiased")).inner_text()
+
+
+def test_lines_with_other_points_say_where_theirs_are(opened, tmp_path):
+    for i, (optimizer, epochs) in enumerate((("sam", range(1, 12)), ("fsam", (1, 6, 11)))):
+        rows = [{**row(optimizer, 0, e), "train/loss": float("nan") if e == 5 else 0.1 * e} for e in epochs]
+        make_run(tmp_path / f"{i}", optimizer, rows=rows, epochs=11)
+    page = page_of(opened, tmp_path)
+    loss = CHART.format("training loss")
+    description(page, loss)
+    assert line(page, loss, "SAM") == (
+        [1, 2, 3, 4, 6, 7, 8, 9, 10, 11],
+        pytest.approx([*(0.1, 0.2, 0.3, 0.4), *(0.1 * e for e in range(6, 12))]),
+    )
+    over = page.locator(f"{loss} .u-over")
+    over.hover(position={"x": 0.3 * over.bounding_box()["width"], "y": 20})
+    assert page.locator(".tooltip").inner_text().split("\n") == [
+        "epoch 4",
+        "F-SAM: 0.6 (n = 1) at 6",
+        "SAM: 0.4 (n = 1)",
+    ]
 
 
 def test_bands_of_accuracies_fit_in(opened, tmp_path):
@@ -156,6 +177,19 @@ def test_small_values_are_short(opened, tmp_path):
     page.wait_for_function("node => node.innerText.includes('checkpoints have none')", arg=figure.element_handle())
 
 
+def test_tick_labels_of_many_values_do_not_overlap(opened, tmp_path):
+    for i in range(25):
+        make_run(tmp_path / f"{i:02}", rho=0.01 * (i + 1), epochs=1)
+    page = page_of(opened, tmp_path, width=600)
+    chart = CHART.format("sensitivity to optimizer.rho")
+    description(page, chart)
+    axis = "n => n.uplot.axes[0]._values.map((text, i) => [text, n.uplot.valToPos(0.01 * (i + 1), 'x')])"
+    labels = [(text, at) for text, at in page.eval_on_selector(f"{chart} .plot", axis) if text]
+    assert labels[0][0] == "0.01"
+    assert 5 < len(labels) < 25
+    assert min(b - a for (_, a), (_, b) in pairwise(labels)) >= 40
+
+
 @pytest.mark.parametrize("width", [1400, 600])
 def test_long_names_fit(opened, tmp_path, width):
     name = "a_name_that_goes_on_and_on_" * 5
@@ -166,6 +200,13 @@ def test_long_names_fit(opened, tmp_path, width):
     for summary in page.locator("details:not(.chart details) > summary").all():
         summary.click()
     page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    description(page, ACCURACY)
+    page.locator(f"{ACCURACY} .u-over").hover(position={"x": width / 10, "y": 50})
+    tooltip = page.locator(".tooltip")
+    assert name in tooltip.inner_text()
+    inside = tooltip.evaluate("n => n.scrollWidth <= n.clientWidth && n.getBoundingClientRect().left >= 0")
+    assert inside
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -1,6 +1,7 @@
 // A line chart: mean and band for each line, values under the pointer or the arrow keys, a table of the ends.
 
 const MAX_TOOLTIP = 14;
+const TICK_SPACE = 40; // pixels, of a label like 0.025
 const AXIS_NAMES = { step: "step", epoch: "epoch", time: "seconds of training" };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -39,6 +40,17 @@ function canvasColour(colour, shade, alpha = 1) {
   const parts = getComputedStyle(probe).color.match(/[\d.e-]+/g).map(Number);
   const rgb = getComputedStyle(probe).color.startsWith("color(") ? parts.slice(0, 3).map((p) => 255 * p) : parts;
   return `rgba(${Math.round(rgb[0])}, ${Math.round(rgb[1])}, ${Math.round(rgb[2])}, ${alpha})`;
+}
+
+/* Labels of ticks, without those that would stand on the one before. */
+function spaced(uplot, ticks) {
+  let last = -Infinity;
+  return ticks.map((tick) => {
+    const at = uplot.valToPos(tick, "x");
+    if (at - last < TICK_SPACE) return "";
+    last = at;
+    return format(tick);
+  });
 }
 
 const tooltip = element("div", { class: "tooltip", hidden: true });
@@ -123,7 +135,7 @@ class LineChart {
         y: options.yLog ? { distr: 3 } : options.fromEarly ? { range: this.laterRange(lines) } : {},
       },
       axes: [
-        { ...axis(false), ...(options.ticks ? { splits: () => options.ticks } : {}), label: options.axisLabel ?? AXIS_NAMES[options.axis], labelSize: 18, size: 34 },
+        { ...axis(false), ...(options.ticks ? { splits: () => options.ticks, values: spaced } : {}), label: options.axisLabel ?? AXIS_NAMES[options.axis], labelSize: 18, size: 34 },
         { ...axis(options.yLog), size: 58 },
       ],
       series,
@@ -171,28 +183,30 @@ class LineChart {
     return { mean: line.mean[i], std: line.std[i], n: line.n[i] };
   }
 
-  /* What the lines are at `x`: the point of each that is nearest, as long as it has not ended before. */
+  /* What the lines are at `x`: where, and the point of each that is nearest, as long as it has not ended before. */
   values(x) {
-    const span = this.data[0][this.data[0].length - 1] - this.data[0][0];
-    return this.lines
+    const margin = 0.05 * (this.data[0][this.data[0].length - 1] - this.data[0][0]) + 1e-12;
+    const found = this.lines
+      .filter((line) => line.x[0] - margin <= x && x <= line.x[line.x.length - 1] + margin)
       .map((line) => ({ line, i: nearestIndex(line.x, x) }))
-      .filter(({ line, i }) => Math.abs(line.x[i] - x) <= 0.05 * span + 1e-12)
       .map(({ line, i }) => ({ line, x: line.x[i], ...this.at(line, i) }))
       .sort((a, b) => b.mean - a.mean);
+    if (!found.length) return { found };
+    const place = found.reduce((a, b) => (Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a)).x;
+    const words = (value) => `${value.line.label}: ${formatSpread(value)}${value.x === place ? "" : ` at ${format(value.x)}`}`;
+    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
+    return { found: found.map((value) => ({ ...value, words: words(value) })), place: `${against} ${format(place)}` };
   }
 
   hover(u) {
     if (u.cursor.left === null || u.cursor.left < 0) return this.leave();
-    const x = u.posToVal(u.cursor.left, "x");
-    const found = this.values(x);
+    const { found, place } = this.values(u.posToVal(u.cursor.left, "x"));
     if (!found.length) return this.leave();
-    const rows = found.slice(0, MAX_TOOLTIP).map((value) =>
-      element("div", { class: "row" }, swatch(value.line, 18), `${value.line.label}: ${formatSpread(value)}`),
-    );
+    const rows = found
+      .slice(0, MAX_TOOLTIP)
+      .map(({ line, words }) => element("div", { class: "row" }, swatch(line, 18), words));
     if (found.length > rows.length) rows.push(element("div", {}, `and ${found.length - rows.length} more`));
-    const nearest = found.reduce((a, b) => (Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a));
-    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
-    tooltip.replaceChildren(element("strong", {}, `${against} ${format(nearest.x)}`), ...rows);
+    tooltip.replaceChildren(element("strong", {}, place), ...rows);
     tooltip.hidden = false;
     const box = u.over.getBoundingClientRect();
     const left = box.left + u.cursor.left + 16;
@@ -217,8 +231,8 @@ class LineChart {
     const x = this.data[0][to];
     this.uplot.setCursor({ left: this.uplot.valToPos(x, "x"), top: 10 });
     this.cursor = to;
-    const read = this.values(x).map((value) => `${value.line.label} ${formatSpread(value)}`);
-    spoken.textContent = `${this.options.axisLabel ?? AXIS_NAMES[this.options.axis]} ${format(x)}: ${read.join("; ")}`;
+    const { found, place } = this.values(x);
+    spoken.textContent = `${place}. ${found.map(({ words }) => words).join("; ")}`;
   }
 
   fillTable() {

@@ -86,11 +86,12 @@ function check(label, checked, change) {
   return element("label", {}, node, label);
 }
 
-function slider(label, { min, max, step, value }, show, change) {
+function slider(label, { min, max, step, value, name = label }, show, change) {
   const output = element("output", {}, show(value));
-  const node = element("input", { "aria-label": label, type: "range", min, max, step, value });
+  const node = element("input", { "aria-label": name, "aria-valuetext": show(value), type: "range", min, max, step, value });
   node.addEventListener("input", () => {
     output.textContent = show(Number(node.value));
+    node.setAttribute("aria-valuetext", output.textContent);
     change(Number(node.value));
   });
   return element("label", {}, label, node, output);

@@ -82,7 +82,7 @@ function barsAtEpoch(root, name, metric, build) {
   const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name });
   let at = epochs.length - 1;
   const show = (i) => `epoch ${format(epochs[i])}`;
-  const choose = slider("at", { min: 0, max: at, step: 1, value: at }, show, (i) => {
+  const choose = slider("at", { min: 0, max: at, step: 1, value: at, name: `epoch of ${name}` }, show, (i) => {
     at = i;
     box.replaceChildren(build(epochs[at]));
   });
@@ -101,7 +101,9 @@ function buildShares(root) {
       return { label: labelAt(group.label, full.epochs, epoch), style: group, cells: [full, noise] };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
-    return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", ["full gradient", "noise"], measured);
+    const whole = [...measured, { cells: [{ mean: 1, std: null }] }]; // a full bar is all of the gradient
+    const columns = ["full gradient", "noise"];
+    return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", columns, measured, whole);
   });
 }
 
