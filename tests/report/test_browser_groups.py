@@ -207,6 +207,12 @@ def test_long_names_fit(opened, tmp_path, width):
     assert name in tooltip.inner_text()
     inside = tooltip.evaluate("n => n.scrollWidth <= n.clientWidth && n.getBoundingClientRect().left >= 0")
     assert inside
+    box = page.locator(f"{ACCURACY} .u-over").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 50)
+    edges = tooltip.evaluate("n => [n.getBoundingClientRect().left, n.getBoundingClientRect().right]")
+    assert tooltip.is_visible()
+    assert edges[0] >= 0
+    assert edges[1] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
