@@ -78,6 +78,16 @@ def test_what_a_log_scale_cannot_show_is_said(opened, tmp_path):
     assert "no positive value" in page.locator(CHART.format("|mu|^2, unbiased")).inner_text()
 
 
+def test_a_band_below_zero_ends_below_the_line_on_a_log_scale(opened, tmp_path):
+    for seed, value in enumerate((0.1, 1.0)):
+        make_run(tmp_path / f"{seed}", seed=seed, rows=[{**row("sam", 0, e), "train/loss": value} for e in (1, 2, 3)])
+    page = page_of(opened, tmp_path)
+    loss = CHART.format("training loss")
+    description(page, loss)
+    page.locator("section[aria-labelledby=curves-loss] label:has-text('log scale') input").check()
+    assert page.eval_on_selector(f"{loss} .plot", "n => n.uplot.data[3]") == pytest.approx([0.275] * 3)
+
+
 def test_lines_with_other_points_say_where_theirs_are(opened, tmp_path):
     for i, (optimizer, epochs) in enumerate((("sam", range(1, 12)), ("fsam", (1, 6, 11)))):
         rows = [{**row(optimizer, 0, e), "train/loss": float("nan") if e == 5 else 0.1 * e} for e in epochs]
@@ -164,6 +174,20 @@ def test_values_of_another_epoch_say_so(opened, tmp_path):
         "bars => bars.map((b) => b.getBoundingClientRect().width)"
     )
     assert widths[0] == pytest.approx(widths[1] * 5 / 2, rel=0.02)  # .02 an epoch, one scale in all tables
+
+
+def test_bars_begin_at_zero(opened, tmp_path):
+    for optimizer, value in (("sgd", 3.0), ("sam", -1.0)):
+        make_run(tmp_path / optimizer, optimizer, measured={"curvature/trace": value})
+    page = page_of(opened, tmp_path)
+    figure = page.locator(CHART.format("Hessian trace (measured at a checkpoint)"))
+    figure.scroll_into_view_if_needed()
+    edges = "nodes => nodes.map((n) => n.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    figure.locator(".bar").first.wait_for()
+    (sam, sgd), (zero, _) = figure.locator(".bar").evaluate_all(edges), figure.locator(".zero").evaluate_all(edges)
+    assert sam[1] == pytest.approx(zero[0], abs=1)
+    assert sgd[0] == pytest.approx(zero[0], abs=1)
+    assert sgd[1] - sgd[0] == pytest.approx(3 * (sam[1] - sam[0]), abs=2)
 
 
 def test_small_values_are_short(opened, tmp_path):

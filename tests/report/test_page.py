@@ -13,7 +13,6 @@ from fsamlab.config import ConfigError
 from fsamlab.report import metric_names
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
-from fsamlab.report.page_tables import conventions, duration, mean_std, results, unfinished
 
 
 class Text(HTMLParser):
@@ -65,49 +64,6 @@ def test_the_header_says_what_was_run(tmp_path):
         assert words in page.text, words
 
 
-def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
-    table = results(gather([make_sweep(tmp_path / "made")]))
-    assert [h[0] for h in table.headings][:4] == [
-        "optimizer",
-        "n",
-        "test, best epoch,\u00a0%",
-        "test, at the end,\u00a0%",
-    ]
-    shown = [[cell.text for cell in row][:4] for row in table.rows]
-    assert shown == [  # accuracies level + .01 seed + .01
-        ["F-SAM", "3", "62.00 ± 1.00", "72.00 ± 1.00"],
-        ["SAM", "3", "52.00 ± 1.00", "62.00 ± 1.00"],
-        ["SGD", "3", "42.00 ± 1.00", "52.00 ± 1.00"],
-    ]
-    assert [[cell.bold for cell in row][3] for row in table.rows] == [True, False, False]
-    assert [row[-1].text for row in table.rows] == ["2.00x", "2.00x", "1.00x"]
-
-
-def test_a_cell_says_where_fewer_runs_have_the_value(tmp_path):
-    for seed in range(3):
-        measured = {"curvature/lambda_max": 10.0 + seed} if seed else None
-        make_run(tmp_path / "made" / f"s{seed}", seed=seed, measured=measured)
-    table = results(gather([tmp_path / "made"]))
-    column = [h[0] for h in table.headings].index("lambda_max, measured")
-    assert table.rows[0][1].text == "3"
-    assert table.rows[0][column].text == "11.50 ± 0.71 (n\u00a0=\u00a02)"
-
-
-def test_settings_that_are_compared_stand_together(tmp_path):
-    for i, (optimizer, model) in enumerate([("sgd", "a"), ("sgd", "b"), ("sam", "a"), ("sam", "b")]):
-        for seed in (0, 1):
-            make_run(tmp_path / "made" / f"{i}-{seed}", optimizer, seed, model=model)
-    table = results(gather([tmp_path / "made"]))
-    assert [[cell.text for cell in row][:2] for row in table.rows] == [
-        ["SGD", "a"],
-        ["SAM", "a"],
-        ["SGD", "b"],
-        ["SAM", "b"],
-    ]
-    column = [h[0] for h in table.headings].index("test, at the end,\u00a0%")
-    assert [row[column].bold for row in table.rows] == [False, True, False, True]
-
-
 def test_runs_without_summary_or_environment_have_a_page(tmp_path):
     directory = make_run(tmp_path / "made" / "s0")
     for name in ("summary.json", "env.json"):
@@ -121,26 +77,6 @@ def test_a_metric_without_a_finite_value_is_named(tmp_path):
     make_run(tmp_path / "made" / "s0", rows=rows)
     _, page = written(tmp_path / "made")
     assert "Without one finite value: val/loss." in page.text
-
-
-def test_what_was_measured_twice_at_a_step_is_one_point_the_newest(tmp_path):
-    directory = make_run(tmp_path / "made" / "s0", measured={"curvature/trace": 1.0, "curvature/lambda_max": 2.0})
-    again = {"step": 50, "epoch": 5.0, "measured": "2027", "curvature/trace": 3.0}
-    (directory / "measurements" / "best.jsonl").write_text(json.dumps(again) + "\n")
-    found = gather([tmp_path / "made"]).curves.by_metric
-    assert found["measured/curvature/trace"][0][2] == [3.0]
-    assert found["measured/curvature/lambda_max"][0][2] == [2.0]
-
-
-def test_a_command_can_be_given_again(tmp_path):
-    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
-    (root / "launches").mkdir()
-    entry = {"time": "2026-01-01", "command": ["launch.py", "-m", "seed=range(0,3)", "name=a b"], "jobs": []}
-    (root / "launches" / "1.json").write_text(json.dumps(entry))
-    gathered = gather([root])
-    assert gathered.commands == [("2026-01-01", "launch.py -m 'seed=range(0,3)' 'name=a b'")]
-    assert len(gathered.notes) == 1  # the record of the configurations is missing: the page is made without
-    assert gathered.notes[0].startswith(f"the configurations of launch {root}/launches/1.json cannot be read")
 
 
 def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
@@ -179,31 +115,6 @@ def test_thirty_runs_are_a_few_hundred_kilobytes(tmp_path):
     assert (tmp_path / "r.html").stat().st_size < 300_000
 
 
-def test_samples_go_with_the_seed(tmp_path):
-    for optimizer in ("sgd", "sam"):
-        for seed in (0, 1):
-            summary = {"diagnostics/rho": 0.05, "diagnostics/sample_hash": f"hash{seed}"}
-            make_run(tmp_path / "made" / f"{optimizer}{seed}", optimizer, seed, summary=summary)
-    assert conventions(gather([tmp_path / "made"])) == [
-        "Sharpness and curvature while training: the same rho 0.05 in all runs."
-    ]
-    make_run(tmp_path / "made" / "z", "fsam", 0, summary={**summary, "diagnostics/sample_hash": "other"})
-    assert "runs differ in sample_hash (hash0, " in conventions(gather([tmp_path / "made"]))[0]
-
-
-def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):
-    for seed, batchnorm in enumerate(("eval", "eval", "batch")):
-        measured = {"sharpness/one_step": 0.25, "diagnostics/batchnorm": batchnorm}
-        make_run(tmp_path / "made" / f"{seed}", seed=seed, summary={"diagnostics/rho": 0.05}, measured=measured)
-    assert conventions(gather([tmp_path / "made"])) == [
-        "Sharpness and curvature while training: the same rho 0.05 in all runs.",
-        "Sharpness and curvature at checkpoints may not be compared: runs differ in batchnorm (eval, batch).",
-    ]
-    _, page = written(tmp_path / "made")
-    assert "runs differ in batchnorm (eval, batch)" in page.text
-    assert "one-step sharpness, measured" in page.text
-
-
 EVIL = "<script>window.hacked = 1</script>"
 
 
@@ -218,38 +129,6 @@ def test_names_and_values_cannot_break_out(tmp_path):
     assert f"boom {EVIL}" in parsed.text
     assert [tag for tag, _ in parsed.tags].count("script") == 3
     assert data_of(page)["keys"]["optimizer.name"] == ["sam", "<b>mine"]
-
-
-def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):
-    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
-    make_run(root / "failed", "sam", 1, epochs=2, status="failed", exception="Diverged: loss is nan")
-    make_run(root / "lost", "sam", 2, epochs=3, status="running")  # nobody owns it
-    jobs = [{"overrides": ["seed=3"], "directory": str(root / "queued"), "run_id": "q", "slurm_job_id": None}]
-    jobs[0]["config_hash"] = "q"
-    (root / "launches").mkdir()
-    config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
-    (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
-    entry = {"time": "2026-01-01", "command": ["launch.py", "-m", "seed=3"], "launcher": "local", "jobs": jobs}
-    (root / "launches" / "1.json").write_text(json.dumps(entry))
-    gathered = gather([root])
-    assert gathered.counts() == {"queued": 1, "failed": 1, "lost": 1, "finished": 1}
-    rows = {row["run"]: row for row in unfinished(gathered)}
-    assert set(rows) == {"failed", "lost", "queued"}
-    assert rows["failed"]["reason"] == "Diverged: loss is nan"
-    assert rows["failed"]["progress"] == "step 20 of 50"
-    assert rows["lost"]["status"] == "lost"
-    assert rows["queued"] == {
-        "run": "queued",
-        "status": "queued",
-        "progress": "–",
-        "reason": "did not run",
-        "log": "",
-    }
-    assert results(gathered).rows[0][1].text == "1"
-    page, parsed = written(root)
-    assert "launch.py -m seed=3" in parsed.text
-    assert {r["status"] for r in data_of(page)["runs"]} == {"queued", "failed", "lost", "finished"}
-    assert data_of(page)["keys"]["optimizer.name"].count("fsam") == 1  # known from the record
 
 
 def test_a_damaged_file_is_a_reason_and_the_rest_is_shown(tmp_path):
@@ -357,49 +236,3 @@ def test_every_title_is_a_documented_metric():
 
     documented = set(re.findall(r"`([a-z]+/[a-z0-9_]+)`", (ROOT / "docs" / "metrics.md").read_text()))
     assert set(metric_names.TITLES) <= documented
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (3600, "1 h 0 min"), (180000, "2 d 2 h")]
-)
-def test_durations(seconds, words):
-    assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "unit", "text"),
-    [
-        (0.8598, 0.01337, "percent", "85.98 ± 1.34"),
-        (0.85984, float("nan"), "percent", "85.98"),
-        (0.42391, 0.02903, "plain", "0.424 ± 0.029"),
-        (1234.5, 321.0, "plain", "1234 ± 321"),
-        (0.003967, 4.725e-05, "plain", "0.003967 ± 0.000047"),
-        (2.5, 0.0, "plain", "2.5 ± 0"),
-        (0.4, 6.8e-17, "plain", "0.4 ± 0"),
-        (float("nan"), float("nan"), "plain", "–"),
-    ],
-)
-def test_a_mean_has_the_decimals_of_its_deviation(mean, std, unit, text):
-    assert mean_std(mean, std, unit, bold=False).text == text
-
-
-def test_a_run_of_two_sweeps_is_one_run(tmp_path):
-    for sweep in ("a", "b"):
-        for seed in (0, 1):
-            make_run(tmp_path / sweep / f"s{seed}", seed=seed, name=sweep, run_id=f"sam-s{seed}-0123")
-    make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
-    gathered = gather([tmp_path / "a", tmp_path / "b"])
-    assert len(gathered.frame) == 3
-    assert gathered.notes == ["2 runs were found twice (same configuration and seed): shown once"]
-    assert results(gathered).rows[0][1].text == "3"
-
-
-def test_a_queued_run_of_a_moved_sweep_keeps_its_configuration(tmp_path):
-    root = make_sweep(tmp_path / "moved", ("sam",), seeds=1)
-    (root / "queued").mkdir()
-    (root / "launches").mkdir()
-    job = {"overrides": [], "directory": "/elsewhere/queued", "run_id": "q", "slurm_job_id": None, "config_hash": "q"}
-    (root / "launches" / "1.json").write_text(json.dumps({"time": "2026-01-01", "jobs": [job]}))
-    config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
-    (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
-    assert sorted(gather([root]).frame["optimizer.name"]) == ["fsam", "sam"]

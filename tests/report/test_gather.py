@@ -1,0 +1,83 @@
+"""What a page is made of: runs in every state, launches, measurements."""
+
+import json
+
+from made import make_run, make_sweep
+from test_page import data_of, written
+
+from fsamlab.report.gather import gather
+from fsamlab.report.page_tables import results, unfinished
+
+
+def test_what_was_measured_twice_at_a_step_is_one_point_the_newest(tmp_path):
+    directory = make_run(tmp_path / "made" / "s0", measured={"curvature/trace": 1.0, "curvature/lambda_max": 2.0})
+    again = {"step": 50, "epoch": 5.0, "measured": "2027", "curvature/trace": 3.0}
+    (directory / "measurements" / "best.jsonl").write_text(json.dumps(again) + "\n")
+    found = gather([tmp_path / "made"]).curves.by_metric
+    assert found["measured/curvature/trace"][0][2] == [3.0]
+    assert found["measured/curvature/lambda_max"][0][2] == [2.0]
+
+
+def test_a_command_can_be_given_again(tmp_path):
+    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
+    (root / "launches").mkdir()
+    entry = {"time": "2026-01-01", "command": ["launch.py", "-m", "seed=range(0,3)", "name=a b"], "jobs": []}
+    (root / "launches" / "1.json").write_text(json.dumps(entry))
+    gathered = gather([root])
+    assert gathered.commands == [("2026-01-01", "launch.py -m 'seed=range(0,3)' 'name=a b'")]
+    assert len(gathered.notes) == 1  # the record of the configurations is missing: the page is made without
+    assert gathered.notes[0].startswith(f"the configurations of launch {root}/launches/1.json cannot be read")
+
+
+def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):
+    root = make_sweep(tmp_path / "made", ("sam",), seeds=1)
+    make_run(root / "failed", "sam", 1, epochs=2, status="failed", exception="Diverged: loss is nan")
+    make_run(root / "lost", "sam", 2, epochs=3, status="running")  # nobody owns it
+    jobs = [{"overrides": ["seed=3"], "directory": str(root / "queued"), "run_id": "q", "slurm_job_id": None}]
+    jobs[0]["config_hash"] = "q"
+    (root / "launches").mkdir()
+    config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
+    (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
+    entry = {"time": "2026-01-01", "command": ["launch.py", "-m", "seed=3"], "launcher": "local", "jobs": jobs}
+    (root / "launches" / "1.json").write_text(json.dumps(entry))
+    gathered = gather([root])
+    assert gathered.counts() == {"queued": 1, "failed": 1, "lost": 1, "finished": 1}
+    rows = {row["run"]: row for row in unfinished(gathered)}
+    assert set(rows) == {"failed", "lost", "queued"}
+    assert rows["failed"]["reason"] == "Diverged: loss is nan"
+    assert rows["failed"]["progress"] == "step 20 of 50"
+    assert rows["lost"]["status"] == "lost"
+    assert rows["queued"] == {
+        "run": "queued",
+        "status": "queued",
+        "progress": "–",
+        "reason": "did not run",
+        "log": "",
+    }
+    assert results(gathered).rows[0][1].text == "1"
+    page, parsed = written(root)
+    assert "launch.py -m seed=3" in parsed.text
+    assert {r["status"] for r in data_of(page)["runs"]} == {"queued", "failed", "lost", "finished"}
+    assert data_of(page)["keys"]["optimizer.name"].count("fsam") == 1  # known from the record
+
+
+def test_a_run_of_two_sweeps_is_one_run(tmp_path):
+    for sweep in ("a", "b"):
+        for seed in (0, 1):
+            make_run(tmp_path / sweep / f"s{seed}", seed=seed, name=sweep, run_id=f"sam-s{seed}-0123")
+    make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
+    gathered = gather([tmp_path / "a", tmp_path / "b"])
+    assert len(gathered.frame) == 3
+    assert gathered.notes == ["2 runs were found twice (same configuration and seed): shown once"]
+    assert results(gathered).rows[0][1].text == "3"
+
+
+def test_a_queued_run_of_a_moved_sweep_keeps_its_configuration(tmp_path):
+    root = make_sweep(tmp_path / "moved", ("sam",), seeds=1)
+    (root / "queued").mkdir()
+    (root / "launches").mkdir()
+    job = {"overrides": [], "directory": "/elsewhere/queued", "run_id": "q", "slurm_job_id": None, "config_hash": "q"}
+    (root / "launches" / "1.json").write_text(json.dumps({"time": "2026-01-01", "jobs": [job]}))
+    config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
+    (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
+    assert sorted(gather([root]).frame["optimizer.name"]) == ["fsam", "sam"]
