@@ -265,6 +265,7 @@ def _collect(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from fsamlab import door
+    from fsamlab.report.gather import counted
     from fsamlab.report.page import write_report
 
     out: Path = args.out or args.runs[0] / "report.html"
@@ -275,7 +276,7 @@ def _report(args: argparse.Namespace) -> int:
         return door.report(e)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
-    print(f"{len(gathered.frame)} runs ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
+    print(f"{counted(len(gathered.frame), 'run')} ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
     if args.open and not webbrowser.open(out.resolve().as_uri()):
         print(
             f"error: --open: no browser found on this machine; open {out.resolve().as_uri()} elsewhere", file=sys.stderr

@@ -201,6 +201,37 @@ def test_small_values_are_short(opened, tmp_path):
     page.wait_for_function("node => node.innerText.includes('checkpoints have none')", arg=figure.element_handle())
 
 
+def test_a_sensitivity_with_zero_has_no_log_scale(opened, tmp_path):
+    for rho in (0.0, 0.1, 0.8):
+        make_run(tmp_path / f"{rho}", rho=rho)
+    page = page_of(opened, tmp_path)
+    chart = CHART.format("sensitivity to optimizer.rho")
+    description(page, chart)
+    assert not page.get_by_label("log x").is_checked()
+    page.get_by_label("log x").check()
+    assert page.eval_on_selector(f"{chart} .plot", "n => n.uplot.scales.x.distr") != 3
+
+
+def test_another_grouping_shows_what_was_hidden(opened, tmp_path):
+    page = page_of(opened, make_sweep(tmp_path / "made", ("sgd", "sam"), seeds=2))
+    page.locator("#legend .chip").first.click()
+    assert len(ends(description(page, ACCURACY))) == 1
+    choose(page, "Group by", "seed")
+    choose(page, "Group by", "setting")
+    assert len(ends(description(page, ACCURACY))) == 2
+
+
+def test_what_is_missing_is_sorted_to_the_end(opened, tmp_path):
+    for optimizer, value in (("sgd", 3.0), ("sam", None), ("fsam", 5.0)):
+        make_run(tmp_path / optimizer, optimizer, measured=value and {"curvature/lambda_max": value})
+    page = page_of(opened, tmp_path)
+    head = page.locator("#results th", has_text="lambda_max, measured")
+    for order in (["5", "3", "–"], ["3", "5", "–"]):
+        head.locator("button").click()
+        column = head.evaluate("n => n.cellIndex")
+        assert page.locator(f"#results tbody tr > :nth-child({column + 1})").all_inner_texts() == order
+
+
 def test_tick_labels_of_many_values_do_not_overlap(opened, tmp_path):
     for i in range(25):
         make_run(tmp_path / f"{i:02}", rho=0.01 * (i + 1), epochs=1)

@@ -5,6 +5,7 @@ import json
 from made import make_run, make_sweep
 from test_page import data_of, written
 
+from fsamlab.ownership import Ownership
 from fsamlab.report.gather import gather
 from fsamlab.report.page_tables import results, unfinished
 
@@ -68,7 +69,7 @@ def test_a_run_of_two_sweeps_is_one_run(tmp_path):
     make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
     gathered = gather([tmp_path / "a", tmp_path / "b"])
     assert len(gathered.frame) == 3
-    assert gathered.notes == ["2 runs were found twice (same configuration and seed): shown once"]
+    assert gathered.notes == ["found twice (same configuration and seed) and shown once: 2 runs"]
     assert results(gathered).rows[0][1].text == "3"
 
 
@@ -81,3 +82,24 @@ def test_a_queued_run_of_a_moved_sweep_keeps_its_configuration(tmp_path):
     config = {"name": "made", "seed": 3, "optimizer": {"name": "fsam"}}
     (root / "launches" / "1.configs.jsonl").write_text(json.dumps(config) + "\n")
     assert sorted(gather([root]).frame["optimizer.name"]) == ["fsam", "sam"]
+
+
+def test_runs_of_two_sweeps_that_have_not_finished_are_both_shown(tmp_path):
+    for sweep in ("a", "b"):
+        make_run(tmp_path / sweep / "s0", name=sweep, run_id="sam-s0-0123", status="failed", exception="x")
+    assert len(gather([tmp_path / "a", tmp_path / "b"]).frame) == 2
+
+
+def test_a_running_run_is_listed_and_in_no_mean(tmp_path):
+    make_run(tmp_path / "made" / "s0")
+    directory = make_run(tmp_path / "made" / "s1", seed=1, status="running", epochs=3)
+    ownership = Ownership(directory)  # this process
+    try:
+        gathered = gather([tmp_path / "made"])
+    finally:
+        ownership.release()
+    assert unfinished(gathered) == [
+        {"run": "s1", "status": "running", "progress": "step 30 of 50", "reason": "", "log": ""}
+    ]
+    assert results(gathered).rows[0][1].text == "1"
+    assert [run for run, _, _ in gathered.curves.by_metric["test/acc1"]] == [0, 1]

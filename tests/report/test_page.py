@@ -193,6 +193,27 @@ def test_a_key_that_varies_within_a_method_has_a_sensitivity_curve(tmp_path):
     assert sensitivities(gather([tmp_path / "own"])) == []
 
 
+def test_what_is_true_or_false_has_no_curve(tmp_path):
+    for i, nesterov in enumerate((True, False)):
+        path = make_run(tmp_path / "made" / f"{i}") / "config.yaml"
+        path.write_text(
+            path.read_text().replace("rho: 0.2", f"rho: 0.2\n  nesterov: {nesterov}\n  betas: [0.9, 0.{i}]")
+        )
+    gathered = gather([tmp_path / "made"])
+    keys = payload(gathered, varying_keys(gathered))["keys"]
+    assert keys["optimizer.nesterov"] == [True, False]
+    assert keys["optimizer.betas"] == ["[0.9, 0.0]", "[0.9, 0.1]"]
+    assert sensitivities(gathered) == []
+
+
+def test_runs_of_several_machines_are_counted(tmp_path):
+    make_sweep(tmp_path / "made", ("sam",), seeds=3)
+    path = tmp_path / "made" / "sam-s1" / "env.json"
+    path.write_text(path.read_text().replace("node1", "node2"))
+    _, page = written(tmp_path / "made")
+    assert "cpu on node1 (a CPU, 1 thread) (2 runs) cpu on node2 (a CPU, 1 thread) (1 run)" in page.text
+
+
 def test_what_varies_can_be_grouped_by(tmp_path):
     gathered = gather([rho_sweep(tmp_path / "rho")])
     assert varying_keys(gathered) == ["optimizer.name", "optimizer.rho"]
@@ -209,6 +230,11 @@ def test_values_that_group_runs_are_exact(tmp_path):
     data = payload(gathered, varying_keys(gathered))
     assert data["keys"]["optimizer.rho"] == [0.123456, 0.123457]
     assert data["ratios"]["measured/noise/scale"] == ("measured/noise/trace_sigma", "measured/noise/grad_sq")
+
+
+def test_accuracies_are_fractions():
+    assert all(map(metric_names.is_accuracy, ("val/acc1", "measured/test/acc1")))
+    assert not metric_names.is_accuracy("val/loss")
 
 
 def test_titles():

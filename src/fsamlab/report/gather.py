@@ -100,9 +100,18 @@ def gather(paths: Iterable[Path]) -> Gathered:
         notes=[
             *([state.jobs.problem] if state.jobs.problem else []),
             *problems,
-            *([f"{num_twice} runs were found twice (same configuration and seed): shown once"] if num_twice else []),
+            *(
+                [f"found twice (same configuration and seed) and shown once: {counted(num_twice, 'run')}"]
+                if num_twice
+                else []
+            ),
         ],
     )
+
+
+def counted(n: int, what: str) -> str:
+    """Return `1 run`, `2 runs`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:

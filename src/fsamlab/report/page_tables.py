@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.report.gather import COSTS, Gathered
+from fsamlab.report.gather import COSTS, Gathered, counted
 from fsamlab.report.style import label
 from fsamlab.sweep.results import by_setting, clear_best
 
@@ -215,7 +215,7 @@ def read_time(stamp: str) -> str:
 def _tally(values: Any) -> list[str]:
     """Return each value once, with its number of runs where they differ."""
     counts = Counter(values)
-    return [value if len(counts) == 1 else f"{value}  ({n} runs)" for value, n in counts.most_common()]
+    return [value if len(counts) == 1 else f"{value}  ({counted(n, 'run')})" for value, n in counts.most_common()]
 
 
 def _code(environment: dict[str, Any]) -> str:
@@ -243,7 +243,7 @@ def _cost(frame: pd.DataFrame) -> list[str]:
     train, evaluation, diagnostics = (float(frame[c].sum()) for c in COSTS)
     n = int(frame[COSTS[0]].notna().sum())
     return [
-        f"{duration(train + evaluation + diagnostics)} over {n} finished runs: training {duration(train)}, "
+        f"{duration(train + evaluation + diagnostics)} over {counted(n, 'finished run')}: training {duration(train)}, "
         f"evaluation {duration(evaluation)}, diagnostics {duration(diagnostics)}"
     ]
 
