@@ -69,7 +69,7 @@ def test_a_run_of_two_sweeps_is_one_run(tmp_path):
     make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
     gathered = gather([tmp_path / "a", tmp_path / "b"])
     assert len(gathered.frame) == 3
-    assert gathered.notes == ["found twice (same configuration and seed) and shown once: 2 runs"]
+    assert gathered.notes == ["found twice (same configuration and seed), shown once: 2 runs"]
     assert results(gathered).rows[0][1].text == "3"
 
 

@@ -87,6 +87,7 @@ def gather(paths: Iterable[Path]) -> Gathered:
             curves = Curves(points_per_curve(len(states) * len(set().union(*metrics))))
         if metrics and curves is not None:
             curves.add(number, metrics)
+    twice = f"found twice (same configuration and seed), shown once: {counted(num_twice, 'run')}"
     return Gathered(
         frame=pd.DataFrame(rows),
         directories=[s.run.directory for s in states],
@@ -97,15 +98,7 @@ def gather(paths: Iterable[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        notes=[
-            *([state.jobs.problem] if state.jobs.problem else []),
-            *problems,
-            *(
-                [f"found twice (same configuration and seed) and shown once: {counted(num_twice, 'run')}"]
-                if num_twice
-                else []
-            ),
-        ],
+        notes=[note for note in (state.jobs.problem, *problems, twice if num_twice else None) if note],
     )
 
 

@@ -14,11 +14,12 @@ const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
 
-/* A key as labels show it: without its section, where no other key would look the same. */
-function shortKey(key) {
-  const short = (k) => k.replace(/\.name$/, "").replace(/^(optimizer|data|train|model)\./, "");
-  return Object.keys(DATA.keys).filter((k) => short(k) === short(key)).length > 1 ? key : short(key);
-}
+/* Keys as labels show them: without their section, where no other key would look the same. */
+const SHORT_KEYS = new Map(Object.keys(DATA.keys).map((key) => [key, key.replace(/^(optimizer|data|train|model)\./, "")]));
+const shortKey = (key) => {
+  const short = SHORT_KEYS.get(key);
+  return [...SHORT_KEYS.values()].filter((other) => other === short).length > 1 ? key : short;
+};
 
 function shownValue(key, value) {
   if (value === null || value === undefined) return "–";
