@@ -74,6 +74,10 @@ def test_what_a_log_scale_cannot_show_is_said(opened, tmp_path):
     sigma.scroll_into_view_if_needed()
     page.wait_for_function("node => node.innerText.includes('log scale')", arg=sigma.element_handle())
     assert "3 points at or below 0 have no place on a log scale" in sigma.inner_text()
+    scale = CHART.format("noise scale tr Sigma / |mu|^2, samples (ratio of means)")
+    description(page, scale)
+    assert "no values in the groups shown" in page.locator(scale).inner_text()
+    assert "no value where the mean of the denominator is not positive" in page.locator(scale).inner_text()
     description(page, CHART.format("|mu|^2, unbiased"))
     assert "no positive value" in page.locator(CHART.format("|mu|^2, unbiased")).inner_text()
 

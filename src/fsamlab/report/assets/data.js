@@ -167,14 +167,14 @@ function average(curves) {
 
 const ratio = (above, below) => (above !== null && below > 0 ? above / below : null);
 
-/* A group's mean curve of a metric, null where no run of it has one. A ratio is one of means, not a mean of ratios. */
+/* A group's mean curve of a metric, null where it has no value. A ratio is one of means, not a mean of ratios. */
 function groupCurve(group, metric, axis, smoothing, factor) {
   if (DATA.ratios[metric]) {
     const [above, below] = DATA.ratios[metric].map((part) => groupCurve(group, part, axis, smoothing, factor));
     if (!above || !below) return null;
     const belowAt = new Map(below.x.map((x, i) => [x, below.mean[i]]));
     const mean = above.mean.map((value, i) => ratio(value, belowAt.get(above.x[i])));
-    return { ...above, mean, std: above.x.map(() => null) };
+    return mean.some((value) => value !== null) ? { ...above, mean, std: above.x.map(() => null) } : null;
   }
   const curves = group.runs
     .map((run) => curveOf(metric, run, axis))

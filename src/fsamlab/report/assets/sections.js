@@ -8,6 +8,9 @@ function metricChart(parent, section, metric) {
     const of = DATA.thinned ? " of the points kept" : "";
     chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values${of} that are not finite are left out`));
   }
+  if (DATA.ratios[metric.key]) {
+    chart.figure.append(element("p", { class: "note" }, "no value where the mean of the denominator is not positive"));
+  }
   const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
   whenSeen(chart.figure, () => {
     const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
