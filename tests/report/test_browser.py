@@ -364,6 +364,11 @@ def test_many_groups_are_cut_and_said(opened, tmp_path):
     choose(page, "Group by", "setting")
     assert "40 groups: the first 30 are drawn" in page.locator("#notes").inner_text()
     assert page.locator("#legend .chip").count() == 30
+    lines = "n => (n.uplot.series.length - 1) / 3"
+    description(page, ACCURACY)
+    assert page.eval_on_selector(f"{ACCURACY} .plot", lines) == 30
+    page.locator("#legend .chip").first.click()
+    assert page.eval_on_selector(f"{ACCURACY} .plot", lines) == 29  # none that has no entry in the legend
 
 
 def test_colours_follow_the_scheme_and_the_button(opened, made):

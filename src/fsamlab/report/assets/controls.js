@@ -32,7 +32,7 @@ function redraw() {
   });
 }
 
-const shownGroups = () => groups.filter((g) => !state.hidden.has(g.id)).slice(0, MAX_GROUPS);
+const shownGroups = () => groups.slice(0, MAX_GROUPS).filter((g) => !state.hidden.has(g.id));
 
 function regroup() {
   const keys = state.by === "setting" ? DATA.settings : [state.by, state.also].filter((key) => key);
