@@ -194,16 +194,25 @@ def test_a_key_that_varies_within_a_method_has_a_sensitivity_curve(tmp_path):
 
 
 def test_what_is_true_or_false_has_no_curve(tmp_path):
-    for i, nesterov in enumerate((True, False)):
+    for i, (nesterov, beta) in enumerate(((True, 0), (False, 0), (True, 1))):
         path = make_run(tmp_path / "made" / f"{i}") / "config.yaml"
-        path.write_text(
-            path.read_text().replace("rho: 0.2", f"rho: 0.2\n  nesterov: {nesterov}\n  betas: [0.9, 0.{i}]")
-        )
+        more = f"rho: 0.2\n  nesterov: {nesterov}\n  betas: [0.9, 0.{beta}]"
+        path.write_text(path.read_text().replace("rho: 0.2", more))
     gathered = gather([tmp_path / "made"])
+    assert {"optimizer.nesterov", "optimizer.betas"} <= set(gathered.settings())
     keys = payload(gathered, varying_keys(gathered))["keys"]
-    assert keys["optimizer.nesterov"] == [True, False]
-    assert keys["optimizer.betas"] == ["[0.9, 0.0]", "[0.9, 0.1]"]
+    assert keys["optimizer.nesterov"] == [True, False, True]
+    assert keys["optimizer.betas"] == ["[0.9, 0.0]", "[0.9, 0.0]", "[0.9, 0.1]"]
     assert sensitivities(gathered) == []
+
+
+def test_a_key_that_never_varies_alone_has_no_curve(tmp_path):
+    for batch_size, rho in ((16, 0.1), (32, 0.2), (32, 0.3)):
+        path = make_run(tmp_path / "made" / f"{rho}", rho=rho) / "config.yaml"
+        path.write_text(path.read_text().replace("batch_size: 32", f"batch_size: {batch_size}"))
+    gathered = gather([tmp_path / "made"])
+    assert "data.batch_size" in gathered.settings()
+    assert [found["key"] for found in sensitivities(gathered)] == ["optimizer.rho"]
 
 
 def test_runs_of_several_machines_are_counted(tmp_path):
