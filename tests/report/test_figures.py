@@ -14,6 +14,7 @@ from made_frames import frame, one_run, rows_of
 from matplotlib.colors import to_hex
 
 from fsamlab.report import figures
+from fsamlab.report.canvas import look
 from fsamlab.report.measured import EMA_QUALITY
 from fsamlab.report.style import BLUE, GREY, VERMILION, style
 
@@ -93,6 +94,18 @@ def test_curves_by_a_hyper_parameter():
     assert list(found) == ["batch size 64", "batch size 128"]
 
 
+def test_curves_by_a_key_that_some_methods_lack_leave_those_out(methods):
+    found = lines(figures.curves(rows_of(methods, val___loss=[2.0]), methods, "val/loss", by="optimizer.lmbda").axes[0])
+    assert list(found) == [r"$\lambda$ 0.9"]
+
+
+def test_a_curve_for_each_seed():
+    runs = frame(one_run("sam", 0, 0.5), one_run("sam", 1, 0.5))
+    figure = figures.curves(rows_of(runs, val___loss=[2.0, 1.0]), runs, "val/loss", by="seed")
+    assert [found[1] for found in lines(figure.axes[0]).values()] == [[2.0, 1.0], [2.1, 1.1]]
+    assert "one seed" in words(figure)
+
+
 def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods):
     rows = rows_of(methods, **{"measured___sharpness___one_step": [0.3]})
     figure = figures.curves(rows, methods, "sharpness/one_step")
@@ -145,6 +158,46 @@ def test_figure_2a_has_a_panel_for_each_base():
     assert dots(sgd)["F-SAM"][0] == pytest.approx(55)
     assert dots(adamw)["F-SAM"][0] == pytest.approx(65)
     assert figure.get_figwidth() == figures.TWO_COLUMNS
+
+
+def test_many_panels_are_several_rows_with_one_label(methods):
+    runs = [one_run(m, 0, size / 1000, data__batch_size=size) for m in ("sgd", "sam") for size in (128, 16, 32, 64)]
+    figure = figures.by_method(frame(*runs), panel="data.batch_size")
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [f"batch size {size}" for size in (16, 32, 64, 128)]
+    assert panels[0].get_position().y0 > panels[3].get_position().y1
+    assert words(figure).count("test accuracy at the end (%)") == 1
+    assert dots(panels[3])["SAM"][0] == pytest.approx(12.8)
+    (only,) = figures.by_method(methods, panel="optimizer.lmbda").axes  # SGD and SAM have none
+    assert list(dots(only)) == ["F-SAM"]
+
+
+def inside(figure):
+    """Whether the labels of a figure and of its axes lie on its page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with look():
+        FigureCanvasAgg(figure).draw()
+    page = figure.bbox.padded(1)
+    texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+    boxes = [text.get_window_extent() for text in (*texts, *figure.texts) if text.get_text()]
+    assert len(boxes) >= 2
+    return all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+
+
+@pytest.mark.parametrize("metric", [figures.AT_END, figures.AT_BEST])
+def test_labels_are_not_cut_off(metric):
+    bases = [one_run(m, 0, 0.5, best=0.6, optimizer__base=base) for m in ("sam", "fsam") for base in ("sgd", "adamw")]
+    radii = [one_run("sam", 0, rho, best=rho, optimizer__rho=rho) for rho in (0.1, 0.2)]
+    assert inside(figures.by_method(frame(*bases), metric, panel="optimizer.base"))
+    assert inside(figures.by_method(frame(*bases[::2]), metric))
+    assert inside(figures.rho(frame(*radii), metric))
+
+
+def test_letters_in_latex_count_once_in_a_legend():
+    runs = frame(*(one_run("sam", 0, 0.5, optimizer__rho=rho) for rho in (0.05, 0.1, 0.2, 0.4, 0.8)))
+    figure = figures.curves(rows_of(runs, val___loss=[2.0]), runs, "val/loss", by="optimizer.rho")
+    assert figure.legends[0]._ncols == 2
 
 
 def test_figure_2b_shows_sam_db_beside_sam_and_sgd(methods):
@@ -265,6 +318,9 @@ def test_sharpness_has_a_panel_for_each_measured_quantity():
     assert dots(one_step)["SAM"][:2] == (pytest.approx(0.45), pytest.approx(HALF))
     assert list(dots(trace)) == ["SGD"]
     assert one_step.get_ylim() == trace.get_ylim()  # a method keeps its line
+    runs = frame(*runs.to_dict("records"), one_run("fsam", 0, 0.5))  # not measured
+    one_step, _ = figures.sharpness(runs).axes
+    assert [tick.get_text() for tick in one_step.get_yticklabels()] == ["SGD", "SAM"]
 
 
 def test_what_fsamlab_measure_found_comes_first_and_alone():
@@ -349,6 +405,30 @@ def test_runs_of_different_settings_are_not_averaged(methods):
     mixed = frame(*methods.to_dict("records"), one_run("sam", 3, 0.5, data__batch_size=128))
     with pytest.raises(ValueError, match=r"differ in data.batch_size \(128, 64\)"):
         figures.by_method(mixed)
+
+
+def test_settings_without_the_key_are_no_exception(methods):
+    runs = frame(*methods.to_dict("records"), one_run("fsam", 0, 0.8, optimizer__lmbda=0.6))
+    assert figures.versus(runs, "optimizer.lmbda")  # SGD and SAM have none: levels
+    mixed = frame(*runs.to_dict("records"), one_run("sgd", 2, 0.5, data__batch_size=128))
+    with pytest.raises(ValueError, match=r"differ in data.batch_size \(128, 64\)"):
+        figures.versus(mixed, "optimizer.lmbda")
+    twice = frame(*runs.to_dict("records"), one_run("sgd", 1, 0.7, directory="runs/other/sgd"))
+    with pytest.raises(ValueError, match=r"seed more than once: sgd-1.*, runs/other/sgd"):
+        figures.versus(twice, "optimizer.lmbda")
+
+
+def test_a_missing_value_is_another_setting():
+    runs = frame(one_run("sam", 0, 0.5), one_run("sam", 1, 0.7, data__label_noise=0.4))
+    with pytest.raises(ValueError, match=r"differ in data.label_noise \(0.4, null\)"):
+        figures.by_method(runs)
+
+
+def test_a_missing_convention_is_another_one():
+    runs = frame(*measured("sam", final___sharpness___one_step=0.4))
+    runs["diagnostics/batchnorm"] = ["eval", None]
+    with pytest.raises(ValueError, match=r"different batchnorm \(eval, null\)"):
+        figures.sharpness(runs)
 
 
 def test_a_seed_counts_once(methods):

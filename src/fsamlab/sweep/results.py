@@ -72,6 +72,14 @@ def setting_keys(frame: pd.DataFrame) -> list[str]:
     return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
 
 
+def as_text(values: pd.Series) -> pd.Series:
+    """Return config values as texts, to tell settings apart; a missing one is a text too.
+
+    `astype(str)` keeps missing values missing from pandas 3 on, and neither groupby nor nunique counts those.
+    """
+    return values.map(lambda value: "null" if value is None or value != value else str(value))
+
+
 def varied_keys(frame: pd.DataFrame) -> list[str]:
     """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
 
@@ -80,7 +88,7 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     kept = ["optimizer.name"]
     groups = frame["optimizer.name"].nunique()
     for key in [key for key in setting_keys(frame) if key != kept[0]]:
-        parts = frame[[*kept, key]].astype(str).drop_duplicates()
+        parts = frame[[*kept, key]].apply(as_text).drop_duplicates()
         if len(parts) > groups:
             kept, groups = [*kept, key], len(parts)
     return kept
