@@ -17,24 +17,9 @@ from matplotlib.figure import Figure
 
 from fsamlab.report.canvas import BAND, dashes, grid, heading, legend_below, line, look, new, seeds
 from fsamlab.report.frames import AT_BEST, AT_END, METHOD, comparable, mean_std, methods_of, series
+from fsamlab.report.labels import AXIS_LABELS, axis_label, scale, value_label
 from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, GREY, SOLID, SPARE_COLOURS, Style, style
 
-AXIS_LABELS = {
-    AT_END: "test accuracy at the end (%)",
-    AT_BEST: "test accuracy at best validation epoch (%)",
-    "optimizer.rho": r"radius $\rho$",
-    "optimizer.sigma": r"$\sigma$",
-    "optimizer.lmbda": r"$\lambda$",
-    "optimizer.ascent_batch_size": "batch size of the perturbation",
-    "data.batch_size": "batch size",
-    "data.label_noise": "label noise",
-    "test/acc1": "test accuracy (%)",
-    "val/acc1": "validation accuracy (%)",
-    "train/acc1": "training accuracy (%)",
-    "test/loss": "test loss (nats)",
-    "val/loss": "validation loss (nats)",
-    "train/loss": "training loss (nats)",
-}
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
     "optimizer.sigma": "ablation_sigma",
@@ -43,7 +28,6 @@ GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "data.batch_size": "fig4_batch_size",
     "data.label_noise": "table_label_noise",
 }
-BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
 AXIS_CHARACTERS = 30  # of a label beside an axis of the default height
 DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
@@ -61,16 +45,6 @@ def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
         raise ValueError(
             f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
         )
-
-
-def scale(column: str) -> int:
-    """Return 100 for accuracies, which are fractions in files and per cent in figures, else 1."""
-    return 100 if "acc1" in column or column.endswith("_share") else 1
-
-
-def axis_label(column: str) -> str:
-    """Return the text of an axis."""
-    return AXIS_LABELS.get(column, column + (" (%)" if scale(column) == 100 else ""))
 
 
 # ---------------------------------------------------------------------------------- over training
@@ -121,13 +95,6 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
     ordered = sorted(values.unique())
     looks = zip(cycle(SPARE_COLOURS), cycle((SOLID, DASHED, DOTTED, DASH_DOT)), cycle("osD^v<>"))
     return {v: Style(value_label(by, v), *look) for v, look in zip(ordered, looks)}
-
-
-def value_label(key: str, value: object) -> str:
-    """Return a config value in texts, with its key where it is a number."""
-    if pd.api.types.is_number(value):
-        return f"{AXIS_LABELS.get(key, key)} {value:g}"
-    return BASES.get(str(value), str(value)) if key == "optimizer.base" else str(value)
 
 
 @look()
