@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fsamlab.report.canvas import BAND, dashes, grid, heading, legend_below, line, look, new, seeds
-from fsamlab.report.frames import AT_BEST, AT_END, METHOD, comparable, mean_std, methods_of, series
+from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, series
 from fsamlab.report.labels import AXIS_LABELS, axis_label, scale, value_label
 from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, GREY, SOLID, SPARE_COLOURS, Style, style
 

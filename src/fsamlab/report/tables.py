@@ -25,7 +25,7 @@ from fsamlab.report.frames import (
 )
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, varied_keys
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, plain, varied_keys
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -107,13 +107,6 @@ def cells(table: pd.DataFrame, with_n: bool = False) -> dict[str, str]:
         if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):
             texts[first[LABEL]] = f"**{texts[first[LABEL]]}**"
     return texts
-
-
-def plain(value: Any) -> str:
-    """Return a config value as it is typed; one that is missing or None is null."""
-    if value is None or value != value:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def cost_table(runs: pd.DataFrame) -> str:

@@ -80,6 +80,13 @@ def as_text(values: pd.Series) -> pd.Series:
     return values.map(lambda value: "null" if value is None or value != value else str(value))
 
 
+def plain(value: Any) -> str:
+    """Return a config value as it is typed, for a table; one that is missing or None is null."""
+    if value is None or value != value:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def varied_keys(frame: pd.DataFrame) -> list[str]:
     """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
 

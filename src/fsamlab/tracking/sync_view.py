@@ -8,8 +8,6 @@ from typing import Any
 from fsamlab.terminal import console
 from fsamlab.tracking.sync import Outcome, sync_runs
 
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-
 
 def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
     """Upload runs and print what became of them; `options` are those of :func:`sync_runs`. Return the exit code.
@@ -23,10 +21,10 @@ def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
         for run, outcome in sync_runs(runs, dry_run=dry_run, **options):
             outcomes.append(outcome)
             text = f"{run.name}: {line(outcome, dry_run)}"
-            screen.print(text, style="red" if outcome.failed else None, **PLAIN)
+            screen.print(text, style="red" if outcome.failed else None, soft_wrap=True)
     finally:
         if outcomes:
-            screen.print(closing(outcomes, dry_run), **PLAIN)
+            screen.print(closing(outcomes, dry_run), soft_wrap=True)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
