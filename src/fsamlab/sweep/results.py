@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from fsamlab.files import read_json
 from fsamlab.identity import NEUTRAL
 from fsamlab.measure import latest, read_measurements
 from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status
+from fsamlab.sweep.runs import current_status, read_config
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
 
@@ -44,7 +42,7 @@ def collect_run(directory: Path) -> dict[str, Any]:
     """Return a run's row of :func:`collect`."""
     row: dict[str, Any] = {"directory": str(directory)}
     if (directory / "config.yaml").exists():
-        row.update(flatten(yaml.load((directory / "config.yaml").read_text(), Loader=LOADER)))
+        row.update(flatten(read_config(directory)))
     row.update(read_json(directory / "summary.json") or {})
     row.update({f"measured/{key}": value for key, value in latest(directory).items()})
     status = current_status(directory)
