@@ -42,11 +42,8 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
     not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
     parts = [f"{len(outcomes) - failed - skipped} runs {'checked' if dry_run else 'are whole in W&B'}"]
-    parts += [
-        f"{number} {word}"
-        for number, word in ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
-        if number
-    ]
+    others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
+    parts += [f"{number} {word}" for number, word in others if number]
     urls = sorted({o.url for o in outcomes if o.url})
     places = urls if len(urls) < 2 else sorted({url.rpartition("/runs/")[0] for url in urls})
     return "  ".join([", ".join(parts), *places])
