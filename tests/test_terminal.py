@@ -14,6 +14,7 @@ from fsamlab import terminal
 from fsamlab.cli import main
 from fsamlab.sweep import summary
 from fsamlab.sweep.plan import JobPlan
+from fsamlab.sweep.status_view import age
 
 ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
 
@@ -60,13 +61,32 @@ def screen(request, monkeypatch):
 
 
 def test_the_end_of_a_sweep(sweep, screen, capsys):
-    summary.print_sweep(sweep, [plan(run) for run in sorted(sweep.iterdir())])
+    assert summary.print_sweep(sweep, [plan(run) for run in sorted(sweep.iterdir())]) == len(ODD)
     text = capsys.readouterr().out
+    assert "4 of 8 runs finished" in text
     for odd in ODD:
         assert f" {odd} " in text  # the table
         assert f"failed: E: {odd}" in text
     assert f"fsamlab collect {sweep} " in text
     assert ("\x1b[" in text) is screen
+
+
+def test_accuracies_are_in_per_cent_with_their_spread(tmp_path, capsys):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        put(tmp_path / f"a{seed}", accuracy=accuracy, seed=seed)
+    put(tmp_path / "b", name="one", accuracy=0.25)
+    main(["collect", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert " 60.00 ± 14.14 " in text  # n - 1
+    assert " 25.00 │" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (180000, "2 d ago")],
+)
+def test_how_long_ago(seconds, text):
+    assert age(seconds) == text
 
 
 def test_values_of_keys_that_not_all_methods_have(tmp_path, capsys):

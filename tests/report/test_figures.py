@@ -116,6 +116,21 @@ def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods)
     assert figure.axes[0].get_title() == "sharpness/one_step"
 
 
+def test_what_training_logged_comes_first(methods):
+    rows = rows_of(methods, sharpness___one_step=[0.2], measured___sharpness___one_step=[0.3])
+    assert lines(figures.curves(rows, methods, "sharpness/one_step").axes[0])["F-SAM"][1] == pytest.approx([0.2])
+    assert lines(figures.curves(rows, methods, "measured/sharpness/one_step").axes[0])["F-SAM"][1] == pytest.approx(
+        [0.3]
+    )
+
+
+def test_the_axis_of_an_accuracy_leaves_the_rise_out():
+    runs = frame(one_run("sam", 0, 0.5))
+    rows = rows_of(runs, test___acc1=[0.1, *(0.8 for _ in range(10))], test___loss=[9.0, *(0.8 for _ in range(10))])
+    assert figures.curves(rows, runs, "test/acc1").axes[0].get_ylim()[0] == pytest.approx(78)  # epoch 1 of 11: left out
+    assert figures.curves(rows, runs, "test/loss").axes[0].get_ylim()[1] > 9
+
+
 def test_figure_1_has_the_shares_where_they_were_measured():
     order = ("sgd", "sam", "sam_component", "sam_noise")
     runs = frame(*(one_run(m, seed, 0.5) for m in (*reversed(order), "fsam") for seed in (0, 1)))
@@ -231,6 +246,9 @@ def test_figure_3_is_drawn_over_doubling_radii_with_sgd_as_a_level(radii):
     assert axes.get_xscale() == "log"
     assert axes.xaxis.get_transform().base == 2
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0.05", "0.1", "0.2"]
+    (level,) = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == GREY]
+    sgd = 100 * radii.loc[radii["optimizer.name"] == "sgd", "final/test/acc1"]
+    assert (level.get_y(), level.get_height()) == (pytest.approx(60 - sgd.std()), pytest.approx(2 * sgd.std()))
     spread = next(band for band, colour in bands(axes) if colour == BLUE)
     assert spread[0] == pytest.approx((70 - 100 * HALF, 70 + 100 * HALF))
     assert "standard deviation over 2 seeds" in words(figure)
@@ -253,6 +271,8 @@ def test_figure_2c_marks_the_descent_batch():
 def test_an_ablation_goes_on_a_linear_axis():
     runs = [one_run("fsam", 0, 0.5, optimizer__sigma=s) for s in (0.0, 0.5, 1.0)]
     assert figures.versus(frame(*runs), "optimizer.sigma").axes[0].get_xscale() == "linear"
+    runs = [one_run("fsam", 0, 0.5, optimizer__lmbda=value) for value in (0.1, 0.6, 0.9)]  # one factor is small
+    assert figures.versus(frame(*runs), "optimizer.lmbda").axes[0].get_xscale() == "linear"
 
 
 # --------------------------------------------------------------------------------------- measured
@@ -272,6 +292,9 @@ def test_ema_quality_has_a_panel_for_each_lambda():
     assert found["measured cos(m, g)"][1:] == (pytest.approx([0.35, 0.2]), VERMILION)
     assert found["if w stood still, batches as drawn"][1:] == (pytest.approx([0.95, 0.5]), BLUE)
     assert bands(figure.axes[0])[0][0][0] == pytest.approx((0.35 - HALF, 0.35 + HALF))
+    assert figure.axes[0].get_ylim() == (0, 1)
+    rows["perturbation/cos_batch_full"] -= 0.5  # as late in training
+    assert figures.ema_quality(rows, runs).axes[0].get_ylim()[0] < -0.4
 
 
 def measured(method="fsam", seeds=(0, 1), **columns):
@@ -315,6 +338,7 @@ def test_sharpness_has_a_panel_for_each_measured_quantity():
     )
     one_step, trace = figures.sharpness(runs).axes
     assert one_step.get_title() == "one-step sharpness"
+    assert [axes.get_xlabel() for axes in (one_step, trace)] == ["nats", "nats / weight²"]
     assert dots(one_step)["SAM"][:2] == (pytest.approx(0.45), pytest.approx(HALF))
     assert list(dots(trace)) == ["SGD"]
     assert one_step.get_ylim() == trace.get_ylim()  # a method keeps its line
@@ -389,6 +413,22 @@ def test_what_is_missing_is_named(case, methods):
     with pytest.raises(ValueError, match=message) as error:
         draw(methods, rows_of(methods, test___acc1=[0.5]))
     assert "\n" not in str(error.value)
+
+
+def test_a_failed_run_is_not_what_a_figure_needs(methods):
+    runs = frame(*methods.to_dict("records"), {**one_run("sam_db", 0, 0.1), "status": "failed"})
+    with pytest.raises(ValueError, match=r"no finished run of sam_db.*fig2b_other_batch"):
+        figures.other_batch(runs)
+
+
+def test_samples_of_a_seed_may_differ_with_what_is_varied_only():
+    size = {64: "a", 128: "b"}
+    runs = frame(*(one_run("sam", 0, 0.5, data__batch_size=b, diagnostics___sample_hash=size[b]) for b in size))
+    rows = rows_of(runs, sharpness___one_step=[0.1])
+    assert figures.curves(rows, runs, "sharpness/one_step", by="data.batch_size")
+    runs = frame(*(one_run(m, 0, 0.5, diagnostics___sample_hash=m) for m in ("sam", "fsam")))
+    with pytest.raises(ValueError, match=r"different sample_hash \(fsam, sam\)"):
+        figures.curves(rows_of(runs, sharpness___one_step=[0.1]), runs, "sharpness/one_step")
 
 
 def test_no_finished_run_is_an_error(methods, tmp_path):
