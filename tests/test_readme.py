@@ -52,6 +52,26 @@ def test_commands_were_found():
     assert len(COMMANDS) >= 5
 
 
+def test_every_fsamlab_command_parses():
+    from fsamlab.cli import _parser
+
+    pages = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    blocks = [(path, block) for path, text in pages.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
+    commands = [
+        (path, command)
+        for path, block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        for command in re.findall(r"\bfsamlab ((?!/)[^#|&]+)", line.partition("#")[0])
+    ]
+    assert len(commands) > 15
+    for path, command in commands:
+        words = shlex.split(re.sub(r"\[[^]]*\]", "", command))
+        try:
+            _parser().parse_args(words)
+        except SystemExit:
+            pytest.fail(f"{path.name}: fsamlab {command}")
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target

@@ -9,14 +9,17 @@ import time
 import webbrowser
 from pathlib import Path
 
+from fsamlab import door
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; return the exit code."""
-    args = _parser().parse_args(argv)
-    try:
+    """Run a subcommand; return the exit code. An error is one line, with a traceback only where it is unforeseen."""
+
+    def command() -> int:
+        args = _parser().parse_args(argv)
         return int(args.run(args))
-    except KeyboardInterrupt:
-        return 130
+
+    return door.call(command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,26 +129,18 @@ def _log() -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.sweep.again import check
     from fsamlab.sweep.summary import print_check
 
     _log()
-    try:
-        print_check(*check(args.words))
-    except Exception as e:
-        return door.report(e)
+    print_check(*check(args.words))
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.fetch import fetch
 
-    try:
-        return max(map(door.report, fetch(args.words)), default=0)
-    except Exception as e:
-        return door.report(e)
+    return max(map(door.report, fetch(args.words)), default=0)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -155,20 +150,15 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _resubmit(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.sweep.again import resubmit
 
     _log()
     logging.getLogger("fsamlab").setLevel(logging.INFO)
-    try:
-        resubmit(args.sweep, args.overrides)
-    except Exception as e:
-        return door.report(e)
+    resubmit(args.sweep, args.overrides)
     return 0
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.measure import measure_runs
     from fsamlab.sweep.runs import find_runs
     from fsamlab.sweep.summary import print_measurements
@@ -182,57 +172,40 @@ def _measure(args: argparse.Namespace) -> int:
     if not runs:
         print(_no_runs(paths), file=sys.stderr)
         return 1
-    try:
-        outcome = measure_runs(runs, overrides)
-    except Exception as e:
-        return door.report(e)
+    outcome = measure_runs(runs, overrides)
     screen = console()
     print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
     failed = {run: wrong for run, wrong in outcome.items() if wrong is not None}
     for run, wrong in failed.items():
-        screen.print(f"   failed  {run.name}: {wrong}", style="red", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"   failed  {run.name}: {wrong}", style="red", soft_wrap=True)
     return 1 if failed else 0
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.config import in_range
     from fsamlab.sweep.runs import find_runs
     from fsamlab.tracking.sync_view import show
-    from fsamlab.tracking.wandb_server import CannotUpload, check_place
+    from fsamlab.tracking.wandb_server import check_place
 
     _log()
     runs = find_runs(args.runs)
     if not runs:
         print(_no_runs(args.runs), file=sys.stderr)
         return 1
-    try:
-        check_place(args.project, args.entity)
-        in_range("--timeout", args.timeout, 0, open_low=True)
-        return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
-    except CannotUpload as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    except Exception as e:
-        return door.report(e)
+    check_place(args.project, args.entity)
+    in_range("--timeout", args.timeout, 0, open_low=True)
+    return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
 
 
 def _wandb_workspace(args: argparse.Namespace) -> int:
-    from fsamlab import door
-    from fsamlab.tracking.wandb_server import CannotUpload, check_place
+    from fsamlab.tracking.wandb_server import check_place
     from fsamlab.tracking.workspace import as_json, build, save
 
-    try:
-        check_place(args.project, args.entity)
-        if args.json:
-            print(as_json(build(args.project, args.entity or "", args.name)))
-        else:
-            print(save(args.project, args.entity, args.name))
-    except CannotUpload as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    except Exception as e:
-        return door.report(e)
+    check_place(args.project, args.entity)
+    if args.json:
+        print(as_json(build(args.project, args.entity or "", args.name)))
+    else:
+        print(save(args.project, args.entity, args.name))
     return 0
 
 
@@ -259,21 +232,17 @@ def _collect(args: argparse.Namespace) -> int:
     if (frame["status"] == "finished").any():
         screen.print(settings_table(frame))
     print_failures(frame, screen)
-    screen.print(f"{len(frame)} runs in {csv}", highlight=False, soft_wrap=True)
+    screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from fsamlab import door
     from fsamlab.report.gather import counted
     from fsamlab.report.page import write_report
 
     out: Path = args.out or args.runs[0] / "report.html"
     start = time.perf_counter()
-    try:
-        gathered = write_report(args.runs, out)
-    except Exception as e:
-        return door.report(e)
+    gathered = write_report(args.runs, out)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
     print(f"{counted(len(gathered.frame), 'run')} ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")

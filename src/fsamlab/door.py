@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TextIO, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
@@ -42,16 +43,52 @@ def enter(main: Callable[[], Any]) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from fsamlab.help import page
 
-        print(page())
-        return
+        sys.exit(call(lambda: print(page())))
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
+    sys.exit(call(main))
+
+
+CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
+
+
+def call(main: Callable[[], Any]) -> int:
+    """Call a program's main function and return the exit code: what it returns, that of its error, 130 after Ctrl-C.
+
+    A closed pipe (`... | head`) is silent: its reader has what it wanted.
+    """
     try:
-        main()
-    except Exception as e:
-        sys.exit(report(e))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            return int(main() or 0)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as e:
+            if isinstance(e, BrokenPipeError) and any(map(has_no_reader, outputs())):
+                raise
+            return report(e)
+        finally:
+            for stream in outputs():  # here, not when Python ends, which prints an error
+                stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in filter(has_no_reader, outputs()):
+            os.dup2(nowhere, stream.fileno())
+        return CLOSED_PIPE
+
+
+def outputs() -> Iterator[TextIO]:
+    """Yield the standard streams that this process has."""
+    yield from (stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed)
+
+
+def has_no_reader(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)
+        return bool(poll.poll(0))
+    except OSError:  # no file of the system's
+        return False
 
 
 def report(error: BaseException) -> int:
@@ -80,6 +117,8 @@ def one_line(error: BaseException) -> str | None:
         "JobFailed",
         "CannotResume",
         "NoProgress",
+        "CannotUpload",
+        "Damaged",
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
         return " ".join(str(error).split())

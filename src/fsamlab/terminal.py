@@ -36,10 +36,24 @@ PLAIN_WIDTH = 120  # of tables where there is no terminal to ask
 REFRESH_SECONDS = 0.1
 
 
+class _LiteralConsole(Console):
+    """Prints names, values and messages as they are, whatever brackets and colons are in them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich would end the process with exit code 1, which means a failed run here
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console: coloured and as wide as the terminal, plain and PLAIN_WIDTH wide without one."""
-    plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=max(PLAIN_WIDTH, plain.width))
+    plain = _LiteralConsole(stderr=stderr)
+    return plain if plain.is_terminal else _LiteralConsole(stderr=stderr, width=max(PLAIN_WIDTH, plain.width))
+
+
+def _text(form: str) -> TextColumn:
+    return TextColumn(form, markup=False)
 
 
 def percent(value: float | None) -> str:
@@ -101,11 +115,9 @@ def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
     if not (enabled and screen.is_terminal):
         yield _Lines()
         return
-    columns = (TextColumn("{task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (_text("{task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     screen.print(title, style="bold")
-    with Bar(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[latest]}"), console=screen, transient=True
-    ) as bar:
+    with Bar(*columns, TimeRemainingColumn(), _text("{task.fields[latest]}"), console=screen, transient=True) as bar:
         task = bar.add_task(title, total=trainer.last_step, completed=trainer.step, epoch="", latest="")
         yield _Bar(bar, task)
 
@@ -133,10 +145,10 @@ def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str
     times = (
         f"{parts['train']:.0f} s training, {parts['eval']:.0f} s evaluation, {parts['diagnostics']:.0f} s diagnostics"
     )
-    screen.print(f"{summary['cost/steps']} steps, {summary['cost/step_ms']:.1f} ms each; {times}", highlight=False)
-    screen.print(f"files: {project_relative(directory)}", highlight=False, soft_wrap=True)
+    screen.print(f"{summary['cost/steps']} steps, {summary['cost/step_ms']:.1f} ms each; {times}")
+    screen.print(f"files: {project_relative(directory)}", soft_wrap=True)
     if url is not None:
-        screen.print(f"W&B:   {url}", highlight=False, soft_wrap=True)
+        screen.print(f"W&B:   {url}", soft_wrap=True)
 
 
 class SweepBoard:
@@ -153,9 +165,9 @@ class SweepBoard:
         self.num_ended = 0
         self.screen = console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
+            _text("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[text]}"),
+            _text("{task.fields[text]}"),
         )
         self.bar = Bar(
             *columns,
@@ -201,4 +213,4 @@ class SweepBoard:
         seconds = time.monotonic() - self.began[index]
         total = len(self.directories)
         line = f"[{self.num_ended:{len(str(total))}}/{total}] {self.names[index]}  {seconds:.0f} s  {outcome}"
-        self.screen.print(line, highlight=False, markup=False, soft_wrap=True, style=None if exitcode == 0 else "red")
+        self.screen.print(line, soft_wrap=True, style=None if exitcode == 0 else "red")

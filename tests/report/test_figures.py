@@ -14,6 +14,7 @@ from made_frames import frame, one_run, rows_of
 from matplotlib.colors import to_hex
 
 from fsamlab.report import figures
+from fsamlab.report.canvas import look
 from fsamlab.report.measured import EMA_QUALITY
 from fsamlab.report.style import BLUE, GREY, VERMILION, style
 
@@ -93,6 +94,18 @@ def test_curves_by_a_hyper_parameter():
     assert list(found) == ["batch size 64", "batch size 128"]
 
 
+def test_curves_by_a_key_that_some_methods_lack_leave_those_out(methods):
+    found = lines(figures.curves(rows_of(methods, val___loss=[2.0]), methods, "val/loss", by="optimizer.lmbda").axes[0])
+    assert list(found) == [r"$\lambda$ 0.9"]
+
+
+def test_a_curve_for_each_seed():
+    runs = frame(one_run("sam", 0, 0.5), one_run("sam", 1, 0.5))
+    figure = figures.curves(rows_of(runs, val___loss=[2.0, 1.0]), runs, "val/loss", by="seed")
+    assert [found[1] for found in lines(figure.axes[0]).values()] == [[2.0, 1.0], [2.1, 1.1]]
+    assert "one seed" in words(figure)
+
+
 def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods):
     rows = rows_of(methods, **{"measured___sharpness___one_step": [0.3]})
     figure = figures.curves(rows, methods, "sharpness/one_step")
@@ -101,6 +114,21 @@ def test_what_fsamlab_measure_found_is_drawn_where_training_has_nothing(methods)
     bars = [collection.get_segments()[0][:, 1] for collection in figure.axes[0].collections]
     assert list(bars[1]) == pytest.approx([0.35 - HALF, 0.35 + HALF])  # SAM's, after SGD's
     assert figure.axes[0].get_title() == "sharpness/one_step"
+
+
+def test_what_training_logged_comes_first(methods):
+    rows = rows_of(methods, sharpness___one_step=[0.2], measured___sharpness___one_step=[0.3])
+    assert lines(figures.curves(rows, methods, "sharpness/one_step").axes[0])["F-SAM"][1] == pytest.approx([0.2])
+    assert lines(figures.curves(rows, methods, "measured/sharpness/one_step").axes[0])["F-SAM"][1] == pytest.approx(
+        [0.3]
+    )
+
+
+def test_the_axis_of_an_accuracy_leaves_the_rise_out():
+    runs = frame(one_run("sam", 0, 0.5))
+    rows = rows_of(runs, test___acc1=[0.1, *(0.8 for _ in range(10))], test___loss=[9.0, *(0.8 for _ in range(10))])
+    assert figures.curves(rows, runs, "test/acc1").axes[0].get_ylim()[0] == pytest.approx(78)  # epoch 1 of 11: left out
+    assert figures.curves(rows, runs, "test/loss").axes[0].get_ylim()[1] > 9
 
 
 def test_figure_1_has_the_shares_where_they_were_measured():
@@ -147,6 +175,46 @@ def test_figure_2a_has_a_panel_for_each_base():
     assert figure.get_figwidth() == figures.TWO_COLUMNS
 
 
+def test_many_panels_are_several_rows_with_one_label(methods):
+    runs = [one_run(m, 0, size / 1000, data__batch_size=size) for m in ("sgd", "sam") for size in (128, 16, 32, 64)]
+    figure = figures.by_method(frame(*runs), panel="data.batch_size")
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [f"batch size {size}" for size in (16, 32, 64, 128)]
+    assert panels[0].get_position().y0 > panels[3].get_position().y1
+    assert words(figure).count("test accuracy at the end (%)") == 1
+    assert dots(panels[3])["SAM"][0] == pytest.approx(12.8)
+    (only,) = figures.by_method(methods, panel="optimizer.lmbda").axes  # SGD and SAM have none
+    assert list(dots(only)) == ["F-SAM"]
+
+
+def inside(figure):
+    """Whether the labels of a figure and of its axes lie on its page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with look():
+        FigureCanvasAgg(figure).draw()
+    page = figure.bbox.padded(1)
+    texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+    boxes = [text.get_window_extent() for text in (*texts, *figure.texts) if text.get_text()]
+    assert len(boxes) >= 2
+    return all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+
+
+@pytest.mark.parametrize("metric", [figures.AT_END, figures.AT_BEST])
+def test_labels_are_not_cut_off(metric):
+    bases = [one_run(m, 0, 0.5, best=0.6, optimizer__base=base) for m in ("sam", "fsam") for base in ("sgd", "adamw")]
+    radii = [one_run("sam", 0, rho, best=rho, optimizer__rho=rho) for rho in (0.1, 0.2)]
+    assert inside(figures.by_method(frame(*bases), metric, panel="optimizer.base"))
+    assert inside(figures.by_method(frame(*bases[::2]), metric))
+    assert inside(figures.rho(frame(*radii), metric))
+
+
+def test_letters_in_latex_count_once_in_a_legend():
+    runs = frame(*(one_run("sam", 0, 0.5, optimizer__rho=rho) for rho in (0.05, 0.1, 0.2, 0.4, 0.8)))
+    figure = figures.curves(rows_of(runs, val___loss=[2.0]), runs, "val/loss", by="optimizer.rho")
+    assert figure.legends[0]._ncols == 2
+
+
 def test_figure_2b_shows_sam_db_beside_sam_and_sgd(methods):
     both = frame(*methods.to_dict("records"), one_run("sam_db", 0, 0.4))
     assert list(dots(figures.other_batch(both).axes[0])) == ["SGD", "SAM", "SAM-db"]
@@ -178,6 +246,9 @@ def test_figure_3_is_drawn_over_doubling_radii_with_sgd_as_a_level(radii):
     assert axes.get_xscale() == "log"
     assert axes.xaxis.get_transform().base == 2
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0.05", "0.1", "0.2"]
+    (level,) = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == GREY]
+    sgd = 100 * radii.loc[radii["optimizer.name"] == "sgd", "final/test/acc1"]
+    assert (level.get_y(), level.get_height()) == (pytest.approx(60 - sgd.std()), pytest.approx(2 * sgd.std()))
     spread = next(band for band, colour in bands(axes) if colour == BLUE)
     assert spread[0] == pytest.approx((70 - 100 * HALF, 70 + 100 * HALF))
     assert "standard deviation over 2 seeds" in words(figure)
@@ -200,6 +271,8 @@ def test_figure_2c_marks_the_descent_batch():
 def test_an_ablation_goes_on_a_linear_axis():
     runs = [one_run("fsam", 0, 0.5, optimizer__sigma=s) for s in (0.0, 0.5, 1.0)]
     assert figures.versus(frame(*runs), "optimizer.sigma").axes[0].get_xscale() == "linear"
+    runs = [one_run("fsam", 0, 0.5, optimizer__lmbda=value) for value in (0.1, 0.6, 0.8)]  # one factor is small
+    assert figures.versus(frame(*runs), "optimizer.lmbda").axes[0].get_xscale() == "linear"
 
 
 # --------------------------------------------------------------------------------------- measured
@@ -219,6 +292,9 @@ def test_ema_quality_has_a_panel_for_each_lambda():
     assert found["measured cos(m, g)"][1:] == (pytest.approx([0.35, 0.2]), VERMILION)
     assert found["if w stood still, batches as drawn"][1:] == (pytest.approx([0.95, 0.5]), BLUE)
     assert bands(figure.axes[0])[0][0][0] == pytest.approx((0.35 - HALF, 0.35 + HALF))
+    assert figure.axes[0].get_ylim() == (0, 1)
+    rows["perturbation/cos_batch_full"] -= 0.5  # as late in training
+    assert figures.ema_quality(rows, runs).axes[0].get_ylim()[0] < -0.4
 
 
 def measured(method="fsam", seeds=(0, 1), **columns):
@@ -262,9 +338,13 @@ def test_sharpness_has_a_panel_for_each_measured_quantity():
     )
     one_step, trace = figures.sharpness(runs).axes
     assert one_step.get_title() == "one-step sharpness"
+    assert [axes.get_xlabel() for axes in (one_step, trace)] == ["nats", "nats / weight²"]
     assert dots(one_step)["SAM"][:2] == (pytest.approx(0.45), pytest.approx(HALF))
     assert list(dots(trace)) == ["SGD"]
     assert one_step.get_ylim() == trace.get_ylim()  # a method keeps its line
+    runs = frame(*runs.to_dict("records"), one_run("fsam", 0, 0.5))  # not measured
+    one_step, _ = figures.sharpness(runs).axes
+    assert [tick.get_text() for tick in one_step.get_yticklabels()] == ["SGD", "SAM"]
 
 
 def test_what_fsamlab_measure_found_comes_first_and_alone():
@@ -335,6 +415,22 @@ def test_what_is_missing_is_named(case, methods):
     assert "\n" not in str(error.value)
 
 
+def test_a_failed_run_is_not_what_a_figure_needs(methods):
+    runs = frame(*methods.to_dict("records"), {**one_run("sam_db", 0, 0.1), "status": "failed"})
+    with pytest.raises(ValueError, match=r"no finished run of sam_db.*fig2b_other_batch"):
+        figures.other_batch(runs)
+
+
+def test_samples_of_a_seed_may_differ_with_what_is_varied_only():
+    size = {64: "a", 128: "b"}
+    runs = frame(*(one_run("sam", 0, 0.5, data__batch_size=b, diagnostics___sample_hash=size[b]) for b in size))
+    rows = rows_of(runs, sharpness___one_step=[0.1])
+    assert figures.curves(rows, runs, "sharpness/one_step", by="data.batch_size")
+    runs = frame(*(one_run(m, 0, 0.5, diagnostics___sample_hash=m) for m in ("sam", "fsam")))
+    with pytest.raises(ValueError, match=r"different sample_hash \(fsam, sam\)"):
+        figures.curves(rows_of(runs, sharpness___one_step=[0.1]), runs, "sharpness/one_step")
+
+
 def test_no_finished_run_is_an_error(methods, tmp_path):
     for runs in (methods.assign(status="failed"), methods.iloc[:0], frame()):
         with pytest.raises(ValueError, match="no finished run"):
@@ -349,6 +445,30 @@ def test_runs_of_different_settings_are_not_averaged(methods):
     mixed = frame(*methods.to_dict("records"), one_run("sam", 3, 0.5, data__batch_size=128))
     with pytest.raises(ValueError, match=r"differ in data.batch_size \(128, 64\)"):
         figures.by_method(mixed)
+
+
+def test_settings_without_the_key_are_no_exception(methods):
+    runs = frame(*methods.to_dict("records"), one_run("fsam", 0, 0.8, optimizer__lmbda=0.6))
+    assert figures.versus(runs, "optimizer.lmbda")  # SGD and SAM have none: levels
+    mixed = frame(*runs.to_dict("records"), one_run("sgd", 2, 0.5, data__batch_size=128))
+    with pytest.raises(ValueError, match=r"differ in data.batch_size \(128, 64\)"):
+        figures.versus(mixed, "optimizer.lmbda")
+    twice = frame(*runs.to_dict("records"), one_run("sgd", 1, 0.7, directory="runs/other/sgd"))
+    with pytest.raises(ValueError, match=r"seed more than once: sgd-1.*, runs/other/sgd"):
+        figures.versus(twice, "optimizer.lmbda")
+
+
+def test_a_missing_value_is_another_setting():
+    runs = frame(one_run("sam", 0, 0.5), one_run("sam", 1, 0.7, data__label_noise=0.4))
+    with pytest.raises(ValueError, match=r"differ in data.label_noise \(0.4, null\)"):
+        figures.by_method(runs)
+
+
+def test_a_missing_convention_is_another_one():
+    runs = frame(*measured("sam", final___sharpness___one_step=0.4))
+    runs["diagnostics/batchnorm"] = ["eval", None]
+    with pytest.raises(ValueError, match=r"different batchnorm \(eval, null\)"):
+        figures.sharpness(runs)
 
 
 def test_a_seed_counts_once(methods):

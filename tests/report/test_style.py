@@ -1,5 +1,7 @@
 """Methods are told apart by every reader, on both grounds."""
 
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -63,6 +65,8 @@ def test_every_variant_has_its_own_look():
 
 
 def test_a_new_method_keeps_the_look_its_name_gives():
-    assert style("gsam") == style("gsam")
+    code = "from fsamlab.report.style import style; print(style('gsam'))"
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert again.strip() == repr(style("gsam"))  # of another process too
     assert style("gsam").label == "gsam"
     assert style("gsam") != style("msam")

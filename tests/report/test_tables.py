@@ -45,6 +45,12 @@ def test_parameters_that_vary_are_part_of_the_name():
     assert names == ["SGD", "SAM, rho 0.05", "SAM, rho 0.1"]
 
 
+def test_a_parameter_that_only_some_runs_have_is_part_of_the_name():
+    runs = [one_run("sam", 0, 0.5), one_run("sam", 0, 0.6, optimizer__ascent_batch_size=32.0)]
+    names = [text.split("|")[1].strip() for text in accuracy_table(frame(*runs)).splitlines() if "| SAM" in text]
+    assert names == ["SAM, ascent_batch_size 32", "SAM, ascent_batch_size null"]
+
+
 def test_conditions_are_lines_and_methods_columns():
     accuracies = {("sgd", 0.2): 0.8, ("sgd", 0.4): 0.6, ("fsam", 0.2): 0.9, ("fsam", 0.4): 0.6}
     runs = [one_run(m, s, a + s / 100, data__label_noise=noise) for (m, noise), a in accuracies.items() for s in (0, 1)]
@@ -71,6 +77,22 @@ def test_cost(methods):
     table = cost_table(methods)
     assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00"]
     assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50"]
+
+
+def test_cost_in_the_order_of_the_values():
+    sizes = (128, 16, 64)
+    table = cost_table(frame(*(one_run(m, 0, 0.5, data__batch_size=size) for m in ("sam", "sgd") for size in sizes)))
+    found = [[cell.strip() for cell in text.split("|")[1:3]] for text in table.splitlines()[2:]]
+    assert found == [[m, size] for m in ("SGD", "SAM") for size in ("16", "64", "128")]
+
+
+def test_n_is_of_the_runs_that_were_measured(methods):
+    one_step, trace = "measured/sharpness/one_step", "measured/curvature/trace"
+    runs = methods.assign(**{one_step: [0.25, 0.75, 9.0, None, 0.5, None], trace: [None, 2.0, None, None, 3.0, None]})
+    table = measured_table(runs)
+    assert line(table, "SAM") == ["SAM", "2", "0.5 ± 0.35", "2 (1)"]
+    assert line(table, "SGD") == ["SGD", "1", "0.5", "3"]
+    assert "F-SAM" not in table
 
 
 def test_measured_values_and_their_conventions(methods):

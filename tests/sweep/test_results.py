@@ -80,6 +80,13 @@ def test_a_metric_that_only_some_runs_have(frame):
     assert by_setting(frame.drop(columns="cost/step_ms"))["step_ms"].isna().all()
 
 
+def test_a_step_takes_the_median_over_runs(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path / str(seed), "sam", seed, 0.5)
+    frame = collect(find_runs([tmp_path])).assign(**{"cost/step_ms": [20.0, 21.0, 100.0]})  # one was disturbed
+    assert by_setting(frame).loc[0, "step_ms"] == 21.0
+
+
 def test_a_run_that_never_started_adds_no_column(tmp_path):
     make_run(tmp_path / "a", "sgd", 0, 0.5)
     frame = collect([tmp_path / "a", tmp_path / "never"])

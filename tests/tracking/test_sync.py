@@ -232,19 +232,32 @@ def test_a_torn_last_line_is_left_out(server, local):
         ("metrics.jsonl", row(1) + '{"step": 2, "tr\n' + row(3), "metrics.jsonl, line 2: no JSON object"),
         ("metrics.jsonl", row(1) + row(1), "metrics.jsonl, line 2: step 1 after 1: steps have to grow"),
         ("metrics.jsonl", '{"epoch": 1}\n', "metrics.jsonl, line 1: step None after -1"),
+        ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl, line 1: step x after -1"),
+        ("metrics.jsonl", '{"step": NaN}\n', "metrics.jsonl, line 1: step nan after -1"),
         ("summary.json", "[1, 2]", "summary.json is no JSON object"),
         ("status.json", '{"status', "status.json is no JSON object"),
+        ("status.json", '{"status": "finished"}', "status.json has no run_id"),
         ("config.yaml", "a: 1", "config.yaml is no run's configuration: KeyError: 'tracker'"),
+        ("config.yaml", "tracker: {project: a, entity: null, tags: []}", "configuration: KeyError: 'name'"),
+        ("config.yaml", "[1]", "config.yaml is no run's configuration: list in place of keys"),
+        ("config.yaml", "a: [", "config.yaml is no run's configuration: ParserError"),
+        ("config.yaml", b"name: \xff", "config.yaml is no run's configuration: UnicodeDecodeError"),
+        ("metrics.jsonl", None, "Is a directory"),
         ("measurements/a.jsonl", "{\n{}\n", "a.jsonl, line 1: no JSON object"),
     ],
 )
 def test_a_damaged_file_is_one_line_and_the_other_runs_go_on(server, local, tmp_path, file, text, said):
     bad = local("asam-s0")
     (bad / "measurements").mkdir()
-    (bad / file).write_text(text)
+    if text is None:
+        (bad / file).unlink()
+        (bad / file).mkdir()
+    else:
+        (bad / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     local()
     lines = synced(server, tmp_path / "runs", exit_code=1)
-    assert lines[0].startswith(f"asam-s0: failed: {bad}/")
+    assert lines[0].startswith("asam-s0: failed: ")
+    assert f"{bad}/{file}" in lines[0]
     assert said in lines[0]
     assert lines[1] == "fsam-s0: 10 rows sent, 0 were there"
     assert lines[2].startswith("1 runs are whole in W&B, 1 failed")
@@ -347,6 +360,9 @@ def test_a_forced_run_with_other_values_is_said(server, local):
 def test_rows_that_are_missing_in_the_middle_are_said(server, local):
     synced(server, local(steps=[1, 2, 5], status="failed"))
     directory = local()
+    line = synced(server, directory, "--dry-run", exit_code=1)[0]
+    assert "5 rows to send, but 2 rows up to step 5 are in the files and not there" in line
+    assert steps_of(server.run("study-fsam-s0")) == [1, 2, 5]
     line = synced(server, directory, exit_code=1)[0]
     assert "5 rows sent, but 2 rows up to step 5 are in the files and not there" in line
     assert steps_of(server.run("study-fsam-s0")) == [1, 2, 5, 6, 7, 8, 9, 10]
@@ -394,6 +410,28 @@ def test_a_key_that_is_refused_is_one_line(server, local):
 def test_bad_options_are_one_line(server, local, words, said):
     (line,) = synced(server, local(), *words, exit_code=1)
     assert line.startswith(said)
+
+
+def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_path):
+    for name in "abcdef":
+        local(name)
+    command = [sys.executable, "-m", "fsamlab.cli", "sync", str(tmp_path / "runs")]
+    environment = {**os.environ, **server.env(), "PYTHONUNBUFFERED": "1"}
+    running = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stdout.readline() == "a: 10 rows sent, 0 were there\n"
+    server.hang = True
+    time.sleep(0.3)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: wandb-core gets it too
+    out, err = running.communicate(timeout=60)
+    server.hang = False
+    assert (running.returncode, err) == (130, "")
+    done = 1 + out.count("rows sent")
+    assert out.splitlines()[-1].startswith(f"{done} runs are whole in W&B, {6 - done} not tried")
+    assert done < 6
+    assert synced(server, tmp_path / "runs")[-1].startswith("6 runs are whole in W&B")
+    assert all(steps_of(mirrored) == ALL_STEPS for mirrored in server.runs.values())
 
 
 def test_no_runs_is_one_line(server, tmp_path):

@@ -154,6 +154,13 @@ def test_a_server_that_refuses_is_one_line(monkeypatch):
             workspace.save("proj", "team", "view")
 
 
+def test_a_bad_name_is_refused_before_anything_is_asked():
+    with StandIn() as server:
+        done = fsamlab("wandb-workspace", "proj", "--name", "", env=server.env())
+        assert (done.returncode, done.stderr) == (1, "error: --name='': must not be empty\n")
+        assert server.num_requests == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -6,6 +6,7 @@ Means are over finished runs; bars and bands are one standard deviation (n - 1) 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle, pairwise
 
@@ -14,26 +15,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsamlab.report.canvas import BAND, dashes, heading, legend_below, line, look, new, seeds
-from fsamlab.report.frames import AT_BEST, AT_END, METHOD, comparable, mean_std, methods_of, series
+from fsamlab.report.canvas import BAND, dashes, grid, heading, legend_below, line, look, new, seeds
+from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, series
+from fsamlab.report.labels import AXIS_LABELS, axis_label, scale, value_label
 from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, GREY, SOLID, SPARE_COLOURS, Style, style
 
-AXIS_LABELS = {
-    AT_END: "test accuracy at the end (%)",
-    AT_BEST: "test accuracy at best validation epoch (%)",
-    "optimizer.rho": r"radius $\rho$",
-    "optimizer.sigma": r"$\sigma$",
-    "optimizer.lmbda": r"$\lambda$",
-    "optimizer.ascent_batch_size": "batch size of the perturbation",
-    "data.batch_size": "batch size",
-    "data.label_noise": "label noise",
-    "test/acc1": "test accuracy (%)",
-    "val/acc1": "validation accuracy (%)",
-    "train/acc1": "training accuracy (%)",
-    "test/loss": "test loss (nats)",
-    "val/loss": "validation loss (nats)",
-    "train/loss": "training loss (nats)",
-}
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
     "optimizer.sigma": "ablation_sigma",
@@ -42,8 +28,8 @@ GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "data.batch_size": "fig4_batch_size",
     "data.label_noise": "table_label_noise",
 }
-BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
+AXIS_CHARACTERS = 30  # of a label beside an axis of the default height
 DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
 
 
@@ -59,16 +45,6 @@ def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
         raise ValueError(
             f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
         )
-
-
-def scale(column: str) -> int:
-    """Return 100 for accuracies, which are fractions in files and per cent in figures, else 1."""
-    return 100 if "acc1" in column or column.endswith("_share") else 1
-
-
-def axis_label(column: str) -> str:
-    """Return the text of an axis."""
-    return AXIS_LABELS.get(column, column + (" (%)" if scale(column) == 100 else ""))
 
 
 # ---------------------------------------------------------------------------------- over training
@@ -116,11 +92,9 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
     """Return {value: look} for the values of a config key in order; a method's own where they are methods."""
     if by == METHOD:
         return {method: style(method) for method in methods_of(pd.DataFrame({METHOD: values}))}
-    name = AXIS_LABELS.get(by, by)
     ordered = sorted(values.unique())
     looks = zip(cycle(SPARE_COLOURS), cycle((SOLID, DASHED, DOTTED, DASH_DOT)), cycle("osD^v<>"))
-    texts = [f"{name} {v:g}" if pd.api.types.is_number(v) else str(v) for v in ordered]
-    return {v: Style(text, *look) for v, text, look in zip(ordered, texts, looks)}
+    return {v: Style(value_label(by, v), *look) for v, look in zip(ordered, looks)}
 
 
 @look()
@@ -158,21 +132,27 @@ def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
 def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None) -> Figure:
     """Return a metric of `collect` by method, mean and standard deviation; a panel for each value of a config key.
 
+    Runs without that key are left out.
+
     Raises:
         ValueError: no finished run, or runs of one method (and panel) that differ in more than the seed.
     """
     by = [METHOD] if panel is None else [panel, METHOD]
-    done = comparable(runs, by)
-    table = mean_std(done, by, metric)
+    if panel in runs:
+        runs = runs[runs[panel].notna()]
+    table = mean_std(comparable(runs, by), by, metric)
     values = [None] if panel is None else sorted(table[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
     lines = max(1, table.groupby(panel)[METHOD].nunique().max() if panel else len(table))
-    figure, panels = new(len(values), height=0.85 + 0.19 * lines)
+    figure, panels = grid(len(values), 0.5 + 0.19 * lines)
     for axes, value in zip(panels, values):
         here = table if value is None else table[table[panel] == value]
         draw_dots(axes, here, metric, methods_of(here))
         if value is not None:
-            axes.set_title(BASES.get(str(value), f"{panel} {value}"))
-        axes.set_xlabel(axis_label(metric))
+            axes.set_title(value_label(str(panel), value))
+    if len(panels) == 1:
+        panels[0].set_xlabel(axis_label(metric))
+    else:  # as wide as a panel
+        figure.supxlabel(axis_label(metric), fontsize=8)
     heading(figure, seeds(table["n"]))
     return figure
 
@@ -257,7 +237,7 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         axes.set_xticks(values, [f"{v:g}" for v in values])
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
-    axes.set_ylabel(axis_label(metric))
+    axes.set_ylabel(textwrap.fill(axis_label(metric), AXIS_CHARACTERS))
     legend_below(figure, axes, seeds(table["n"]))
     return figure
 

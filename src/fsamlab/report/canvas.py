@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fsamlab.report.style import Style
 
 ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # inches, those of a two-column page
 LEGEND_LINE = 0.15  # inches
+HEADING, ACROSS = 0.35, 3  # of a grid of panels: inches, panels in a row
 BAND = 0.18  # opacity
 RC = {
     "font.size": 8,
@@ -69,6 +71,16 @@ def new(panels: int = 1, height: float = 2.4, rows: int = 1, sharey: bool = Fals
     return figure, list(figure.subplots(rows, panels, squeeze=False, sharey=sharey).flat)
 
 
+def grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with room for a heading and its `count` panels, ACROSS in a row of `height` inches."""
+    across = min(ACROSS, count)
+    down = math.ceil(count / across)
+    figure, panels = new(across, HEADING + down * height, down)
+    for spare in panels[count:]:
+        spare.set_visible(False)
+    return figure, panels[:count]
+
+
 def dashes(style: Style) -> str | tuple[float, tuple[float, ...]]:
     """Return a style's dashes as matplotlib takes them."""
     return (0, style.dash) if style.dash else "-"
@@ -93,7 +105,8 @@ def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = N
 def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
     """Return whether a legend of so many columns is as narrow as the figure: 15 characters an inch, 7 for a line."""
     deep = math.ceil(len(labels) / columns)
-    widths = [7 + max(map(len, labels[i : i + deep])) for i in range(0, len(labels), deep)]
+    lengths = [len(re.sub(r"\\[a-z]+", "x", label).replace("$", "")) for label in labels]  # a LaTeX letter is one
+    widths = [7 + max(lengths[i : i + deep]) for i in range(0, len(labels), deep)]
     return sum(widths) <= 15 * figure.get_figwidth()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fsamlab.report.style import METHODS
-from fsamlab.sweep.results import collect, collect_rows, setting_keys
+from fsamlab.sweep.results import as_text, collect, collect_rows, setting_keys
 from fsamlab.sweep.runs import find_runs
 
 METHOD = "optimizer.name"
@@ -78,7 +78,8 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
     if absent:
         raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
     others = [key for key in setting_keys(done) if key not in by]
-    texts = done[[*by, "seed", *others]].astype(str)
+    each = list(dict.fromkeys([*by, "seed"]))
+    texts = done[[*each, *others]].apply(as_text)
     groups = texts.groupby(list(by))
     for key in others:
         if (groups[key].nunique() > 1).any():
@@ -87,7 +88,7 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
                 f"runs of one {' and '.join(by)} differ in {key} ({', '.join(found)}): no mean over them; "
                 f"choose one, runs[runs[{key!r}] == ...]"
             )
-    for _, same in done.groupby([texts[key] for key in (*by, "seed")]):
+    for _, same in done.groupby([texts[key] for key in each]):
         if len(same) > 1:
             raise ValueError(f"the same setting and seed more than once: {', '.join(same['directory'])}")
     return done
@@ -115,12 +116,12 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
         rows: as `collect_rows` returns them.
         runs: as `collect` returns them, of the same directories.
         key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
-        by: a config key.
+        by: a config key; runs without it are left out.
 
     Raises:
         ValueError: see :func:`comparable`; or no row has the key; or it was measured under different conventions.
     """
-    done = comparable(runs, [by])
+    done = comparable(runs[runs[by].notna()] if by in runs else runs, [by])
     rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
     sources = ["measured/"] if key.startswith("measured/") else ["", "measured/"]
     key = key.removeprefix("measured/")
@@ -181,10 +182,10 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
         if name == "sample_hash" and by == METHOD:
             groups = [group for _, group in runs.groupby("seed")]
         else:
-            groups = [runs] if by == METHOD else [group for _, group in runs.groupby([by, "seed"])]
+            groups = [runs] if by == METHOD else [group for _, group in runs.groupby(list({by, "seed"}))]
         more = " diagnostics.perturbation_rho=0.1" if name == "perturbation_rho" else ""
         for group in groups:
-            values = sorted(group[column].astype(str).unique())
+            values = sorted(as_text(group[column]).unique())
             if len(values) > 1:
                 raise ValueError(
                     f"{bound[0]} was measured with different {name} ({', '.join(values)}): not comparable; "

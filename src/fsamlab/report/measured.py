@@ -6,7 +6,6 @@ different conventions (docs/metrics.md) are refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.report.accuracy import draw_dots
-from fsamlab.report.canvas import heading, legend_below, line, look, new, seeds
+from fsamlab.report.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
 from fsamlab.report.frames import METHOD, comparable, end_columns, mean_std, methods_of, series
 from fsamlab.report.metric_names import DIRECTIONS
 from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
@@ -25,7 +24,7 @@ EMA_QUALITY = {
     "perturbation/cos_ema_full": Style("measured cos(m, g)", VERMILION, SOLID, "P"),
     "perturbation/cos_ema_full_predicted": Style("if w stood still, batches as drawn", BLUE, DASHED, "o"),
     "perturbation/cos_ema_full_independent": Style("if w stood still, independent batches", BLUE, DOTTED, "s"),
-    "perturbation/cos_batch_full": Style("one batch, cos(g_B, g)", GREY, SOLID, "d"),
+    "perturbation/cos_batch_full": Style("one batch, cos($g_B$, g)", GREY, SOLID, "d"),
 }
 WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # whose loss: label, place, shade
     "batch": ("its batch", -0.19, {"alpha": 1.0}),
@@ -125,7 +124,7 @@ def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
 
 @look()
 def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
-    """Return sharpness and curvature at the end by method, a panel for each quantity that was measured.
+    """Return sharpness and curvature at the end by measured method, a panel for each quantity that was measured.
 
     Of runs with diagnostics=full, or after `fsamlab measure RUNS diagnostics=full`. Sharpness in nats, curvature in
     nats per squared unit of weight.
@@ -135,9 +134,8 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     """
     done = comparable(runs, [METHOD])
     columns = end_columns(done, keys)
-    methods, across = methods_of(done), min(3, len(columns))
-    down = math.ceil(len(columns) / across)
-    figure, panels = new(across, 0.35 + down * (0.6 + 0.17 * len(methods)), down)
+    methods = methods_of(done[done[list(columns.values())].notna().any(axis=1)])
+    figure, panels = grid(len(columns), 0.6 + 0.17 * len(methods))
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
         table = mean_std(done, [METHOD], column)
@@ -145,10 +143,8 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
         axes.set_title(NAMES.get(key, key))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
-        if place % across:
+        if place % ACROSS:
             axes.tick_params(axis="y", labelleft=False)
         counts += list(table["n"])
-    for axes in panels[len(columns) :]:
-        axes.set_visible(False)
     heading(figure, seeds(counts))
     return figure

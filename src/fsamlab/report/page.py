@@ -23,6 +23,7 @@ from fsamlab.record import now
 from fsamlab.report import metric_names, page_tables, style
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
+from fsamlab.sweep.results import as_text
 
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sections.js")
@@ -115,7 +116,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
 def varying_keys(gathered: Gathered) -> list[str]:
     """Return the configuration's keys with more than one value, and the method's name, which colours go by."""
     frame = gathered.frame
-    return [k for k in gathered.config_keys() if k == "optimizer.name" or frame[k].astype(str).nunique() > 1]
+    return [k for k in gathered.config_keys() if k == "optimizer.name" or as_text(frame[k]).nunique() > 1]
 
 
 def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
         numeric = pd.to_numeric(finished[key], errors="coerce")
         if numeric.notna().sum() < 2 or finished[key].map(lambda v: isinstance(v, bool)).any():
             continue
-        alike = [finished[k].astype(str) for k in others] or [pd.Series("", index=finished.index)]
+        alike = [as_text(finished[k]) for k in others] or [pd.Series("", index=finished.index)]
         if numeric.groupby(alike).nunique().max() > 1:
             found.append({"key": key, "others": others})
     return found

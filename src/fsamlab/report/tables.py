@@ -25,7 +25,7 @@ from fsamlab.report.frames import (
 )
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import by_setting, clearly_ahead, varied_keys
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, plain, varied_keys
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -64,7 +64,7 @@ def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     parts = []
     for method in methods_of(runs):
         here = runs[runs[METHOD] == method]
-        varied = [key for key in keys if key != METHOD and here[key].astype(str).nunique() > 1]
+        varied = [key for key in keys if key != METHOD and as_text(here[key]).nunique() > 1]
         here = here.sort_values(varied) if varied else here
         texts = [
             [f"{key.removeprefix('optimizer.')} {plain(row[key])}" for key in varied] for _, row in here.iterrows()
@@ -109,11 +109,6 @@ def cells(table: pd.DataFrame, with_n: bool = False) -> dict[str, str]:
     return texts
 
 
-def plain(value: Any) -> str:
-    """Return a config value as it is typed."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def cost_table(runs: pd.DataFrame) -> str:
     """Return the time of a step by setting, in ms: the median over runs, and its ratio to SGD's; of `+sweeps=cost`.
 
@@ -123,7 +118,8 @@ def cost_table(runs: pd.DataFrame) -> str:
     table = by_setting(finished(runs))
     keys = list(table.columns[: table.columns.get_loc("n")])
     lines = []
-    for _, row in pd.concat(table[table[METHOD] == method] for method in methods_of(table)).iterrows():
+    parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
+    for _, row in pd.concat(parts).iterrows():
         names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
         ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}"
         lines.append([*names, str(row["n"]), f"{row['step_ms']:.1f}", ratio])
@@ -134,6 +130,9 @@ def cost_table(runs: pd.DataFrame) -> str:
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
     """Return measured quantities at the end by method: mean ± standard deviation over seeds, and n.
 
+    Methods of which no run was measured are left out; where a value is there for fewer than n runs, its own n is
+    behind it in brackets.
+
     What `fsamlab measure` found is taken before training's own values.
 
     Raises:
@@ -141,18 +140,20 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
     """
     done = comparable(runs, [METHOD])
     columns = end_columns(done, keys)
+    done = done[done[list(columns.values())].notna().any(axis=1)]
     n = done[METHOD].value_counts()
     texts: dict[str, list[str]] = {method: [label(method), str(n[method])] for method in methods_of(done)}
     for column in columns.values():
         found = {row[METHOD]: row for row in mean_std(done, [METHOD], column).to_dict("records")}
         for method, text in texts.items():
-            text.append(measured(found[method]) if method in found else "-")
+            text.append(measured(found[method], n[method]) if method in found else "-")
     return markdown([LABEL, "n", *columns], list(texts.values()))
 
 
-def measured(row: dict[Any, Any]) -> str:
-    """Return mean ± standard deviation with three significant digits."""
-    return f"{row['mean']:.3g}" + ("" if math.isnan(row["std"]) else f" ± {row['std']:.2g}")
+def measured(row: dict[Any, Any], n: int) -> str:
+    """Return mean ± standard deviation with three and two significant digits, and their n where it is another."""
+    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.2g}"
+    return f"{row['mean']:.3g}{spread}" + ("" if row["n"] == n else f" ({row['n']})")
 
 
 def conventions_table(runs: pd.DataFrame) -> str:

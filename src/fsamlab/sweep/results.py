@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from fsamlab.files import read_json
 from fsamlab.identity import NEUTRAL
 from fsamlab.measure import latest, read_measurements
 from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status
+from fsamlab.sweep.runs import current_status, read_config
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
 
@@ -44,7 +42,7 @@ def collect_run(directory: Path) -> dict[str, Any]:
     """Return a run's row of :func:`collect`."""
     row: dict[str, Any] = {"directory": str(directory)}
     if (directory / "config.yaml").exists():
-        row.update(flatten(yaml.load((directory / "config.yaml").read_text(), Loader=LOADER)))
+        row.update(flatten(read_config(directory)))
     row.update(read_json(directory / "summary.json") or {})
     row.update({f"measured/{key}": value for key, value in latest(directory).items()})
     status = current_status(directory)
@@ -72,6 +70,21 @@ def setting_keys(frame: pd.DataFrame) -> list[str]:
     return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
 
 
+def as_text(values: pd.Series) -> pd.Series:
+    """Return config values as texts, to tell settings apart; a missing one is a text too.
+
+    `astype(str)` keeps missing values missing from pandas 3 on, and neither groupby nor nunique counts those.
+    """
+    return values.map(lambda value: "null" if value is None or value != value else str(value))
+
+
+def plain(value: Any) -> str:
+    """Return a config value as it is typed, for a table; one that is missing or None is null."""
+    if value is None or value != value:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def varied_keys(frame: pd.DataFrame) -> list[str]:
     """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
 
@@ -80,7 +93,7 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     kept = ["optimizer.name"]
     groups = frame["optimizer.name"].nunique()
     for key in [key for key in setting_keys(frame) if key != kept[0]]:
-        parts = frame[[*kept, key]].astype(str).drop_duplicates()
+        parts = frame[[*kept, key]].apply(as_text).drop_duplicates()
         if len(parts) > groups:
             kept, groups = [*kept, key], len(parts)
     return kept

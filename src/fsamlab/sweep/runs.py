@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fsamlab.files import read_json
+import yaml
+
+from fsamlab.files import Damaged, read_json
 from fsamlab.ownership import why_alive
 from fsamlab.record import read_status
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -21,6 +25,22 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         else:
             found.update(p.parent for p in path.glob("*/config.yaml"))
     return sorted(found)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return a run's config.yaml as nested dictionaries.
+
+    Raises:
+        Damaged: it holds something else.
+    """
+    path = directory / "config.yaml"
+    try:
+        config = yaml.load(path.read_text(), Loader=LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise Damaged(f"{path} is no run's configuration: {type(e).__name__}: {e}") from e
+    if not isinstance(config, dict):
+        raise Damaged(f"{path} is no run's configuration: {type(config).__name__} in place of keys")
+    return config
 
 
 def current_status(directory: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
             state = _watch(paths, state, failed, watch, screen)
         except KeyboardInterrupt:
             return 1 if state.bad else 0
-    screen.print(counts(state), style="bold", highlight=False)
+    screen.print(counts(state), style="bold")
     shown = state.bad if failed else state.runs
     if shown:
         screen.print(table(shown))

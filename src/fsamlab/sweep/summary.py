@@ -15,7 +15,7 @@ from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import by_setting, collect
+from fsamlab.sweep.results import by_setting, collect, plain
 from fsamlab.terminal import console
 
 
@@ -39,7 +39,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
     for _, row in settings.iterrows():
         ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
         accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
-        table.add_row(*(str(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
+        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
     return table
 
 
@@ -81,7 +81,7 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
         first = project_relative(next(iter(rows)) / FOLDER)
         lines.append(f"rows: {first}{f' and those of the {len(rows) - 1} others' if len(rows) > 1 else ''}")
     for line in lines:
-        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
@@ -89,15 +89,9 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
     for _, row in frame[frame["status"] != "finished"].iterrows():
         directory = Path(row["directory"])
         reason = row["exception"] if isinstance(row["exception"], str) else "did not run"
-        screen.print(
-            f"{row['status']:>9}  {directory.name}: {reason}",
-            style="red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        screen.print(f"{row['status']:>9}  {directory.name}: {reason}", style="red", soft_wrap=True)
         if (directory / "run.log").exists():
-            screen.print(f"           log: {project_relative(directory / 'run.log')}", highlight=False, soft_wrap=True)
+            screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
 
 
 def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> None:
@@ -107,10 +101,10 @@ def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> None:
     for plan in plans:
         status = read_status(plan.directory)["status"]
         line = f"{status if status != 'queued' else 'new':>9}  {plan.run_id}  {' '.join(plan.overrides)}"
-        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     words = ", ".join(f"{n} {'new' if status == 'queued' else status}" for status, n in counts.items())
     where = project_relative(sweep_dir)
-    screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", highlight=False)
+    screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
 
 
 def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
@@ -131,5 +125,5 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
         "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.05,0.1,0.2,0.4 seed=0,1 name=my_rho_study",
     ]
     for line in lines:
-        screen.print(line, highlight=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     return num_failed

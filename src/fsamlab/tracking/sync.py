@@ -16,13 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fsamlab.config import ConfigError, TrackerConfig
 from fsamlab.files import Damaged, read_json
 from fsamlab.measure import latest
 from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status
+from fsamlab.sweep.runs import current_status, read_config
 from fsamlab.tracking import identity
 from fsamlab.tracking.wandb_server import CannotUpload, ServerRun, WandbServer, one_line
 from fsamlab.tracking.wandb_session import WandbSession, kill_service, wandb_id
@@ -119,7 +117,7 @@ def sync_runs(
                 if seen.setdefault(place, run) != run:
                     raise CannotSync(f"is the same W&B run as {seen[place]}; sync one of them, or use --project")
                 yield run, sync_run(local, server, Path(scratch), dry_run)
-            except (CannotSync, CannotUpload, ConfigError, Damaged) as e:
+            except (CannotSync, CannotUpload, ConfigError, Damaged, OSError) as e:
                 yield run, Outcome(failed=one_line(e))
                 if isinstance(e, CannotUpload) and not server.answers():
                     gone = f"W&B server {server.environment.base_url} does not answer any more"
@@ -137,18 +135,17 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
         return "has not started"
     if status["status"] == "running":  # its process may be mirroring it, and two writers of one W&B run lose rows
         return "is running; sync it when it has ended"
-    config, tracker = _config(run / "config.yaml", project, entity, timeout)
+    own, tracker = _place(run, status, project, entity, timeout)
     rows = read_rows(run)
     step = -1.0
     for number, row in enumerate(rows, start=1):
-        if row.get("step", -1) <= step:
-            raise Damaged(
-                f"{run / 'metrics.jsonl'}, line {number}: step {row.get('step')} after {step:g}: steps have to grow"
-            )
-        step = row["step"]
+        here = row.get("step")
+        if not isinstance(here, int | float) or not here > step:
+            raise Damaged(f"{run / 'metrics.jsonl'}, line {number}: step {here} after {step:g}: steps have to grow")
+        step = here
     return LocalRun(
         run,
-        identity(config, status["run_id"]),
+        own,
         tracker,
         rows,
         {**(read_json(run / "summary.json") or {}), **{f"measured/{k}": v for k, v in latest(run).items()}},
@@ -157,17 +154,20 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
     )
 
 
-def _config(
-    path: Path, project: str | None, entity: str | None, timeout: float
+def _place(
+    run: Path, status: dict[str, Any], project: str | None, entity: str | None, timeout: float
 ) -> tuple[dict[str, Any], TrackerConfig]:
-    """Return a run's configuration, plain, and where it is to go in W&B."""
+    """Return what a run is in W&B, and where it is to go."""
+    config = read_config(run)
+    if "run_id" not in status:
+        raise Damaged(f"{run / 'status.json'} has no run_id")
     try:
-        config = yaml.safe_load(path.read_text())
         own = config["tracker"]
         place = {"project": project or own["project"], "entity": entity or own["entity"], "tags": own["tags"]}
-        return config, TrackerConfig(name="wandb", mode="online", finish_timeout=timeout, **place)
-    except (yaml.YAMLError, KeyError, TypeError) as e:
-        raise Damaged(f"{path} is no run's configuration: {type(e).__name__}: {e}") from e
+        tracker = TrackerConfig(name="wandb", mode="online", finish_timeout=timeout, **place)
+        return identity(config, status["run_id"]), tracker
+    except (KeyError, TypeError) as e:
+        raise Damaged(f"{run / 'config.yaml'} is no run's configuration: {type(e).__name__}: {e}") from e
 
 
 def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool) -> Outcome:
@@ -183,18 +183,20 @@ def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool)
         check_belongs(local, before)
     missing = [row for row in local.rows if before is None or row["step"] > before.last_step]
     gap = len(local.rows) - len(missing) - num_there
+    after: ServerRun | None
     if before is not None and not missing and not _differs(local, before, num_there):
         sent, after = 0, before  # all there: opening the run would only make it a running one for a while
     elif dry_run:
-        return Outcome(len(missing), num_there, before.url if before else None)
+        sent, after = len(missing), before
     else:
         problems = upload(local, missing, server, scratch)
         sent, after = len(missing), _shown(local, server, num_there + len(missing), problems)
     if gap:
         what = f"{abs(gap)} rows up to step {before.last_step if before else 0}"
         where = "are in the files and not there" if gap > 0 else "are there and not in the files"
-        raise CannotSync(f"{sent} rows sent, but {what} {where}, and steps cannot go back; {OTHER_PLACE}")
-    return Outcome(sent, num_there, after.url)
+        done = "to send" if dry_run else "sent"
+        raise CannotSync(f"{sent} rows {done}, but {what} {where}, and steps cannot go back; {OTHER_PLACE}")
+    return Outcome(sent, num_there, after.url if after else None)
 
 
 def check_belongs(local: LocalRun, there: ServerRun) -> None:

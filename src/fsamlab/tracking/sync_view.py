@@ -8,8 +8,6 @@ from typing import Any
 from fsamlab.terminal import console
 from fsamlab.tracking.sync import Outcome, sync_runs
 
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-
 
 def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
     """Upload runs and print what became of them; `options` are those of :func:`sync_runs`. Return the exit code.
@@ -23,10 +21,10 @@ def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
         for run, outcome in sync_runs(runs, dry_run=dry_run, **options):
             outcomes.append(outcome)
             text = f"{run.name}: {line(outcome, dry_run)}"
-            screen.print(text, style="red" if outcome.failed else None, **PLAIN)
+            screen.print(text, style="red" if outcome.failed else None, soft_wrap=True)
     finally:
         if outcomes:
-            screen.print(closing(outcomes, dry_run), **PLAIN)
+            screen.print(closing(outcomes, len(runs), dry_run), soft_wrap=True)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
@@ -39,11 +37,13 @@ def line(outcome: Outcome, dry_run: bool) -> str:
     return f"{outcome.num_sent} rows {'to send' if dry_run else 'sent'}, {outcome.num_there} were there"
 
 
-def closing(outcomes: list[Outcome], dry_run: bool) -> str:
+def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     """Return the line for all runs: how many are whole on the server, and where."""
     failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
+    not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
     parts = [f"{len(outcomes) - failed - skipped} runs {'checked' if dry_run else 'are whole in W&B'}"]
-    parts += [f"{number} {word}" for number, word in ((failed, "failed"), (skipped, "skipped")) if number]
+    others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
+    parts += [f"{number} {word}" for number, word in others if number]
     urls = sorted({o.url for o in outcomes if o.url})
     places = urls if len(urls) < 2 else sorted({url.rpartition("/runs/")[0] for url in urls})
     return "  ".join([", ".join(parts), *places])

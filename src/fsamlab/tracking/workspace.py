@@ -219,10 +219,8 @@ def _id(*parts: str) -> str:
 
 
 def _library() -> tuple[Any, Any, Any]:
-    from pydantic.warnings import PydanticDeprecatedSince20
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PydanticDeprecatedSince20)  # of the library's own older half
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, for the library's own older half
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
         from wandb_workspaces import expr

@@ -1,0 +1,203 @@
+"""What is printed is what it is: brackets and colons of names and messages are no markup; a closed pipe is no error."""
+
+import io
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from helpers import ROOT
+
+from fsamlab import terminal
+from fsamlab.cli import main
+from fsamlab.sweep import summary
+from fsamlab.sweep.plan import JobPlan
+from fsamlab.sweep.status_view import age
+
+ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
+
+
+def put(directory, name="sam", status="finished", exception=None, accuracy=0.5, **values):
+    directory.mkdir(parents=True)
+    config = {"name": "s", "seed": 0, "optimizer": {"name": name}, "model": {"name": name}, **values}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    state = {"status": status, "run_id": directory.name, "exception": exception, "warnings": [name]}
+    (directory / "status.json").write_text(json.dumps(state))
+    (directory / "run.log").write_text("")
+    if status == "finished":
+        found = {"final/test/acc1": accuracy, "cost/step_ms": 1.0}
+        (directory / "summary.json").write_text(json.dumps(found))
+    return directory
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A finished and a failed run for each odd text, which are names, messages and, but for slashes, directories."""
+    root = tmp_path / "[red]runs"
+    for number, odd in enumerate(ODD):
+        put(root / f"{number}{odd.replace('/', '')}", name=odd)
+        put(root / f"{number}{odd.replace('/', '')} failed", name=odd, status="failed", exception=f"E: {odd}")
+    return root
+
+
+def plan(directory):
+    return JobPlan(overrides=["a=[/]"], directory=directory, run_id=directory.name, config_hash="0", config={})
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "terminal"])
+def screen(request, monkeypatch):
+    """Show as on a terminal, or not; what tells the two apart is asserted at the end."""
+    if request.param:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "300")
+    else:
+        monkeypatch.setenv("COLUMNS", "300")
+        for key in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
+            monkeypatch.delenv(key, raising=False)
+    return request.param
+
+
+def test_the_end_of_a_sweep(sweep, screen, capsys):
+    assert summary.print_sweep(sweep, [plan(run) for run in sorted(sweep.iterdir())]) == len(ODD)
+    text = capsys.readouterr().out
+    assert "4 of 8 runs finished" in text
+    for odd in ODD:
+        assert f" {odd} " in text  # the table
+        assert f"failed: E: {odd}" in text
+    assert f"fsamlab collect {sweep} " in text
+    assert ("\x1b[" in text) is screen
+
+
+def test_accuracies_are_in_per_cent_with_their_spread(tmp_path, capsys):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        put(tmp_path / f"a{seed}", accuracy=accuracy, seed=seed)
+    put(tmp_path / "b", name="one", accuracy=0.25)
+    main(["collect", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert " 60.00 ± 14.14 " in text  # n - 1
+    assert " 25.00 │" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (180000, "2 d ago")],
+)
+def test_how_long_ago(seconds, text):
+    assert age(seconds) == text
+
+
+def test_values_of_keys_that_not_all_methods_have(tmp_path, capsys):
+    put(tmp_path / "a", accuracy=0.5, data={"batch_size": 64})
+    put(tmp_path / "b", accuracy=0.6)
+    main(["collect", str(tmp_path)])
+    lines = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()]
+    assert ["sam", "64", "1"] in lines
+    assert ["sam", "null", "1"] in lines
+
+
+def test_collect_status_check_and_measurements(sweep, screen, capsys):
+    assert main(["collect", str(sweep)]) == 0
+    assert f"8 runs in {sweep}/results.csv" in capsys.readouterr().out
+    assert main(["status", str(sweep)]) == 1
+    text = capsys.readouterr().out
+    for number, odd in enumerate(ODD):
+        name = f"{number}{odd.replace('/', '')} failed"
+        assert f"{name}: E: {odd}" in text
+        assert f" {name} " in text  # the table
+        assert f"2 of 8 runs: {odd}" in text
+    runs = sorted(path for path in sweep.iterdir() if path.is_dir())
+    summary.print_check(sweep, [plan(run) for run in runs])
+    text = capsys.readouterr().out
+    assert all(f"{run.name}  a=[/]" in text for run in runs)
+    for run in runs[:2]:
+        (run / "measurements").mkdir()
+        row = {"step": 1, "measured": "2026", "note": "[/]", "sharpness/one_step": 0.5}
+        (run / "measurements" / "a.jsonl").write_text(json.dumps(row) + "\n")
+    for shown in (runs[:1], runs[:2]):
+        summary.print_measurements(shown, terminal.console())
+        text = capsys.readouterr().out
+        assert all(run.name in text for run in shown)
+        assert f"{len(shown)} of {len(shown)} runs: [/]" in text
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
+    config = SimpleNamespace(optimizer=SimpleNamespace(name=odd), data=SimpleNamespace(name=odd), seed=0)
+    found = {f"cost/{part}_seconds": 1.0 for part in ("train", "eval", "diagnostics")}
+    found |= {"cost/steps": 1, "cost/epochs": 1, "cost/step_ms": 1.0}
+    terminal.print_run(config, tmp_path / "[red]", found, f"http://x/{odd}")
+    text = capsys.readouterr().out
+    assert f"{odd} on {odd}, seed 0" in text
+    assert f"http://x/{odd}\n" in text
+    assert f"files: {tmp_path / '[red]'}\n" in text
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    trainer = SimpleNamespace(step=0, last_step=2, epoch=0, epochs=1, last_row={})
+    with terminal.progress(trainer, odd, True) as bar:
+        bar.update(trainer)
+    assert odd in capsys.readouterr().err
+    run = put(tmp_path / "run", status="failed", exception=odd)
+    with terminal.SweepBoard({0: run}, {0: odd}) as board:
+        board.started(0)
+        board.refresh([0])
+        board.bar.refresh()
+        board.ended(0, 1)
+    text = capsys.readouterr().err
+    assert f" {odd}  " in text.partition("failed: ")[0]
+    assert f"failed: {odd}" in text
+
+
+def closing(*words, read=0, code="import sys; from fsamlab.cli import main; sys.exit(main(sys.argv[1:]))"):
+    """Run a command whose reader takes `read` bytes and goes; return exit code and what it said on stderr."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    done.stdout.read(read)
+    done.stdout.close()
+    error = done.stderr.read().decode()
+    done.stderr.close()
+    return done.wait(60), error
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["collect"]])
+def test_a_closed_pipe_is_silent(sweep, words):
+    assert closing(*words, sweep) == (141, "")
+
+
+def test_a_closed_pipe_is_silent_for_what_prints_much():
+    assert closing("wandb-workspace", "demo", "--json") == (141, "")
+    assert closing("wandb-workspace", "demo", "--json", read=100) in [(141, ""), (0, "")]  # a pipe may take all of it
+    assert closing("check", "+sweeps=quickstart") == (141, "")
+    assert closing("--help")[1] == ""
+    code = "import runpy, sys; sys.argv = ['launch.py', '--help']; runpy.run_path('launch.py', run_name='__main__')"
+    assert closing(code=code) == (141, "")
+
+
+def test_output_that_the_reader_only_begins_to_read(tmp_path):
+    for number in range(2000):
+        put(tmp_path / f"{number:04d}{'x' * 200}")
+    assert closing("status", tmp_path, "--json", read=100) == (141, "")
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr("fsamlab.cli._status", lambda args: (_ for _ in ()).throw(BrokenPipeError(32, "a worker's")))
+    assert main(["status", "x"]) == 1
+    assert "a worker's" in capsys.readouterr().err
+
+
+def test_streams_that_are_no_files_or_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert main(["status", str(tmp_path / "none")]) == 2
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["status", str(tmp_path / "none")]) == 2
+
+
+def test_a_damaged_file_is_one_line(tmp_path, capsys):
+    run = put(tmp_path / "a")
+    (run / "summary.json").write_text("{")
+    assert main(["collect", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {run}/summary.json is no JSON object")
