@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from fsamlab.cli import main
 from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, varied_keys
 from fsamlab.sweep.runs import find_runs
 
@@ -149,3 +150,10 @@ def test_a_run_of_two_sweeps_counts_once():
     table = by_setting(frame)
     assert table.loc[0, ["n", "final/test/acc1 mean"]].tolist() == [2, 2.0]
     assert by_setting(frame.assign(run_id=None)).loc[0, "n"] == 3  # nothing known: nothing dropped
+
+
+def test_a_configuration_of_something_else_is_named(tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
+    assert main(["collect", str(tmp_path)]) == 1
+    assert "other/config.yaml is no run's configuration: optimizer.name is missing" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_a_run_arrives_as_its_files_have_it(server, local, tmp_path, plain):
     done = fsamlab("sync", directory, env={**server.env(), "TMPDIR": str(tmp_path / "tmp")}, cwd=tmp_path)
     assert done.stdout.splitlines() == [
         "fsam-s0: 10 rows sent, 0 were there",
-        f"1 runs are whole in W&B  {server.url}/standin/fsamlab/runs/study-fsam-s0",
+        f"1 run is whole in W&B  {server.url}/standin/fsamlab/runs/study-fsam-s0",
     ]
     assert (done.returncode, done.stderr) == (0, "")
     mirrored = server.run("study-fsam-s0")
@@ -260,7 +260,7 @@ def test_a_damaged_file_is_one_line_and_the_other_runs_go_on(server, local, tmp_
     assert f"{bad}/{file}" in lines[0]
     assert said in lines[0]
     assert lines[1] == "fsam-s0: 10 rows sent, 0 were there"
-    assert lines[2].startswith("1 runs are whole in W&B, 1 failed")
+    assert lines[2].startswith("1 run is whole in W&B, 1 failed")
     assert len(server.runs) == 1
 
 
@@ -333,7 +333,7 @@ def test_project_and_entity_are_replaced(server, local):
 
 def test_a_dry_run_sends_nothing(server, local):
     directory = local()
-    assert synced(server, directory, "--dry-run")[:2] == ["fsam-s0: 10 rows to send, 0 were there", "1 runs checked"]
+    assert synced(server, directory, "--dry-run")[:2] == ["fsam-s0: 10 rows to send, 0 were there", "1 run checked"]
     assert server.runs == {}
 
 
@@ -428,7 +428,9 @@ def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_
     server.hang = False
     assert (running.returncode, err) == (130, "")
     done = 1 + out.count("rows sent")
-    assert out.splitlines()[-1].startswith(f"{done} runs are whole in W&B, {6 - done} not tried")
+    assert out.splitlines()[-1].startswith(
+        f"{done} run{'s are' if done != 1 else ' is'} whole in W&B, {6 - done} not tried"
+    )
     assert done < 6
     assert synced(server, tmp_path / "runs")[-1].startswith("6 runs are whole in W&B")
     assert all(steps_of(mirrored) == ALL_STEPS for mirrored in server.runs.values())

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fsamlab.report.canvas import BAND, dashes, grid, heading, legend_below, line, look, new, seeds
 from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, series
@@ -81,6 +82,7 @@ def draw_curves(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, key: str, by
         later = table[table["epoch"] >= EARLY * table["epoch"].max()]
         axes.set_ylim(bottom=scale(key) * float((later["mean"] - later["std"].fillna(0)).min()) - 2)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if key in AXIS_LABELS:
         axes.set_ylabel(AXIS_LABELS[key])
     else:  # most keys are longer than the axis

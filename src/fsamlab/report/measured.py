@@ -77,6 +77,7 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
             line(axes, here["epoch"], here["mean"], here["std"], one)
         axes.set_title(rf"$\lambda$ = {lmbda:g}")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.axhline(0, color=GREY, linewidth=0.6)
     lowest = float((table["mean"] - table["std"].fillna(0)).min())
     panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.files import read_json
+from fsamlab.files import Damaged, read_json
 from fsamlab.identity import NEUTRAL
 from fsamlab.measure import latest, read_measurements
 from fsamlab.record import read_rows
@@ -39,10 +39,16 @@ def collect(directories: Iterable[Path]) -> pd.DataFrame:
 
 
 def collect_run(directory: Path) -> dict[str, Any]:
-    """Return a run's row of :func:`collect`."""
+    """Return a run's row of :func:`collect`.
+
+    Raises:
+        Damaged: a file of it cannot be read, or its config.yaml is none of a run.
+    """
     row: dict[str, Any] = {"directory": str(directory)}
     if (directory / "config.yaml").exists():
         row.update(flatten(read_config(directory)))
+        if "optimizer.name" not in row:
+            raise Damaged(f"{directory / 'config.yaml'} is no run's configuration: optimizer.name is missing")
     row.update(read_json(directory / "summary.json") or {})
     row.update({f"measured/{key}": value for key, value in latest(directory).items()})
     status = current_status(directory)

@@ -119,8 +119,8 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     lines = [
         f"{len(frame) - num_failed} of {len(frame)} runs finished; each has its directory below {where}/",
         "next:",
-        f"  fsamlab collect {where}                      one row per run, as {where}/results.csv",
-        f"  fsamlab report {where} --open               tables and curves as one HTML page",
+        f"  {f'fsamlab collect {where}':<44} one row per run, as {where}/results.csv",
+        f"  {f'fsamlab report {where} --open':<44} tables and curves as one HTML page",
         f"  less {project_relative(Path(frame['directory'].iloc[0]))}/metrics.jsonl",
         "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.05,0.1,0.2,0.4 seed=0,1 name=my_rho_study",
     ]

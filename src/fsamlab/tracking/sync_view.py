@@ -41,7 +41,9 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     """Return the line for all runs: how many are whole on the server, and where."""
     failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
     not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
-    parts = [f"{len(outcomes) - failed - skipped} runs {'checked' if dry_run else 'are whole in W&B'}"]
+    whole = len(outcomes) - failed - skipped
+    is_there = f"{'is' if whole == 1 else 'are'} whole in W&B"
+    parts = [f"{whole} run{'s' if whole != 1 else ''} {'checked' if dry_run else is_there}"]
     others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
     parts += [f"{number} {word}" for number, word in others if number]
     urls = sorted({o.url for o in outcomes if o.url})
