@@ -151,6 +151,22 @@ def test_sensitivity_of_a_ratio_is_one_of_means(opened, tmp_path):
     assert found["SAM"] == (6.0, None, 2)  # 15 / 2.5; the mean of 10 and 5 is 7.5
 
 
+def test_what_perturbs_nothing_is_a_level(opened, tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"sgd-{seed}", "sgd", seed, rho=0.0)
+        for rho in (0.1, 0.2, 0.8):
+            make_run(tmp_path / f"sam-{rho}-{seed}", seed=seed, rho=rho)
+    page = page_of(opened, tmp_path)
+    chart = CHART.format("sensitivity to optimizer.rho")
+    assert ends(description(page, chart))["SGD"] == (pytest.approx(41.5), pytest.approx(0.71), 2)
+    x, *lines = page.eval_on_selector(f"{chart} .plot", "n => n.uplot.data")
+    assert x == [0.1, 0.2, 0.8]  # SGD has a 0 there, and no place on a logarithmic axis
+    assert page.eval_on_selector(f"{chart} .plot", "n => n.uplot.scales.x.distr") == 3
+    labels = page.eval_on_selector(f"{chart} .plot", "n => n.uplot.series.slice(1).map((s) => s.label)")
+    sgd = lines[labels.index("SGD")]
+    assert [sgd[0], sgd[2]] == pytest.approx([41.5, 41.5])
+
+
 def test_many_sensitivity_lines_are_cut_and_said(opened, tmp_path):
     for i in range(32):
         for rho in (0.1, 0.2):

@@ -30,6 +30,7 @@ SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js",
 MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
+OF_PERTURBATION = tuple(f"optimizer.{k}" for k in ("rho", "sigma", "lmbda", "eta", "ascent_batch_size"))
 SUMMARIES = ("final/", "best/", "cost/step_ms", *MEASURED)
 
 
@@ -120,7 +121,10 @@ def varying_keys(gathered: Gathered) -> list[str]:
 
 
 def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
-    """Return the numeric keys that vary while the rest of a setting stays: what a curve can be drawn against."""
+    """Return the numeric keys that vary while the rest of a setting stays: what a curve can be drawn against.
+
+    `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there.
+    """
     finished = gathered.finished
     if finished.empty:
         return []
@@ -133,7 +137,7 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
             continue
         alike = [as_text(finished[k]) for k in others] or [pd.Series("", index=finished.index)]
         if numeric.groupby(alike).nunique().max() > 1:
-            found.append({"key": key, "others": others})
+            found.append({"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION})
     return found
 
 

@@ -143,12 +143,26 @@ function buildDecomposition() {
   document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
 }
 
+const isUnperturbed = (run) => DATA.keys["optimizer.ascent"]?.[run] === "none";
+
+/* The values of a key; of one that says how to perturb, those of the runs that do. */
+function sensitivityValues({ key, ofPerturbation }) {
+  const values = DATA.keys[key].filter((v, run) => typeof v === "number" && !(ofPerturbation && isUnperturbed(run)));
+  return [...new Set(values)].sort((a, b) => a - b);
+}
+
 /* Groups of finished runs that agree in `others`, as lines over the values of `key`. */
-function sensitivityLines({ key, others }, summary) {
+function sensitivityLines({ key, others, ofPerturbation }, summary) {
   const factor = percentFactor(summary);
+  const values = sensitivityValues({ key, ofPerturbation });
+  const ends = [values[0], values[values.length - 1]];
   return groupsOf(others, false)
     .filter((group) => group.finished)
     .map((group) => {
+      if (ofPerturbation && group.runs.every(isUnperturbed)) {
+        const { mean, std, n } = summaryOf(group.runs, summary, factor); // SGD has no radius: a level to compare with
+        return { ...group, x: n ? ends : [], mean: [mean, mean], std: [std, std], n: [n, n] };
+      }
       const at = new Map();
       group.runs.forEach((run) => {
         const x = DATA.keys[key][run];
@@ -173,9 +187,9 @@ function buildSensitivity() {
     const box = element("div", { class: "wide" });
     root.append(box);
     const chart = new LineChart(box, `sensitivity to ${key}`);
-    const values = DATA.keys[key].filter((v) => typeof v === "number");
-    const doubling = Math.min(...values) > 0 && Math.max(...values) >= 8 * Math.min(...values);
-    const ticks = [...new Set(values)].sort((a, b) => a - b);
+    const ticks = sensitivityValues(sensitivity);
+    const positive = ticks[0] > 0;
+    const doubling = positive && ticks[ticks.length - 1] >= 8 * ticks[0];
     const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
     const lines = () => sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS);
     const draw = () => chart.draw(lines(), item);
@@ -184,7 +198,7 @@ function buildSensitivity() {
       draw();
     });
     box.prepend(element("div", { class: "bar-heading" }, choose, check("log x", doubling, (v) => {
-      item.xLog = v && Math.min(...values) > 0;
+      item.xLog = v && positive;
       draw();
     })));
     const legendBox = element("p", { class: "legend" });
