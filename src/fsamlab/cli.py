@@ -237,8 +237,8 @@ def _collect(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from fsamlab.report.gather import counted
     from fsamlab.report.page import write_report
+    from fsamlab.terminal import counted
 
     out: Path = args.out or args.runs[0] / "report.html"
     start = time.perf_counter()

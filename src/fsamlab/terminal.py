@@ -61,6 +61,18 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def percent_spread(mean: float | None, std: float | None) -> str:
+    """Return `mean ± std` in per cent; the mean alone where there is no deviation (NaN), `-` where there is no mean."""
+    if mean is None or mean != mean:
+        return "-"
+    return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
+
+
+def counted(n: int, what: str) -> str:
+    """Return `1 run`, `2 runs`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 class Progress(Protocol):
     """Shows how far a run is."""
 

@@ -18,8 +18,9 @@ from fsamlab.measure import read_measurements
 from fsamlab.record import read_rows
 from fsamlab.report.curves import Curves, points_per_curve
 from fsamlab.sweep.plan import Launch, read_launches
-from fsamlab.sweep.results import collect_run, flatten, varied_keys
+from fsamlab.sweep.results import collect_run, flatten, measured_row, varied_keys
 from fsamlab.sweep.status import RunState, sweep_state
+from fsamlab.terminal import counted
 
 UNREADABLE = (ValueError, KeyError, TypeError, OSError, yaml.YAMLError)  # what a damaged file raises in its reader
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
@@ -102,11 +103,6 @@ def gather(paths: Iterable[Path]) -> Gathered:
     )
 
 
-def counted(n: int, what: str) -> str:
-    """Return `1 run`, `2 runs`."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:
     """Return the configurations of the launched runs by sweep and name, and which records of them cannot be read."""
     planned, problems = {}, []
@@ -157,8 +153,7 @@ def _measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each measured step; of what was measured there twice the newest value, as in the table."""
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
-        values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
-        found.setdefault(row["step"], {}).update({"step": row["step"], "epoch": row["epoch"], **values})
+        found.setdefault(row["step"], {}).update(measured_row(row))
     return list(found.values())
 
 

@@ -94,6 +94,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "styles": {
             m: {"label": s.label, "colour": s.colour, "dash": s.dash} for m in methods for s in [style.style(m)]
         },
+        "palette": style.PALETTE,
         "metrics": [
             {
                 "key": key,

@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.report.gather import COSTS, Gathered, counted
+from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.report.style import label
-from fsamlab.sweep.results import by_setting, clear_best
+from fsamlab.sweep.results import by_setting, clear_best, conditions_of, plain
+from fsamlab.terminal import counted, percent_spread
 
 PERCENT, PLAIN = "percent", "plain"
 UNITS = {PERCENT: ",\u00a0%", PLAIN: ""}
@@ -76,13 +77,11 @@ def results(gathered: Gathered) -> Table | None:
     headings += [
         ("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)
     ]
-    headings += [
-        (heading + (",\u00a0%" if unit == PERCENT else ""), text, True) for _, heading, text, unit, _ in metrics
-    ]
+    headings += [(heading + UNITS[unit], text, True) for _, heading, text, unit, _ in metrics]
     headings.append(("ms per step", "median over the runs", True))
     with_sgd = bool(table["step_vs_sgd"].notna().any())
     headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
-    scopes = [k for k in keys if not k.startswith("optimizer.")]
+    scopes = conditions_of(keys)
     if scopes:
         table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
     rows = []
@@ -128,9 +127,7 @@ def _setting(key: str, value: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a configuration's value as a page shows it."""
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:g}"
-    return "–" if value is None else str(value)
+    return "–" if value is None or value != value else plain(value)
 
 
 def _sortable(value: Any) -> float | str:
@@ -144,8 +141,7 @@ def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
     if math.isnan(mean):
         return Cell("–", "")
     if unit == PERCENT:
-        spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
-        return Cell(f"{100 * mean:.2f}{spread}", mean, bold)
+        return Cell(percent_spread(mean, std), mean, bold)
     if std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
         std = 0.0
     if math.isnan(std) or not 1e-6 < std < 1e5:
@@ -232,9 +228,8 @@ def _versions(environment: dict[str, Any]) -> str:
 
 def _machine(environment: dict[str, Any]) -> str:
     device = environment.get("device_name") or environment.get("device")
-    threads = environment.get("num_threads")
-    words = f"{threads} thread{'s' if threads != 1 else ''}"
-    return f"{device} on {environment.get('host')} ({environment.get('cpu')}, {words})"
+    threads: Any = environment.get("num_threads")
+    return f"{device} on {environment.get('host')} ({environment.get('cpu')}, {counted(threads, 'thread')})"
 
 
 def _cost(frame: pd.DataFrame) -> list[str]:

@@ -33,6 +33,7 @@ SOLID, DASHED, DOTTED, DASH_DOT = (), (5.0, 3.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.
 LONG, SHORT = (9.0, 3.0), (3.0, 1.5)
 GREY, BLUE, GREEN, VERMILION, GOLD = "#7a7a7a", "#0072b2", "#009e73", "#d55e00", "#b58900"
 PURPLE, PINK, TEAL, INDIGO, BROWN = "#8f5fd0", "#d6498f", "#00959f", "#5b6ee1", "#9a6a3c"
+PALETTE = (VERMILION, BLUE, GREEN, GOLD, PURPLE, PINK, TEAL, INDIGO, BROWN, GREY)  # of groups of several methods
 
 METHODS: dict[str, Style] = {
     "sgd": Style("SGD", GREY, SOLID, "s"),

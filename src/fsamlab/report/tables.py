@@ -25,7 +25,8 @@ from fsamlab.report.frames import (
 )
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, plain, varied_keys
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, plain, varied_keys
+from fsamlab.terminal import percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -53,7 +54,7 @@ def accuracy_table(runs: pd.DataFrame) -> str:
     metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
     if not metrics:
         raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
-    conditions = [key for key in keys if not key.startswith("optimizer.")]
+    conditions = conditions_of(keys)
     if not conditions:
         return "Test accuracy in %, mean ± standard deviation over n seeds\n\n" + by_line(done, metrics)
     return "\n\n".join(by_column(done, conditions, metric) for metric in metrics)
@@ -100,8 +101,7 @@ def cells(table: pd.DataFrame, with_n: bool = False) -> dict[str, str]:
     ranked = table.sort_values("mean", ascending=False)
     texts = {}
     for _, row in ranked.iterrows():
-        spread = "" if math.isnan(row["std"]) else f" ± {100 * row['std']:.2f}"
-        texts[row[LABEL]] = f"{100 * row['mean']:.2f}{spread}" + (f" ({row['n']})" if with_n else "")
+        texts[row[LABEL]] = percent_spread(row["mean"], row["std"]) + (f" ({row['n']})" if with_n else "")
     if len(ranked) > 1:
         first, second = ranked.iloc[0], ranked.iloc[1]
         if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):

@@ -63,10 +63,14 @@ def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for directory in directories:
         rows += [{"directory": str(directory), **row} for row in read_rows(directory)]
-        for row in read_measurements(directory):
-            values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
-            rows.append({"directory": str(directory), "step": row["step"], "epoch": row["epoch"], **values})
+        rows += [{"directory": str(directory), **measured_row(row)} for row in read_measurements(directory)]
     return pd.DataFrame(rows)
+
+
+def measured_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of `fsamlab measure` as it stands beside training's: step, epoch, and its keys as `measured/...`."""
+    values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
+    return {"step": row["step"], "epoch": row["epoch"], **values}
 
 
 def setting_keys(frame: pd.DataFrame) -> list[str]:
@@ -128,7 +132,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
         row["step_ms"] = runs["cost/step_ms"].median() if "cost/step_ms" in runs else float("nan")
         rows.append(row)
     table = pd.DataFrame(rows)
-    others = _others(keys)
+    others = conditions_of(keys)
     sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
     ratios = []
     for _, setting in table.iterrows():
@@ -147,7 +151,7 @@ def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
     mean, std = f"{metric} mean", f"{metric} std"
     if mean not in table:
         return set()
-    others = _others(list(table.columns[: table.columns.get_loc("n")]))
+    others = conditions_of(list(table.columns[: table.columns.get_loc("n")]))
     best = set()
     for _, rivals in table.groupby(others, dropna=False) if others else [((), table)]:
         ranked = rivals[rivals[mean].notna()].sort_values(mean, ascending=False, kind="stable")
@@ -164,5 +168,6 @@ def clearly_ahead(mean: float, std: float, other_mean: float, other_std: float) 
     return not (math.isnan(std) or math.isnan(other_std)) and mean - other_mean > max(std, other_std)
 
 
-def _others(keys: Sequence[str]) -> list[str]:
-    return [k for k in keys if not k.startswith("optimizer.")]  # SGD has no rho to agree in
+def conditions_of(keys: Sequence[str]) -> list[str]:
+    """Return the keys in which settings that are compared agree: all but the optimizer's (SGD has no rho)."""
+    return [key for key in keys if not key.startswith("optimizer.")]

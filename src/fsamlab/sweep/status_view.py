@@ -18,7 +18,7 @@ from fsamlab.door import project_relative
 from fsamlab.record import STATUSES
 from fsamlab.sweep.cluster import cancel_command
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
-from fsamlab.terminal import console, percent
+from fsamlab.terminal import console, counted, percent
 
 ORDER = ("finished", "running", "queued", "preempted", "failed", "cancelled", "lost")
 COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow", **dict.fromkeys(BAD, "red")}
@@ -73,7 +73,7 @@ def counts(state: SweepState) -> str:
     """Return `12 runs: 7 finished, 2 running, ...`."""
     number = Counter(r.status for r in state.runs)
     words = ", ".join(f"{number[s]} {s}" for s in ORDER if number[s])
-    return f"{len(state.runs)} run{'s' if len(state.runs) != 1 else ''}: {words}"
+    return f"{counted(len(state.runs), 'run')}: {words}"
 
 
 def table(runs: Sequence[RunState]) -> Table:

@@ -15,16 +15,8 @@ from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import by_setting, collect, plain
-from fsamlab.terminal import console
-
-
-def mean_std(row: pd.Series, metric: str) -> str:
-    """Return `mean ± std` in per cent; the mean alone for one run, `-` where there is none."""
-    mean, std = row.get(f"{metric} mean"), row.get(f"{metric} std")
-    if mean is None or math.isnan(mean):
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.2f}")
+from fsamlab.sweep.results import ACCURACIES, by_setting, collect, plain
+from fsamlab.terminal import console, percent_spread
 
 
 def settings_table(frame: pd.DataFrame) -> Table:
@@ -38,7 +30,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
         table.add_column(column, justify="right")
     for _, row in settings.iterrows():
         ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
-        accuracies = (mean_std(row, "best/test/acc1"), mean_std(row, "final/test/acc1"))
+        accuracies = [percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) for metric in ACCURACIES]
         table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
     return table
 

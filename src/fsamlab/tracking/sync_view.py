@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fsamlab.terminal import console
+from fsamlab.terminal import console, counted
 from fsamlab.tracking.sync import Outcome, sync_runs
 
 
@@ -43,7 +43,7 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
     whole = len(outcomes) - failed - skipped
     is_there = f"{'is' if whole == 1 else 'are'} whole in W&B"
-    parts = [f"{whole} run{'s' if whole != 1 else ''} {'checked' if dry_run else is_there}"]
+    parts = [f"{counted(whole, 'run')} {'checked' if dry_run else is_there}"]
     others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
     parts += [f"{number} {word}" for number, word in others if number]
     urls = sorted({o.url for o in outcomes if o.url})

@@ -9,7 +9,6 @@ const CURVES = new Map(
 );
 const MAX_GROUPS = 30; // more lines than that nobody tells apart
 const MAX_UNION = 400; // points of a mean over runs whose own points differ
-const MIXED = ["#d55e00", "#0072b2", "#009e73", "#b58900", "#8f5fd0", "#d6498f", "#00959f", "#5b6ee1", "#9a6a3c", "#7a7a7a"];
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
@@ -36,7 +35,7 @@ function groupLabel(keys, run) {
     .join(", ");
 }
 
-/* Runs that agree in all of `keys` and in whether they have finished; an empty list of keys is one group for each run. */
+/* Runs that agree in all of `keys` and in whether they have finished; with `byRun` each run is a group. */
 function groupsOf(keys, byRun) {
   const found = new Map();
   DATA.runs.forEach(({ name, status }, run) => {
@@ -68,8 +67,8 @@ function colourise(groups) {
       if (seen.has(group.method)) further.set(style.colour, [...(further.get(style.colour) ?? []), group]);
       seen.add(group.method);
     } else {
-      group.colour = MIXED[mixed % MIXED.length];
-      group.dash = DASHES[Math.floor(mixed / MIXED.length) % DASHES.length];
+      group.colour = DATA.palette[mixed % DATA.palette.length];
+      group.dash = DASHES[Math.floor(mixed / DATA.palette.length) % DASHES.length];
       mixed += 1;
     }
   });

@@ -191,8 +191,7 @@ function buildSensitivity() {
     const positive = ticks[0] > 0;
     const doubling = positive && ticks[ticks.length - 1] >= 8 * ticks[0];
     const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
-    const lines = () => sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS);
-    const draw = () => chart.draw(lines(), item);
+    const draw = () => chart.draw(sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS), item);
     const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
       summary = value;
       draw();
@@ -201,11 +200,10 @@ function buildSensitivity() {
       item.xLog = v && positive;
       draw();
     })));
-    const legendBox = element("p", { class: "legend" });
-    legendBox.append(...lines().map((line) => element("span", { class: "chip" }, swatch(line), line.label)));
-    chart.figure.before(legendBox);
-    const all = sensitivityLines(sensitivity, summary).length;
-    if (all > MAX_GROUPS) chart.figure.before(element("p", { class: "note" }, `${all} lines: the first ${MAX_GROUPS} are drawn.`));
+    const all = sensitivityLines(sensitivity, summary);
+    const chips = all.slice(0, MAX_GROUPS).map((line) => element("span", { class: "chip" }, swatch(line), line.label));
+    chart.figure.before(element("p", { class: "legend" }, ...chips));
+    if (all.length > MAX_GROUPS) chart.figure.before(element("p", { class: "note" }, `${all.length} lines: the first ${MAX_GROUPS} are drawn.`));
     whenSeen(chart.figure, draw);
   });
 }
