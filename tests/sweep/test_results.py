@@ -107,6 +107,7 @@ def test_rows_of_a_run_and_its_measurements(tmp_path):
     assert rows["val/acc1"].tolist()[0] == 0.5
     assert rows["measured/sharpness/one_step"].tolist()[1] == 0.25
     assert "checkpoint" not in rows
+    assert set(rows) == {"directory", "step", "epoch", "val/acc1", "measured/sharpness/one_step"}
     assert collect_rows([]).empty
 
 
