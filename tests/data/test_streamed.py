@@ -10,7 +10,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from fsamlab.config import AugmentConfig, ConfigError, ImageFolderConfig
-from fsamlab.data import build_data
+from fsamlab.data import build_data, streamed
+from fsamlab.data.streamed import SCHEDULER_SIGNALS as SIGNALS
+from fsamlab.data.streamed import ignore_signals
 
 CPU = torch.device("cpu")
 CLASSES = ("bird", "cat", "dog")
@@ -142,10 +144,29 @@ def test_workers_outlive_the_signals_a_scheduler_sends(root):
     workers = set(children()) - before
     assert len(workers) == 2
     for pid in workers:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        for number in SIGNALS:
             os.kill(pid, number)
     assert all_equal([first, *batches], folder(root, batch_size=2).train.batches(0))
     assert not workers & set(children())  # and they end with the epoch
+
+
+def test_workers_outlive_signals_from_their_first_moment(root, monkeypatch):
+    """As a signal to the whole job that meets workers before they have set up how they take it."""
+
+    def signalled_at_birth(worker):
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+        ignore_signals(worker)
+
+    monkeypatch.setattr(streamed, "ignore_signals", signalled_at_birth)
+    batches = list(folder(root, num_workers=2, batch_size=2).train.batches(0))
+    assert all_equal(batches, folder(root, batch_size=2).train.batches(0))
+
+
+def test_starting_workers_leaves_the_signals_of_this_process_alone(root):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    next(folder(root, num_workers=1, batch_size=2).train.batches(0))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def children():

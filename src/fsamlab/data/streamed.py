@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,14 +42,30 @@ class _Samples(Dataset[tuple[Tensor, int, int]]):
             return self.transform(image), int(self.labels[index]), index
 
 
+SCHEDULER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
 def ignore_signals(worker: int) -> None:
     """Make a worker deaf to what ends the run; it ends when the main process does, or tells it to.
 
     Schedulers signal every process of a job: a worker that died of it would take the batch, and with it
     the main process, down before the checkpoint is written.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SCHEDULER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SCHEDULER_SIGNALS)
+
+
+def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return the loader's iterator; its workers are born with the signals blocked, until they ignore them.
+
+    A signal to this process in the meantime reaches it when its own mask is back.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SCHEDULER_SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _Loader:
@@ -66,7 +83,7 @@ class _Loader:
             worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # its own, so that the global generator's state stays as it is
         )
-        for parts in loader:
+        for parts in start_workers(loader):
             yield Batch(*(part.to(self.device, non_blocking=True) for part in parts))
 
 
