@@ -4,6 +4,8 @@ a   = ascent gradient                      (ascent.py)
 d   = component of a                       (component.py)
 eps = rho T^2 d / |T d|                    (metric.py)
 w  <- base step at w with grad L_B(w + eps)
+
+The two phases are two_phase.py; here are the passes over data between and before them.
 """
 
 from __future__ import annotations
@@ -15,21 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.config import in_range
-from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, is_finite, number, radius_over_norm
-from fsamlab.optim.component import Ema, FullGradient, Part
-from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state, step_seed
+from fsamlab.optim._ops import Tensors, is_finite
+from fsamlab.optim.component import FullGradient
+from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import Choices
-from fsamlab.optim.scalars import Recorder
-from fsamlab.optim.wrapper import Wrapper
+from fsamlab.optim.two_phase import TwoPhase
 
 Closure = Callable[[], Tensor]
 
 
-class SharpnessAware(Wrapper):
+class SharpnessAware(TwoPhase):
     """One optimizer for the whole family; a variant is a choice on each axis.
 
     Args:
@@ -56,8 +56,6 @@ class SharpnessAware(Wrapper):
         num_floored: steps left unperturbed by the floor; a 0-dim tensor unless the device is the CPU.
     """
 
-    own_keys = ("ema", "ema_steps", "full_gradient")
-
     def __init__(
         self,
         base: Optimizer,
@@ -77,32 +75,20 @@ class SharpnessAware(Wrapper):
         foreach: bool = True,
         **parameters: Any,
     ) -> None:
-        in_range("rho", rho, 0)
         in_range("every", every, 1)
-        in_range("floor", floor, 0, 1, open_high=True)
-        in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        self.choices = Choices(ascent, component, reference, metric, parameters)
-        self.every, self.floor, self.model, self.same_rng, self.seed = every, floor, model, same_rng, seed
-        self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
-        self.ops: Ops = Foreach if foreach else Loop
-        self.scalars: dict[str, Tensor] = {}
-        self.record_scalars = False
-        self.num_steps = self.num_nonfinite = 0
-        self._parts: list[Part] | None = None  # between ascend() and descend()
-        self._moved: Tensors = []  # the parameters that are perturbed now
-        self._finite = True
+        self.every, self.same_rng = every, same_rng
         self._full_step: int | None = None  # in which the stored full gradient was computed
-        self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
-        super().__init__(base, rho)
-        self.device = next(self.parameters()).device
-        self.num_floored: Tensor | int = 0
-        self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base; it may bring its own `rho`."""
-        super().add_param_group(param_group)
-        if hasattr(self, "_weights") and self.choices.metric.by_name:  # not while torch's constructor runs
-            self._weights = self._named_weights()
+        super().__init__(
+            base,
+            Choices(ascent, component, reference, metric, parameters),
+            rho=rho,
+            floor=floor,
+            model=model,
+            seed=seed,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            foreach=foreach,
+        )
 
     # ------------------------------------------------------------------------------- what it needs
 
@@ -209,42 +195,6 @@ class SharpnessAware(Wrapper):
             self.scalars["loss_perturbed"] = torch.stack(perturbed).mean()
         return torch.stack(clean).mean()
 
-    @torch.no_grad()
-    def ascend(self) -> None:
-        """First phase: the ascent batch's gradients are in p.grad; move the weights to w + eps.
-
-        The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only
-        when the second phase has ended well. It perturbs whatever `every` says; run the second forward
-        under :func:`frozen_batchnorm`, which only step() can do by itself.
-        """
-        if self._parts is not None:
-            raise RuntimeError("ascend() twice without descend()")
-        parts = self._gather()
-        self._parts, self._moved = parts, []
-        norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
-        self._finite = not self.skip_nonfinite or is_finite(norm_a)
-        if not parts or not self._finite:
-            return
-        recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
-        self.choices.component.set_direction(parts, self.ops)
-        norm_d, direction = self._move(parts, norm_a)
-        if recorder is not None:
-            self.scalars.update(recorder.scalars(parts, norm_d, direction))
-
-    @torch.no_grad()
-    def descend(self) -> None:
-        """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
-        if self._parts is None:
-            raise RuntimeError("descend() without ascend()")
-        self._restore()
-        if self._finite and (not self.skip_nonfinite or self._all_finite([])):
-            self._commit()
-            self._base_step()
-        else:
-            self.num_nonfinite += 1
-        self._parts = None
-        self.num_steps += 1
-
     # ------------------------------------------------------------------------------------ its parts
 
     def _ascent_pass(self, descent: Closure, ascent: Closure | None, reference: Closure | None) -> Tensor | None:
@@ -290,77 +240,6 @@ class SharpnessAware(Wrapper):
                 self._parts = None
                 raise
 
-    def _gather(self) -> list[Part]:
-        """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
-        choices = self.choices
-        parts: dict[tuple[Any, ...], Part] = {}
-        seed = step_seed(self.seed, self.num_steps)
-        active = [(group["rho"], p) for group in self.param_groups if group["rho"] > 0 for p in group["params"]]
-        gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
-        for (rho, p), a in zip(active, gradients):
-            if a is None:
-                continue
-            m, on_a, on_m = choices.reference.form(self.state[p]) if choices.reference else (None, 0.0, 0.0)
-            part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
-            part.params.append(p)
-            part.a.append(a)
-            if m is not None:
-                part.m.append(m)
-        for p in self.parameters():
-            p.grad = None
-        return list(parts.values())
-
-    def _move(self, parts: list[Part], norm_a: Number) -> tuple[Number, Tensors]:
-        """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
-        params = [p for part in parts for p in part.params]
-        d = [x for part in parts for x in part.d]
-        norm_d = norm_a if self.choices.component.name == "all" else number(global_norm(d, self.ops))
-        td = self.choices.metric.stretch(d, params, self._weights, self.ops)
-        norm_td = norm_d if td is d else number(global_norm(td, self.ops))
-        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.ops)
-        scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
-        self.num_floored = self.num_floored + floored
-        saved = [self._scratch(p) for p in params]
-        self.ops.copy_(saved, params)
-        self._moved = params
-        start = 0
-        for part in parts:
-            stop = start + len(part.params)
-            self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
-            start = stop
-        return norm_d, direction
-
-    def _restore(self) -> None:
-        """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
-        if self._moved:
-            self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
-            self._moved = []
-
-    def _commit(self) -> None:
-        if isinstance(self.choices.reference, Ema):
-            for part in self._parts or []:
-                self.choices.reference.update(part, self.state, self.ops)
-
-    def _all_finite(self, losses: list[Tensor]) -> bool:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        values = [*losses, global_norm(gradients, self.ops)] if gradients else losses
-        return all(is_finite(v) for v in values)
-
-    def _base_step(self) -> None:
-        if self.max_grad_norm is not None:
-            clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
-        self.base.step()
-
-    def _scratch(self, p: Tensor) -> Tensor:
-        if p not in self._saved:
-            self._saved[p] = torch.empty_like(p)
-        return self._saved[p]
-
-    def _named_weights(self) -> frozenset[Tensor]:
-        if self.model is None:
-            raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
-        return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
-
     # ----------------------------------------------------------------------------------- its state
 
     def own_state(self) -> dict[str, Any]:
@@ -369,24 +248,9 @@ class SharpnessAware(Wrapper):
         Raises:
             RuntimeError: the weights are perturbed.
         """
-        if self._parts is not None:
-            raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
-        counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
-        settings = {"full_step": self._full_step, "every": self.every, "floor": self.floor, "seed": self.seed}
-        return {**counters, "num_floored": int(self.num_floored), **settings, **self.choices.state()}
-
-    def check_own_state(self, own: dict[str, Any]) -> None:
-        """Refuse the state of a variant with other choices."""
-        self.choices.check_state(own)
+        return {**super().own_state(), "full_step": self._full_step, "every": self.every}
 
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Restore counters and hyper-parameters."""
-        self.choices.load_state(own)
-        self._full_step = own["full_step"]
-        self.every, self.floor, self.seed = own["every"], own["floor"], own["seed"]
-        self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
-        self.num_floored = own["num_floored"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all attributes but scratch memory."""
-        return {**super().__getstate__(), "_saved": {}}
+        super().load_own_state(own)
+        self._full_step, self.every = own["full_step"], own["every"]

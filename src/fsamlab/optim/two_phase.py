@@ -1,0 +1,198 @@
+"""The two phases: move the weights to w + eps; put them back and let the base optimizer step.
+
+Between the two the caller takes the gradient at w + eps; sharpness_aware.py does so with closures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from fsamlab.config import in_range
+from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, is_finite, number, radius_over_norm
+from fsamlab.optim.component import Ema, Part
+from fsamlab.optim.guards import step_seed
+from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.scalars import Recorder
+from fsamlab.optim.wrapper import Wrapper
+
+
+class TwoPhase(Wrapper):
+    """A wrapper with :meth:`ascend` and :meth:`descend`; arguments and attributes as in SharpnessAware."""
+
+    own_keys = ("ema", "ema_steps", "full_gradient")
+
+    def __init__(
+        self,
+        base: Optimizer,
+        choices: Choices,
+        *,
+        rho: float,
+        floor: float,
+        model: nn.Module | None,
+        seed: int,
+        max_grad_norm: float | None,
+        skip_nonfinite: bool,
+        foreach: bool,
+    ) -> None:
+        in_range("rho", rho, 0)
+        in_range("floor", floor, 0, 1, open_high=True)
+        in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
+        self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
+        self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
+        self.ops: Ops = Foreach if foreach else Loop
+        self.scalars: dict[str, Tensor] = {}
+        self.record_scalars = False
+        self.num_steps = self.num_nonfinite = 0
+        self._parts: list[Part] | None = None  # between ascend() and descend()
+        self._moved: Tensors = []  # the parameters that are perturbed now
+        self._finite = True
+        self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
+        super().__init__(base, rho)
+        self.device = next(self.parameters()).device
+        self.num_floored: Tensor | int = 0
+        self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base; it may bring its own `rho`."""
+        super().add_param_group(param_group)
+        if hasattr(self, "_weights") and self.choices.metric.by_name:  # not while torch's constructor runs
+            self._weights = self._named_weights()
+
+    @torch.no_grad()
+    def ascend(self) -> None:
+        """First phase: the ascent batch's gradients are in p.grad; move the weights to w + eps.
+
+        The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only
+        when the second phase has ended well. It perturbs whatever `every` says; run the second forward
+        under :func:`frozen_batchnorm`, which only step() can do by itself.
+        """
+        if self._parts is not None:
+            raise RuntimeError("ascend() twice without descend()")
+        parts = self._gather()
+        self._parts, self._moved = parts, []
+        norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
+        self._finite = not self.skip_nonfinite or is_finite(norm_a)
+        if not parts or not self._finite:
+            return
+        recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
+        self.choices.component.set_direction(parts, self.ops)
+        norm_d, direction = self._move(parts, norm_a)
+        if recorder is not None:
+            self.scalars.update(recorder.scalars(parts, norm_d, direction))
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
+        if self._parts is None:
+            raise RuntimeError("descend() without ascend()")
+        self._restore()
+        if self._finite and (not self.skip_nonfinite or self._all_finite([])):
+            self._commit()
+            self._base_step()
+        else:
+            self.num_nonfinite += 1
+        self._parts = None
+        self.num_steps += 1
+
+    def _gather(self) -> list[Part]:
+        """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
+        choices = self.choices
+        parts: dict[tuple[Any, ...], Part] = {}
+        seed = step_seed(self.seed, self.num_steps)
+        active = [(group["rho"], p) for group in self.param_groups if group["rho"] > 0 for p in group["params"]]
+        gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
+        for (rho, p), a in zip(active, gradients):
+            if a is None:
+                continue
+            m, on_a, on_m = choices.reference.form(self.state[p]) if choices.reference else (None, 0.0, 0.0)
+            part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
+            part.params.append(p)
+            part.a.append(a)
+            if m is not None:
+                part.m.append(m)
+        for p in self.parameters():
+            p.grad = None
+        return list(parts.values())
+
+    def _move(self, parts: list[Part], norm_a: Number) -> tuple[Number, Tensors]:
+        """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
+        params = [p for part in parts for p in part.params]
+        d = [x for part in parts for x in part.d]
+        norm_d = norm_a if self.choices.component.name == "all" else number(global_norm(d, self.ops))
+        td = self.choices.metric.stretch(d, params, self._weights, self.ops)
+        norm_td = norm_d if td is d else number(global_norm(td, self.ops))
+        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.ops)
+        scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
+        self.num_floored = self.num_floored + floored
+        saved = [self._scratch(p) for p in params]
+        self.ops.copy_(saved, params)
+        self._moved = params
+        start = 0
+        for part in parts:
+            stop = start + len(part.params)
+            self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
+            start = stop
+        return norm_d, direction
+
+    def _restore(self) -> None:
+        """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
+        if self._moved:
+            self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
+            self._moved = []
+
+    def _commit(self) -> None:
+        if isinstance(self.choices.reference, Ema):
+            for part in self._parts or []:
+                self.choices.reference.update(part, self.state, self.ops)
+
+    def _all_finite(self, losses: list[Tensor]) -> bool:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        values = [*losses, global_norm(gradients, self.ops)] if gradients else losses
+        return all(is_finite(v) for v in values)
+
+    def _base_step(self) -> None:
+        if self.max_grad_norm is not None:
+            clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
+        self.base.step()
+
+    def _scratch(self, p: Tensor) -> Tensor:
+        if p not in self._saved:
+            self._saved[p] = torch.empty_like(p)
+        return self._saved[p]
+
+    def _named_weights(self) -> frozenset[Tensor]:
+        if self.model is None:
+            raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
+        return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return counters, settings and choices.
+
+        Raises:
+            RuntimeError: the weights are perturbed.
+        """
+        if self._parts is not None:
+            raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
+        counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
+        settings = {"num_floored": int(self.num_floored), "floor": self.floor, "seed": self.seed}
+        return {**counters, **settings, **self.choices.state()}
+
+    def check_own_state(self, own: dict[str, Any]) -> None:
+        """Refuse the state of a variant with other choices."""
+        self.choices.check_state(own)
+
+    def load_own_state(self, own: dict[str, Any]) -> None:
+        """Restore counters and hyper-parameters."""
+        self.choices.load_state(own)
+        self.floor, self.seed = own["floor"], own["seed"]
+        self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
+        self.num_floored = own["num_floored"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes but scratch memory."""
+        return {**super().__getstate__(), "_saved": {}}
