@@ -21,13 +21,14 @@ from fsamlab import checkpoint, door, terminal
 from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
 from fsamlab.data import build_data
 from fsamlab.diagnostics import Diagnostics
-from fsamlab.environment import code_change, decisive_differences, environment, slurm_job_id
+from fsamlab.environment import environment, slurm_job_id
 from fsamlab.files import read_json
 from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
 from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
 from fsamlab.ownership import STALE_SECONDS, DirectoryBusy, Superseded
 from fsamlab.record import RunRecord, is_finished, read_status
+from fsamlab.resume import resume
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
 from fsamlab.sweep.job import FrozenJob
@@ -36,12 +37,7 @@ from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-MAX_STARTS_HERE = 3  # of one SLURM job from one step
 STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
-
-
-class NoProgress(RuntimeError):
-    """SLURM starts the job again and again, and it gets no further."""
 
 
 def run_composed(cfg: Any) -> None:
@@ -269,50 +265,6 @@ class Bookkeeper:
         self.record.set_status("preempted", step=self.trainer.step)
         self.signals.requeue(signum)
         raise Preempted(signum, self.trainer.step)
-
-
-def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: dict[str, Any]) -> None:
-    """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length.
-
-    Raises:
-        ConfigError: the code changed, and `on_code_change=refuse`.
-        NoProgress: SLURM has started the job again and again, and none of the last starts wrote a checkpoint.
-    """
-    before = read_json(record.directory / "env.json") or {}
-    state = checkpoint.load_latest(record.directory / "checkpoints")
-    _compare_code(record, env["git"], submitted, before.get("git", {}) if state is not None else {})
-    record.write_env(env)
-    if state is None:
-        record.cut(0)
-    else:
-        trainer.load_state_dict(state)
-        record.cut(state["metrics_bytes"])
-        log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
-        for line in decisive_differences(before, env):
-            log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
-    before_here = record.before.get("slurm_job_id"), record.before.get("resumed_at")
-    same = before_here == (slurm_job_id(), trainer.step) and record.before["status"] != "failed"
-    starts = 1 + (record.before.get("starts_here", 0) if same else 0)
-    record.set_status("running", resumed_at=trainer.step, starts_here=starts)
-    if starts > MAX_STARTS_HERE and "SLURM_RESTART_COUNT" in os.environ:
-        raise NoProgress(
-            f"{starts - 1} starts in a row ended without a checkpoint beyond step {trainer.step}; is the time limit or "
-            "the memory too small? train.checkpoint_every_minutes and hydra.launcher.timeout_min are the knobs"
-        )
-
-
-def _compare_code(
-    record: RunRecord, now: dict[str, Any], submitted: dict[str, Any], checkpointed: dict[str, Any]
-) -> None:
-    """Say that src/ is another than at submission or at the checkpoint, or refuse to go on."""
-    changes = {"it was submitted": code_change(submitted, now), "its last start": code_change(checkpointed, now)}
-    found = [f"the code has changed since {when}: {change}" for when, change in changes.items() if change]
-    if found and record.config.on_code_change == "refuse":
-        raise ConfigError("on_code_change", "refuse", f"{found[0]}; go back to it, or use on_code_change=warn")
-    for line in found:
-        log.warning("WARNING: %s", line)
-    known = record.before.get("warnings", []) if checkpointed else []
-    record.set_status("running", warnings=list(dict.fromkeys([*known, *found])))
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:

@@ -14,7 +14,8 @@ from fsamlab.door import SweepFailed
 from fsamlab.identity import run_id
 from fsamlab.ownership import DirectoryBusy
 from fsamlab.record import read_status
-from fsamlab.run import MAX_STARTS_HERE, NoProgress, run, run_frozen
+from fsamlab.resume import MAX_STARTS_HERE, NoProgress
+from fsamlab.run import run, run_frozen
 from fsamlab.signals import Preempted
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
