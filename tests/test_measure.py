@@ -221,11 +221,6 @@ def test_bad_words_are_one_line_before_anything_starts(two_runs, words, line, ca
     assert sorted(p for p in two_runs.rglob("*")) == before
 
 
-def test_no_run_there(tmp_path, capfd):
-    assert main(["measure", str(tmp_path), "diagnostics=full"]) == 1
-    assert "no run directory" in capfd.readouterr().err
-
-
 def test_a_run_that_has_no_checkpoint_yet(tmp_path, capfd):
     config = compose_tiny()
     (tmp_path / "r").mkdir()

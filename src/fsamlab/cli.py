@@ -160,7 +160,7 @@ def _resubmit(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     from fsamlab.measure import measure_runs
-    from fsamlab.sweep.runs import find_runs
+    from fsamlab.sweep.runs import runs_at
     from fsamlab.sweep.summary import print_measurements
     from fsamlab.terminal import console
 
@@ -168,10 +168,7 @@ def _measure(args: argparse.Namespace) -> int:
     words = args.words
     overrides = [w for w in words if "=" in w and not Path(w).exists()]
     paths = [Path(w) for w in words if w not in overrides]
-    runs = find_runs(paths)
-    if not runs:
-        print(_no_runs(paths), file=sys.stderr)
-        return 1
+    runs = runs_at(paths)
     outcome = measure_runs(runs, overrides)
     screen = console()
     print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
@@ -183,15 +180,12 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _sync(args: argparse.Namespace) -> int:
     from fsamlab.config import in_range
-    from fsamlab.sweep.runs import find_runs
+    from fsamlab.sweep.runs import runs_at
     from fsamlab.tracking.sync_view import show
     from fsamlab.tracking.wandb_server import check_place
 
     _log()
-    runs = find_runs(args.runs)
-    if not runs:
-        print(_no_runs(args.runs), file=sys.stderr)
-        return 1
+    runs = runs_at(args.runs)
     check_place(args.project, args.entity)
     in_range("--timeout", args.timeout, 0, open_low=True)
     return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
@@ -209,23 +203,14 @@ def _wandb_workspace(args: argparse.Namespace) -> int:
     return 0
 
 
-def _no_runs(paths: list[Path]) -> str:
-    named = " ".join(map(str, paths)) or "."
-    return f"error: {named}: no run directory (one with a config.yaml) there"
-
-
 def _collect(args: argparse.Namespace) -> int:
     from fsamlab.sweep.results import collect
-    from fsamlab.sweep.runs import find_runs
+    from fsamlab.sweep.runs import runs_at
     from fsamlab.sweep.summary import print_failures, settings_table
     from fsamlab.terminal import console
 
     paths: list[Path] = args.runs
-    directories = find_runs(paths)
-    if not directories:
-        print(_no_runs(paths), file=sys.stderr)
-        return 1
-    frame = collect(directories)
+    frame = collect(runs_at(paths))
     csv = args.csv or paths[0] / "results.csv"
     frame.to_csv(csv, index=False)
     screen = console()

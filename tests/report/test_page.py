@@ -9,7 +9,6 @@ import pytest
 from made import make_run, make_sweep, row
 
 from fsamlab.cli import main
-from fsamlab.config import ConfigError
 from fsamlab.report import metric_names
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
@@ -143,14 +142,6 @@ def test_a_damaged_file_is_a_reason_and_the_rest_is_shown(tmp_path):
     _, page = written(root)
     assert torn in page.text
     assert wrong in page.text
-
-
-def test_no_run_is_one_line(tmp_path, capsys):
-    with pytest.raises(ConfigError, match="no run directory"):
-        gather([tmp_path])
-    assert main(["report", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: RUNS={tmp_path}: no run directory")
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_before_any_run_has_finished_there_is_a_page(tmp_path):

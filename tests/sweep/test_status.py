@@ -235,11 +235,6 @@ def test_a_broken_status_file_is_one_failed_run(tmp_path):
     assert statuses(tmp_path) == {"a": "finished", "b": "failed"}
 
 
-def test_nothing_there(tmp_path, capsys):
-    assert main(["status", str(tmp_path / "no")]) == 2
-    assert "no run directory" in capsys.readouterr().err
-
-
 def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys):
     calls = fake(squeue="exit 1")
     sweep = tmp_path / "s"

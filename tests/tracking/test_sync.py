@@ -436,12 +436,6 @@ def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_
     assert all(steps_of(mirrored) == ALL_STEPS for mirrored in server.runs.values())
 
 
-def test_no_runs_is_one_line(server, tmp_path):
-    assert synced(server, tmp_path, exit_code=1) == [
-        f"error: {tmp_path}: no run directory (one with a config.yaml) there"
-    ]
-
-
 @pytest.mark.long
 def test_errors_of_the_server_are_a_failed_run_and_the_next_time_completes(server, local, tmp_path):
     local(), local("sgd-s0")

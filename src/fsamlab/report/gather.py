@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fsamlab.config import ConfigError
 from fsamlab.files import Damaged, read_json
 from fsamlab.measure import read_measurements
 from fsamlab.record import read_rows
@@ -64,16 +63,13 @@ class Gathered:
         return varied_keys(self.frame)
 
 
-def gather(paths: Iterable[Path]) -> Gathered:
+def gather(paths: Sequence[Path]) -> Gathered:
     """Read the runs at or below `paths`, started or not; a damaged one is a row with its reason.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or a path does not exist.
     """
-    paths = list(paths)
     state = sweep_state(paths)
-    if not state.runs:
-        raise ConfigError("RUNS", " ".join(map(str, paths)), "no run directory or launch record there")
     states, num_twice = _once(state.runs)
     launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in states)}
     planned, problems = _planned(launches)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fsamlab.config import ConfigError
 from fsamlab.files import Damaged, read_json
 from fsamlab.ownership import why_alive
 from fsamlab.record import read_status
@@ -25,6 +26,35 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         else:
             found.update(p.parent for p in path.glob("*/config.yaml"))
     return sorted(found)
+
+
+def runs_at(paths: Sequence[Path]) -> list[Path]:
+    """Return what :func:`find_runs` finds, at least one.
+
+    Raises:
+        ConfigError: a path does not exist, or there is no run directory at any.
+    """
+    check_exist(paths)
+    found = find_runs(paths)
+    if not found:
+        raise no_runs(paths, "no run directory (one with a config.yaml) there")
+    return found
+
+
+def check_exist(paths: Iterable[Path]) -> None:
+    """Refuse a mistyped path among others; what merely holds no runs, as in `runs/*`, is none.
+
+    Raises:
+        ConfigError: a path does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise no_runs([path], "does not exist")
+
+
+def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
+    """Return the error of a command that was given no runs."""
+    return ConfigError("RUNS", " ".join(map(str, paths)) or "none", f"{why}; give a run's or a sweep's directory")
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import yaml
 from fsamlab.record import read_status
 from fsamlab.sweep.cluster import GONE, JobState, JobStates, job_states
 from fsamlab.sweep.plan import read_launches
-from fsamlab.sweep.runs import current_status, find_runs
+from fsamlab.sweep.runs import check_exist, current_status, find_runs, no_runs
 
 BAD = ("failed", "cancelled", "lost")  # what makes the exit code 1
 LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # ended, and nobody says that the run failed
@@ -141,9 +141,16 @@ def _unrecorded(directory: Path) -> SweepRun:
     return SweepRun(directory, list(overrides), directory.name, None, None, directory.parent)
 
 
-def sweep_state(paths: Iterable[Path]) -> SweepState:
-    """Read the state of every run at or below `paths`; the scheduler is asked about what has not finished."""
+def sweep_state(paths: Sequence[Path]) -> SweepState:
+    """Read the state of every run at or below `paths`; the scheduler is asked about what has not finished.
+
+    Raises:
+        ConfigError: a path does not exist, or there are no runs at any.
+    """
+    check_exist(paths)
     runs = list({run.directory: run for path in paths for run in sweep_runs(path)}.values())
+    if not runs:
+        raise no_runs(paths, "no run directory or launch record there")
     disks = {run.directory: _read(run.directory) for run in runs}
     ids = {run.directory: _job_id(run, disks[run.directory]) for run in runs}
     unfinished = [run.directory for run in runs if disks[run.directory]["status"] != "finished"]

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fsamlab.door import project_relative
+from fsamlab.config import ConfigError
+from fsamlab.door import project_relative, report
 from fsamlab.record import STATUSES
 from fsamlab.sweep.cluster import cancel_command
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
@@ -28,9 +29,10 @@ assert set(ORDER) == set(STATUSES)
 
 def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
     """Print the state of sweeps; return the exit code: 0, 1 when something failed, 2 when there are no runs."""
-    state = sweep_state(paths)
-    if not state.runs:
-        print(f"error: {' '.join(map(str, paths))}: no run directory or launch record there", file=sys.stderr)
+    try:
+        state = sweep_state(paths)
+    except ConfigError as e:
+        report(e)
         return 2
     if as_json:
         if state.jobs.problem:

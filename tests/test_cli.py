@@ -1,0 +1,44 @@
+import pytest
+
+from fsamlab.cli import main
+
+READERS = ("status", "collect", "report", "measure", "sync")
+
+
+def refused(capfd, command, *paths):
+    """Return the one line with which `fsamlab COMMAND PATHS` refuses."""
+    code = main([command, *map(str, paths)])
+    printed = capfd.readouterr()
+    assert code == (2 if command == "status" else 1)
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory, as far as finding it goes."""
+    directory = tmp_path / "sweep" / "run"
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text("seed: 0\n")
+    return directory
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_no_runs_is_one_line(command, tmp_path, capfd):
+    line = refused(capfd, command, tmp_path)
+    assert line.startswith(f"error: RUNS={tmp_path}: no run directory")
+    assert line.endswith("; give a run's or a sweep's directory")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_mistyped_path_among_others_is_refused(command, run, tmp_path, capfd):
+    before = sorted(tmp_path.rglob("*"))
+    line = refused(capfd, command, run, tmp_path / "tpyo")
+    assert line.startswith(f"error: RUNS={tmp_path / 'tpyo'}: does not exist")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_measure_without_a_run(capfd):
+    assert refused(capfd, "measure", "diagnostics=full").startswith("error: RUNS=none: no run directory")
