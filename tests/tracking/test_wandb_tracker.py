@@ -21,7 +21,7 @@ from fsamlab.tracking.wandb_tracker import read_rows
 SCRIPT = Path(__file__).parent / "mirrored_loop.py"
 STEPS = 10
 INIT_TIMEOUT = FINISH_TIMEOUT = 3.0
-IMPORT_SECONDS = 8.0  # importing wandb and starting wandb-core, on a busy machine
+BUSY_SECONDS = 25.0  # what a busy machine may add; without a bound, wandb itself waits for 90 s or more
 ALL_STEPS = list(range(1, STEPS + 1))
 
 
@@ -80,9 +80,9 @@ class Loop:
         for spec, result in zip(self.specs, self.results):
             rows = [row["step"] for row in read_rows(self.directory / f"{spec['run_id']}.jsonl")]
             assert rows == list(range(1, spec["steps"] + 1))
-            assert result["seconds"]["log"] < 0.5
-            assert result["seconds"]["build"] < INIT_TIMEOUT + IMPORT_SECONDS
-            assert result["seconds"]["finish"] < FINISH_TIMEOUT + 5
+            assert result["seconds"]["log"] < 2  # seconds: it never waits for the server
+            assert result["seconds"]["build"] < INIT_TIMEOUT + BUSY_SECONDS
+            assert result["seconds"]["finish"] < FINISH_TIMEOUT + BUSY_SECONDS
         self.result = self.results[-1]
         self.warnings = re.findall("^WARNING .*", self.log, flags=re.M)
         return self
@@ -215,7 +215,7 @@ def test_online_with_a_broken_server_is_one_warning(loop, fault):
     assert "W&B failed in init" in done.warnings[0]
     assert "own files are not affected" in done.warnings[0]
     assert done.result["url"] is None
-    assert done.seconds_to_exit < 1 + IMPORT_SECONDS
+    assert done.seconds_to_exit < 1 + BUSY_SECONDS
 
 
 @pytest.mark.long
@@ -227,7 +227,7 @@ def test_a_server_that_breaks_midway_is_one_warning(loop, fault):
         break_server(server, fault)
         training.end()
         assert len(training.warnings) == 1
-        assert training.seconds_to_exit < FINISH_TIMEOUT + 3
+        assert training.seconds_to_exit < FINISH_TIMEOUT + BUSY_SECONDS
 
 
 @pytest.mark.long
@@ -278,7 +278,7 @@ def test_a_wandb_core_that_hangs_blocks_neither_rows_nor_the_end(loop, server, s
     training.end()
     assert len(training.warnings) == 1
     assert reason in training.warnings[0]
-    assert training.seconds_to_exit < FINISH_TIMEOUT + 8
+    assert training.seconds_to_exit < FINISH_TIMEOUT + BUSY_SECONDS
 
 
 @pytest.mark.long

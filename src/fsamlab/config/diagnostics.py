@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fsamlab.config.checks import MISSING, ConfigError, in_range, one_of
 
 BATCHNORM_MODES = ("eval", "reestimated", "batch")
-QUANTITIES = (  # names of what diagnostics.quantities may list; fsamlab/diagnostics/suite.py has a function for each
+QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.py has a function for each
     "one_step",
     "m_sharpness",
     "worst_case",

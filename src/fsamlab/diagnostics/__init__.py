@@ -6,7 +6,7 @@
         hessian_eigenvalues(objective, num_top=5).top
 
 Files, in reading order: context.py, objective.py, sharpness.py, curvature.py (lanczos.py), noise.py,
-decomposition.py, and suite.py, which puts them behind `diagnostics=...`.
+decomposition.py, and quantities.py and suite.py, which put them behind `diagnostics=...`.
 """
 
 from fsamlab.diagnostics.context import measuring

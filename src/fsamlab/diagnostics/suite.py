@@ -1,15 +1,9 @@
-"""The quantities by name, and one measurement of them: what `diagnostics=...` chooses from.
-
-A quantity is a function of an objective (or of a decomposition) that returns a flat dict of floats; its
-keys are explained in docs/metrics.md. A new one is a function, a row in its table, and its name in
-config.QUANTITIES.
-"""
+"""One measurement of the chosen quantities at a trainer's present weights: what `diagnostics=...` asks for."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,108 +13,22 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DiagnosticsConfig
 from fsamlab.data import Batch, TrainSource
 from fsamlab.data.sampling import generator
-from fsamlab.diagnostics import curvature, sharpness
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
 from fsamlab.diagnostics.noise import Sampling, ema_weights
 from fsamlab.diagnostics.objective import Objective, cross_entropy
-from fsamlab.diagnostics.sharpness import Rise
+from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Values, grouped
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
 from fsamlab.optim.component import Ema, Part, Subtract
-from fsamlab.optim.metric import Adaptive
 from fsamlab.seeding import Stream, derive_seed
 
 if TYPE_CHECKING:
     from fsamlab.trainer import Trainer
 
-Values = dict[str, float]
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
 NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the training set has so many
-
-# ------------------------------------------------------------------- quantities of one objective
-
-
-def _metrics(objective: Objective, cfg: DiagnosticsConfig) -> Iterator[tuple[str, float, Tensor | None]]:
-    """Yield (suffix of the key, rho, T) for the plain and, where it is wanted, the adaptive ball."""
-    yield "", cfg.rho, None
-    if cfg.adaptive:
-        yield "_adaptive", cfg.rho_adaptive, sharpness.adaptive(objective, Adaptive(cfg.eta, "official"))
-
-
-def _parts(name: str, rise: Rise) -> Values:
-    return {name: rise.total, f"{name}_first_order": rise.first_order, f"{name}_curvature": rise.curvature}
-
-
-def _one_step(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    found: Values = {}
-    for suffix, rho, t in _metrics(objective, cfg):
-        found.update(_parts(f"one_step{suffix}", sharpness.one_step(objective, rho, t)))
-    return found
-
-
-def _m_sharpness(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    found: Values = {}
-    for suffix, rho, t in _metrics(objective, cfg):
-        whole, batches = sharpness.m_sharpness(objective, rho, t)
-        found.update({**_parts(f"one_step{suffix}", whole), **_parts(f"m_sharpness{suffix}", batches)})
-    return found
-
-
-def _worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    how = {"num_steps": cfg.num_ascent_steps, "num_restarts": cfg.num_restarts, "seed": seed}
-    found: Values = {}
-    for suffix, rho, t in _metrics(objective, cfg):
-        found.update(_parts(f"worst_case{suffix}", sharpness.worst_case(objective, rho, t, **how)))
-    return found
-
-
-def _average_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    found: Values = {}
-    for suffix, rho, t in _metrics(objective, cfg):
-        sigma = rho / math.sqrt(len(objective.zeros()))  # E |z|^2 = rho^2: the same radius as the others
-        mean, error = sharpness.average_case(objective, sigma, t, num_pairs=cfg.num_pairs, seed=seed)
-        found.update({f"average_case{suffix}": mean, f"average_case{suffix}_stderr": error})
-    return found
-
-
-def _eigenvalues(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    return curvature.spectrum(objective, cfg.num_eigenvalues, cfg.tolerance, cfg.max_products, seed)
-
-
-def _trace(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
-    return curvature.trace(objective, cfg.num_probes, seed)
-
-
-OF_OBJECTIVE: dict[str, tuple[str, Callable[[Objective, DiagnosticsConfig, int], Values]]] = {
-    "one_step": ("sharpness", _one_step),
-    "m_sharpness": ("sharpness", _m_sharpness),
-    "worst_case": ("sharpness", _worst_case),
-    "average_case": ("sharpness", _average_case),
-    "eigenvalues": ("curvature", _eigenvalues),
-    "trace": ("curvature", _trace),
-}
-
-# -------------------------------------------------------------------- quantities of a decomposition
-
-OF_DECOMPOSITION: dict[str, tuple[str, Callable[[Decomposition, float, int], Values]]] = {
-    "decomposition": ("perturbation", lambda parts, rho, seed: parts.cosines()),
-    "friendliness": ("perturbation", lambda parts, rho, seed: parts.friendliness(rho, seed)),
-    "direction_curvature": ("curvature", lambda parts, rho, seed: parts.curvature(seed)),
-    "noise": ("noise", lambda parts, rho, seed: parts.noise.values()),
-}
-
-# ------------------------------------------------------------------------------- one measurement
-
-
-def _grouped(table: Mapping[str, tuple[str, Callable[..., Values]]], chosen: set[str], *arguments: object) -> Values:
-    """Return the chosen quantities of a table, in its order, their keys as `group/key`."""
-    values: Values = {}
-    for name, (group, quantity) in table.items():
-        if name in chosen:
-            values.update({f"{group}/{key}": value for key, value in quantity(*arguments).items()})
-    return values
 
 
 class Diagnostics:
@@ -226,7 +134,7 @@ class Diagnostics:
             batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
             with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
                 objective = Objective(trainer.model, batches, loss, poll)
-                values.update(_grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed))
+                values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed))
         if chosen & set(OF_DECOMPOSITION):
             rho = self.perturbation_rho(trainer.optimizer)
             probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
@@ -238,7 +146,7 @@ class Diagnostics:
                 sampling = self._sampling(trainer)
                 ema = ema_state(trainer.optimizer, objective, sampling.parts)
                 parts = Decomposition(objective, probe, coming, ema, sampling, twins)
-                values.update(_grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed))
+                values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed))
         return values
 
     def _coming(self, trainer: Trainer) -> Iterator[Batch]:
