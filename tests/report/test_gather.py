@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from made import make_run, make_sweep
 from test_page import data_of, written
 
@@ -69,8 +70,70 @@ def test_a_run_of_two_sweeps_is_one_run(tmp_path):
     make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
     gathered = gather([tmp_path / "a", tmp_path / "b"])
     assert len(gathered.frame) == 3
-    assert gathered.notes == ["found twice (same configuration and seed), shown once: 2 runs"]
+    assert gathered.notes == ["found twice (same configuration and seed), shown once with what either measured: 2 runs"]
     assert results(gathered).rows[0][1].text == "3"
+
+
+def twice(tmp_path, first, second):
+    """Gather a run that is in two sweeps, with further entries of each one's summary and last row."""
+    for sweep, more in (("a", first), ("b", second)):
+        rows = [{"step": 50, "epoch": 5.0, "test/acc1": 0.5, **{k: v for k, v in more.items() if "diag" not in k}}]
+        conventions = {k: v for k, v in more.items() if "diag" in k}
+        make_run(tmp_path / sweep / "s0", name=sweep, run_id="sam-s0-0123", rows=rows, summary=conventions)
+    return gather([tmp_path / "a", tmp_path / "b"])
+
+
+SHARPNESS = {"sharpness/one_step": 0.1, "diagnostics/num_samples": 256}
+DECOMPOSITION = {"perturbation/full_share": 0.3, "diagnostics/perturbation_rho": 0.2}
+
+
+@pytest.mark.parametrize(("first", "second"), [(SHARPNESS, DECOMPOSITION), (DECOMPOSITION, SHARPNESS)])
+def test_of_a_run_of_two_sweeps_what_either_measured_is_shown(tmp_path, first, second):
+    # each also carries the other family's conventions, of values that it has not
+    gathered = twice(tmp_path, {**first, "diagnostics/num_parameters": 1}, {"diagnostics/num_samples": 7, **second})
+    row = gathered.frame.iloc[0]
+    assert (row["final/sharpness/one_step"], row["final/perturbation/full_share"]) == (0.1, 0.3)
+    assert (row["diagnostics/num_samples"], row["diagnostics/perturbation_rho"]) == (256, 0.2)
+    found = gathered.curves.by_metric
+    assert [found[key][0][2] for key in ("sharpness/one_step", "perturbation/full_share")] == [[0.1], [0.3]]
+    assert len(found["test/acc1"][0][2]) == 1
+    assert len(gathered.notes) == 1
+
+
+def test_what_two_sweeps_measured_under_other_conventions_stays_apart(tmp_path):
+    other = {"sharpness/one_step": 0.4, "sharpness/worst_case": 0.9, "diagnostics/num_samples": 1000}
+    gathered = twice(tmp_path, SHARPNESS, {**other, **DECOMPOSITION})
+    row = gathered.frame.iloc[0]
+    assert (row["final/sharpness/one_step"], row["diagnostics/num_samples"]) == (0.1, 256)
+    assert "final/sharpness/worst_case" not in row
+    assert row["final/perturbation/full_share"] == 0.3
+    assert "sharpness/worst_case" not in gathered.curves.by_metric
+    assert gathered.notes[1].startswith("sharpness and curvature: measured under other conventions in a later sweep")
+    more = {"sharpness/one_step": 0.4, "sharpness/worst_case": 0.9, "diagnostics/num_samples": 256}
+    row = twice(tmp_path / "alike", SHARPNESS, more).frame.iloc[0]
+    assert (row["final/sharpness/one_step"], row["final/sharpness/worst_case"]) == (0.1, 0.9)
+
+
+def test_checkpoints_of_a_run_of_two_sweeps_measured_in_either(tmp_path):
+    measured = {"curvature/trace": 3.0, "diagnostics/num_samples": 64}
+    make_run(tmp_path / "a" / "s0", run_id="sam-s0-0123")
+    make_run(tmp_path / "b" / "s0", run_id="sam-s0-0123", measured=measured)
+    gathered = gather([tmp_path / "a", tmp_path / "b"])
+    row = gathered.frame.iloc[0]
+    assert (row["measured/curvature/trace"], row["measured/diagnostics/num_samples"]) == (3.0, 64)
+    assert gathered.curves.by_metric["measured/curvature/trace"][0][2] == [3.0]
+
+
+def test_a_finished_run_with_gaps_is_listed(tmp_path):
+    root = make_sweep(tmp_path / "made", ("sam",), seeds=3)
+    (root / "sam-s0" / "summary.json").unlink()
+    rows = root / "sam-s1" / "metrics.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:3]))
+    found = {row["run"]: (row["status"], row["reason"]) for row in unfinished(gather([root]))}
+    assert found == {
+        "sam-s0": ("finished", "summary.json is missing"),
+        "sam-s1": ("finished", "metrics.jsonl ends at step 30 of 50"),
+    }
 
 
 def test_a_queued_run_of_a_moved_sweep_keeps_its_configuration(tmp_path):

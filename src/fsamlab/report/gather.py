@@ -19,6 +19,7 @@ from fsamlab.report.curves import Curves, points_per_curve
 from fsamlab.sweep.plan import Launch, read_launches
 from fsamlab.sweep.results import collect_run, flatten, measured_row, varied_keys
 from fsamlab.sweep.status import RunState, sweep_state
+from fsamlab.sweep.twice import add_measured
 from fsamlab.terminal import counted
 
 UNREADABLE = (ValueError, KeyError, TypeError, OSError, yaml.YAMLError)  # what a damaged file raises in its reader
@@ -70,21 +71,24 @@ def gather(paths: Sequence[Path]) -> Gathered:
         ConfigError: there are none, or a path does not exist.
     """
     state = sweep_state(paths)
-    states, num_twice = _once(state.runs)
-    launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in states)}
+    states, twins = _once(state.runs)
+    launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
     planned, problems = _planned(launches)
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     curves: Curves | None = None
+    left_out: Counter[str] = Counter()
     for number, run in enumerate(states):
         row, metrics, environment = _read(run, planned.get((run.run.sweep_dir, run.run.directory.name)))
+        for twin in twins.get(number, []):
+            other, other_metrics, _ = _read(twin, None)
+            left_out.update(add_measured(row, metrics, other, other_metrics))
         environments += [environment] if environment else []
         rows.append(row)
         if metrics and curves is None:
             curves = Curves(points_per_curve(len(states) * len(set().union(*metrics))))
         if metrics and curves is not None:
             curves.add(number, metrics)
-    twice = f"found twice (same configuration and seed), shown once: {counted(num_twice, 'run')}"
     return Gathered(
         frame=pd.DataFrame(rows),
         directories=[s.run.directory for s in states],
@@ -95,7 +99,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        notes=[note for note in (state.jobs.problem, *problems, twice if num_twice else None) if note],
+        notes=[note for note in (state.jobs.problem, *problems, *_twice(twins, left_out)) if note],
     )
 
 
@@ -111,20 +115,38 @@ def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str],
     return planned, problems
 
 
-def _once(states: Sequence[RunState]) -> tuple[list[RunState], int]:
-    """Return the runs without what has finished in another sweep too, which is no further seed; and how many go."""
-    kept, seen = [], set()
+def _once(states: Sequence[RunState]) -> tuple[list[RunState], dict[int, list[RunState]]]:
+    """Return the runs without what has finished in another sweep too, which is no further seed; and that by number."""
+    kept: list[RunState] = []
+    numbers: dict[str, int] = {}
+    twins: dict[int, list[RunState]] = {}
     for state in states:
         run_id = state.disk.get("run_id") if state.status == "finished" else None
-        if run_id is None or run_id not in seen:
+        if run_id is None or run_id not in numbers:
+            if run_id is not None:
+                numbers[run_id] = len(kept)
             kept.append(state)
-            seen.add(run_id)
-    return kept, len(states) - len(kept)
+        else:
+            twins.setdefault(numbers[run_id], []).append(state)
+    return kept, twins
+
+
+def _twice(twins: dict[int, list[RunState]], left_out: Counter[str]) -> list[str]:
+    """Return what the page says of runs that were found twice."""
+    if not twins:
+        return []
+    number = counted(sum(map(len, twins.values())), "run")
+    notes = [f"found twice (same configuration and seed), shown once with what either measured: {number}"]
+    notes += [
+        f"{name}: measured under other conventions in a later sweep, and shown as in the first, in {counted(n, 'run')}"
+        for name, n in left_out.items()
+    ]
+    return notes
 
 
 def _read(
     state: RunState, planned: dict[str, Any] | None
-) -> tuple[dict[str, Any], Sequence[dict[str, Any]], dict[str, Any] | None]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:
     """Return a run's row, its rows of metrics and its environment; what cannot be read becomes its reason."""
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
@@ -134,6 +156,8 @@ def _read(
         environment = read_json(directory / "env.json")
         row.update(collect_run(directory))
         metrics += read_rows(directory)
+        if state.status == "finished":
+            reasons += _gaps(directory, metrics, state.disk.get("step"))
         metrics += _measured(read_measurements(directory))
     except UNREADABLE as e:
         name = "" if isinstance(e, Damaged) else f"{type(e).__name__}: "
@@ -143,6 +167,15 @@ def _read(
     row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")
     row["started"], row["updated"] = state.disk.get("started"), state.disk.get("updated")
     return row, metrics, environment
+
+
+def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | None) -> list[str]:
+    """Return what a finished run should have and has not."""
+    found = [] if (directory / "summary.json").exists() else ["summary.json is missing"]
+    reached = max((row["step"] for row in metrics), default=0)
+    if last_step is not None and reached < last_step:
+        found.append(f"metrics.jsonl ends at step {reached} of {last_step}")
+    return found
 
 
 def _measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
