@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from fsamlab.cli import main
-from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, varied_keys
+from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, varied_keys
 from fsamlab.sweep.runs import find_runs
 
 
@@ -50,6 +50,37 @@ def test_what_refines_the_method_is_one(tmp_path):
     for rho in (0.1, 0.2):
         make_run(tmp_path / str(rho), "sam", 0, 0.5, rho=rho)
     assert varied_keys(collect(find_runs([tmp_path]))) == ["optimizer.name", "optimizer.rho"]
+
+
+def settings(*columns, keys):
+    return pd.DataFrame([dict(zip(("optimizer.name", *keys), values)) for values in zip(*columns)])
+
+
+def test_what_changes_with_a_setting_is_named():
+    methods, width, epochs = ["sgd", "sam"] * 2, [8, 8, 16, 16], [12, 12, 24, 24]
+    frame = settings(methods, width, epochs, keys=("model.width", "train.epochs"))
+    assert varied_keys(frame) == ["optimizer.name", "model.width"]
+    assert tied_keys(frame) == {"model.width": ["train.epochs"]}
+    crossed = settings(methods * 2, width * 2, epochs + epochs[::-1], keys=("model.width", "train.epochs"))
+    assert tied_keys(crossed) == {}
+
+
+def test_what_changes_with_the_method_is_named_unless_it_is_the_methods():
+    frame = settings(["sgd", "sam"], [0.0, 0.2], [24, 12], keys=("optimizer.rho", "train.epochs"))
+    assert tied_keys(frame) == {"optimizer.name": ["train.epochs"]}
+
+
+def test_a_learning_rate_scaled_with_the_batch_for_each_method():
+    methods, batch, lr = ["sgd", "sgd", "sam", "sam"], [32, 64, 32, 64], [0.1, 0.2, 0.05, 0.1]
+    frame = settings(methods, batch, lr, keys=("data.batch_size", "optimizer.lr"))
+    assert tied_keys(frame) == {"data.batch_size": ["optimizer.lr"]}
+
+
+def test_what_follows_from_two_settings_together_is_named_with_both():
+    width, batch = [8, 8, 16, 16], [32, 64, 32, 64]
+    lr = [w * b for w, b in zip(width, batch)]
+    frame = settings(["sam"] * 4, batch, width, lr, keys=("data.batch_size", "model.width", "optimizer.lr"))
+    assert tied_keys(frame) == {"data.batch_size": ["optimizer.lr"], "model.width": ["optimizer.lr"]}
 
 
 def test_no_finished_run_no_table(tmp_path):

@@ -109,6 +109,32 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     return kept
 
 
+def tied_keys(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Return what else changes with each of :func:`varied_keys`: a difference between its values may be theirs.
+
+    What the optimizer's own keys are for each method belongs to the method, and is not named.
+    """
+    kept = varied_keys(frame)
+    found: dict[str, list[str]] = {}
+    for other in setting_keys(frame):
+        if other in kept or as_text(frame[other]).nunique() == 1:
+            continue
+        if _follows(frame, other, kept[:1]):
+            bound = [] if other.startswith("optimizer.") else kept[:1]
+        else:
+            single = [key for key in kept[1:] if _follows(frame, other, [kept[0], key])]
+            bound = single or kept[1:]  # of several together where none alone decides
+        for key in bound:
+            found.setdefault(key, []).append(other)
+    return found
+
+
+def _follows(frame: pd.DataFrame, key: str, of: Sequence[str]) -> bool:
+    """Return whether the values of the keys `of` decide that of `key`."""
+    texts = frame[[*of, key]].apply(as_text).drop_duplicates()
+    return len(texts) == len(texts[list(of)].drop_duplicates())
+
+
 def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
