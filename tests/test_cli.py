@@ -32,6 +32,11 @@ def test_no_runs_is_one_line(command, tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_directory_of_all_sweeps_is_refused_with_one_of_them(run, tmp_path, capfd):
+    line = refused(capfd, "report", tmp_path)
+    assert line.endswith(f"; give a run's or a sweep's directory, such as {run.parent}")
+
+
 @pytest.mark.parametrize("command", READERS)
 def test_a_mistyped_path_among_others_is_refused(command, run, tmp_path, capfd):
     before = sorted(tmp_path.rglob("*"))

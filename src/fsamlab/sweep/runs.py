@@ -53,8 +53,12 @@ def check_exist(paths: Iterable[Path]) -> None:
 
 
 def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
-    """Return the error of a command that was given no runs."""
-    return ConfigError("RUNS", " ".join(map(str, paths)) or "none", f"{why}; give a run's or a sweep's directory")
+    """Return the error of a command that was given no runs; it names a sweep below the paths, if there is one."""
+    below = next((str(found.parents[1]) for path in paths for found in sorted(path.glob("*/*/config.yaml"))), None)
+    example = f", such as {below}" if below else ""
+    return ConfigError(
+        "RUNS", " ".join(map(str, paths)) or "none", f"{why}; give a run's or a sweep's directory{example}"
+    )
 
 
 def read_config(directory: Path) -> dict[str, Any]:
