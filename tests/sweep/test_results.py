@@ -52,6 +52,26 @@ def test_what_refines_the_method_is_one(tmp_path):
     assert varied_keys(collect(find_runs([tmp_path]))) == ["optimizer.name", "optimizer.rho"]
 
 
+def test_differences_to_sgd_are_taken_seed_by_seed(tmp_path):
+    for seed, (a, b) in enumerate([(0.5, 0.6), (0.7, 0.9)]):
+        make_run(tmp_path / f"sgd{seed}", "sgd", seed, a)
+        make_run(tmp_path / f"sam{seed}", "sam", seed, b)
+    make_run(tmp_path / "sam2", "sam", 2, 0.1)  # no SGD of this seed
+    table = by_setting(collect(find_runs([tmp_path]))).set_index("optimizer.name")
+    difference = table.loc["sam", [f"final/test/acc1 vs sgd {name}" for name in ("mean", "std", "n")]]
+    assert list(difference) == pytest.approx([0.15, 0.05 * 2**0.5, 2])
+    assert table.loc["sgd"].filter(like="vs sgd").isna().all()
+    assert table.loc["sam", "final/test/acc1 n"] == 3
+
+
+def test_no_difference_where_sgd_itself_varies(tmp_path):
+    for lr in (0.1, 0.2):
+        make_run(tmp_path / f"sgd{lr}", "sgd", 0, lr)
+    make_run(tmp_path / "sam", "sam", 0, 0.5)
+    frame = collect(find_runs([tmp_path])).assign(**{"optimizer.lr": [0.1, 0.1, 0.2]})
+    assert not [column for column in by_setting(frame) if "vs sgd" in column]
+
+
 def settings(*columns, keys):
     return pd.DataFrame([dict(zip(("optimizer.name", *keys), values)) for values in zip(*columns)])
 

@@ -139,7 +139,9 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
     Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have the
-    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting.
+    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting; `... vs sgd
+    mean`, `std` and `n` are of the differences to its runs, seed by seed: a seed is one draw of the validation split,
+    the label noise and the initial weights for all methods.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
@@ -147,7 +149,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     if finished.empty:
         return pd.DataFrame()
     keys = varied_keys(finished)
-    rows = []
+    rows, members = [], []
     for values, runs in finished.groupby(keys, sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
         row["n"] = len(runs)
@@ -157,15 +159,30 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
                 row[f"{metric} n"] = runs[metric].count()
         row["step_ms"] = runs["cost/step_ms"].median() if "cost/step_ms" in runs else float("nan")
         rows.append(row)
+        members.append(runs)
     table = pd.DataFrame(rows)
     others = conditions_of(keys)
-    sgd = table[table["optimizer.name"] == "sgd"] if "optimizer.name" in table else table.iloc[:0]
-    ratios = []
-    for _, setting in table.iterrows():
+    sgd = table[table["optimizer.name"] == "sgd"]
+    compared: list[dict[str, float]] = []
+    for (_, setting), runs in zip(table.iterrows(), members):
         alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
         same = sgd[alike.all(axis=1)]
-        ratios.append(setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan"))
-    return table.assign(step_vs_sgd=ratios)
+        found = {"step_vs_sgd": setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan")}
+        if len(same) == 1 and setting["optimizer.name"] != "sgd":  # of several SGDs none is the one to compare with
+            for metric in metrics:
+                found.update(_paired(runs, members[same.index[0]], metric))
+        compared.append(found)
+    return table.join(pd.DataFrame(compared))
+
+
+def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return mean, standard deviation (n - 1) and number of a metric's differences, seed by seed."""
+    if metric not in runs or any(frame["seed"].duplicated().any() for frame in (runs, sgd)):
+        return {}
+    difference = (runs.set_index("seed")[metric] - sgd.set_index("seed")[metric]).dropna()
+    name = f"{metric} vs sgd"
+    values = {"mean": difference.mean(), "std": difference.std(ddof=1), "n": len(difference)}
+    return {f"{name} {key}": value for key, value in values.items()} if len(difference) else {}
 
 
 def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
