@@ -10,13 +10,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.report.accuracy import draw_dots
 from fsamlab.report.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
-from fsamlab.report.frames import METHOD, comparable, end_columns, mean_std, methods_of, series
-from fsamlab.report.metric_names import DIRECTIONS
+from fsamlab.report.frames import (
+    METHOD,
+    comparable,
+    end_columns,
+    mean_std,
+    means,
+    methods_of,
+    series,
+    why_none,
+    with_values,
+)
+from fsamlab.report.metric_names import DIRECTIONS, RATIOS
 from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
 
 LAMBDA = "optimizer.lmbda"
@@ -136,16 +147,29 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     done = comparable(runs, [METHOD])
     columns = end_columns(done, keys)
     methods = methods_of(done[done[list(columns.values())].notna().any(axis=1)])
+    tables = {key: means(done, [METHOD], column).dropna(subset="mean") for key, column in columns.items()}
+    if all(table.empty for table in tables.values()):
+        raise ValueError(why_none(done, next(iter(columns.values()))))
     figure, panels = grid(len(columns), 0.6 + 0.17 * len(methods))
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
-        table = mean_std(done, [METHOD], column)
-        draw_dots(axes, table, column, methods)
-        axes.set_title(NAMES.get(key, key))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        draw_dots(axes, tables[key], column, methods, dict(done[METHOD].value_counts()))
+        say_missing(axes, methods, tables[key], done, column)
+        axes.set_title(NAMES.get(key, key) + (" (ratio of the means)" if column in RATIOS else ""))
         axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
         if place % ACROSS:
             axes.tick_params(axis="y", labelleft=False)
-        counts += list(table["n"])
-    heading(figure, seeds(counts))
+        counts += list(tables[key]["n"])
+    heading(figure, seeds(counts, all(column in RATIOS for column in columns.values())))
     return figure
+
+
+def say_missing(axes: Axes, methods: Sequence[str], table: pd.DataFrame, runs: pd.DataFrame, column: str) -> None:
+    """Write into the lines of methods that were measured, and have no mean, why."""
+    for place, method in enumerate(methods):
+        here = runs[runs[METHOD] == method]
+        if method not in set(table[METHOD]) and here[column].notna().any():
+            text = "not positive" if len(with_values(here, column)) else "not finite"
+            axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", size=6)
+    if table.empty:
+        axes.set_xticks([])
