@@ -404,6 +404,12 @@ def test_ema_quality_has_a_panel_for_each_lambda():
     assert found["if w stood still, batches as drawn"][1:] == (pytest.approx([0.95, 0.5]), BLUE)
     assert bands(figure.axes[0])[0][0][0] == pytest.approx((0.35 - HALF, 0.35 + HALF))
     assert figure.axes[0].get_ylim() == (0, 1)
+    assert "×" not in words(figure)
+    cut = rows.copy()
+    last = (rows["directory"] == runs["directory"][0]) & (rows["epoch"] == 2)
+    cut.loc[last, "perturbation/cos_ema_full"] = INF
+    said = " ".join(words(figures.ema_quality(cut, runs)).split())
+    assert "× measured cos(m, g) ends at epoch 1 of 2: then a run has no finite value" in said
     rows["perturbation/cos_batch_full"] -= 0.5  # as late in training
     assert figures.ema_quality(rows, runs).axes[0].get_ylim()[0] < -0.4
 
