@@ -245,6 +245,9 @@ def test_a_mean_over_fewer_runs_has_its_n_beside_it(methods):
     assert dots(figure.axes[0])["SAM"][:2] == (1.0, None)
     assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1"]
     assert [text.get_text() for text in figures.by_method(methods).axes[0].texts] == []
+    runs["final/train/loss"] = [1.0, INF, 1.0, INF, 3.0, None]  # all of F-SAM
+    figure = figures.by_method(runs, "final/train/loss")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1", "n = 1", "not finite"]
     with pytest.raises(ValueError, match="final/train/loss is not finite in any run"):
         figures.by_method(methods.assign(**{"final/train/loss": INF}), "final/train/loss")
 
@@ -257,6 +260,8 @@ def test_a_noise_scale_by_method_is_the_ratio_of_the_means(methods):
         "SAM": (3.0, None),
         "F-SAM": (50.0, None),
     }
+    assert [text.get_text() for text in figure.axes[0].texts] == ["not positive"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SGD", "SAM", "F-SAM"]
     assert "ratio of the means over 1 to 2 seeds" in words(figure)
 
 

@@ -6,7 +6,7 @@ Means are over finished runs; bars and bands are one standard deviation (n - 1) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.report.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
-from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, need
+from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.report.labels import axis_label, scale, value_label
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import GREY, style
@@ -49,13 +49,15 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         runs = runs[runs[panel].notna()]
     done = comparable(runs, by)
     table = mean_std(done, by, metric)
-    values = [None] if panel is None else sorted(table[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
-    lines = max(1, table.groupby(panel)[METHOD].nunique().max() if panel else len(table))
+    having = done[done[parts_of(metric)[0]].notna()]
+    values = [None] if panel is None else sorted(having[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
+    lines = having.groupby(panel)[METHOD].nunique().max() if panel else having[METHOD].nunique()
     figure, panels = grid(len(values), 0.5 + 0.19 * lines)
     for axes, value in zip(panels, values):
-        here = table if value is None else table[table[panel] == value]
-        runs = done if value is None else done[done[panel] == value]
-        draw_dots(axes, here, metric, methods_of(here), dict(runs[METHOD].value_counts()))
+        table_here, runs_here, having_here = (
+            part if value is None else part[part[panel] == value] for part in (table, done, having)
+        )
+        draw_dots(axes, table_here, metric, methods_of(having_here), runs_here)
         if value is not None:
             axes.set_title(value_label(str(panel), value))
     if len(panels) == 1:
@@ -66,13 +68,12 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
     return figure
 
 
-def draw_dots(
-    axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], num_runs: Mapping[str, int]
-) -> None:
+def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
     """Draw one line for each of `methods`, the first on top: its mean with a bar of one standard deviation.
 
-    Where that is of fewer runs than `num_runs` says the method has, its n stands above it.
+    Where that is of fewer runs than the method has among `runs`, its n stands above it; where it has none, why.
     """
+    num_runs = runs[METHOD].value_counts()
     for row in table.to_dict("records"):
         one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else scale(metric) * row["std"]
         mean, place = scale(metric) * row["mean"], methods.index(row[METHOD])
@@ -83,11 +84,23 @@ def draw_dots(
     axes.set_yticks(range(len(methods)), [style(method).label for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
+    say_missing(axes, table, metric, methods, runs)
 
 
 def beside(axes: Axes, x: float, place: int, text: str) -> None:
     """Write a few words just above a dot."""
     axes.annotate(text, (x, place), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", size=5.5)
+
+
+def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
+    """Write into the lines of methods that were measured, and have no mean, why."""
+    for place, method in enumerate(methods):
+        here = runs[runs[METHOD] == method]
+        if method not in set(table[METHOD]) and here[parts_of(metric)[0]].notna().any():
+            text = "not positive" if len(with_values(here, metric)) else "not finite"
+            axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", size=6)
+    if table.empty:
+        axes.set_xticks([])
 
 
 def components(runs: pd.DataFrame, metric: str = AT_END) -> Figure:

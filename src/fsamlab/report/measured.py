@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -25,7 +24,6 @@ from fsamlab.report.frames import (
     means,
     methods_of,
     why_none,
-    with_values,
 )
 from fsamlab.report.metric_names import DIRECTIONS, RATIOS
 from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
@@ -167,8 +165,7 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     figure, panels = grid(len(columns), 0.6 + 0.17 * len(methods))
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
-        draw_dots(axes, tables[key], column, methods, dict(done[METHOD].value_counts()))
-        say_missing(axes, methods, tables[key], done, column)
+        draw_dots(axes, tables[key], column, methods, done)
         axes.set_title(NAMES.get(key, key) + (" (ratio of the means)" if column in RATIOS else ""))
         axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
         if place % ACROSS:
@@ -176,14 +173,3 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
         counts += list(tables[key]["n"])
     heading(figure, seeds(counts, all(column in RATIOS for column in columns.values())))
     return figure
-
-
-def say_missing(axes: Axes, methods: Sequence[str], table: pd.DataFrame, runs: pd.DataFrame, column: str) -> None:
-    """Write into the lines of methods that were measured, and have no mean, why."""
-    for place, method in enumerate(methods):
-        here = runs[runs[METHOD] == method]
-        if method not in set(table[METHOD]) and here[column].notna().any():
-            text = "not positive" if len(with_values(here, column)) else "not finite"
-            axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", size=6)
-    if table.empty:
-        axes.set_xticks([])
