@@ -18,7 +18,7 @@
 | ema_quality(rows, runs) | the EMA as an estimate of the full gradient | ema_quality |
 | friendliness(runs, method) | what a step along each direction does to the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
-| accuracy_table(runs) | the tables | table_cifar, table_label_noise, any |
+| accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
 | cost_table(runs) | time of a step | cost |
 | measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
 """
