@@ -204,15 +204,21 @@ def _wandb_workspace(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
+    from fsamlab.files import check_writable
     from fsamlab.sweep.results import collect
     from fsamlab.sweep.runs import runs_at
     from fsamlab.sweep.summary import print_failures, settings_table
     from fsamlab.terminal import console
 
     paths: list[Path] = args.runs
-    frame = collect(runs_at(paths))
-    csv = args.csv or paths[0] / "results.csv"
-    frame.to_csv(csv, index=False)
+    runs = runs_at(paths)
+    csv: Path = args.csv or paths[0] / "results.csv"
+    check_writable(csv)
+    frame = collect(runs)
+    try:
+        frame.to_csv(csv, index=False)
+    except OSError as e:  # a full disk is reported without the file's name
+        raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
     if (frame["status"] == "finished").any():
         screen.print(settings_table(frame))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -39,6 +40,23 @@ def write_atomic(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that is to go into it.
+
+    Raises:
+        OSError: its directory does not exist or is closed to this user, or it is a directory itself.
+    """
+    wrong = None
+    if not path.parent.is_dir():
+        wrong = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    elif path.is_dir():
+        wrong = errno.EISDIR
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        wrong = errno.EACCES
+    if wrong is not None:
+        raise OSError(wrong, os.strerror(wrong), str(path))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -141,12 +141,128 @@ def test_figure_1_has_the_shares_where_they_were_measured():
     assert lines(accuracy)["SAM, noise component"][1] == pytest.approx([45, 65])
     assert lines(share)["SAM"][1] == pytest.approx([55, 30])
     assert lines(share)["SAM"][2] == BLUE
+    assert inside(figure)
+    for axes in figure.axes:  # a label is no longer than its axis
+        assert axes.yaxis.label.get_window_extent().height < axes.bbox.height
     others = rows["directory"].isin(runs.loc[runs["optimizer.name"] != "fsam", "directory"])
     rows.loc[others, "perturbation/full_share"] = None  # measured for fsam only, which is not shown
     assert len(figures.decomposition(runs, rows).axes) == 1
 
 
+INF = float("inf")
+
+
+def test_a_line_that_ends_early_says_so():
+    runs = frame(*(one_run(m, s, 0.5) for m in ("sgd", "sam") for s in (0, 1)))
+    rows = rows_of(runs, perturbation___grad_norm=[3.0, 2.0, 1.0])
+    whole = words(figures.curves(rows, runs, "perturbation/grad_norm"))
+    assert "×" not in whole
+    assert "no line" not in whole
+    rows.loc[(rows["directory"] == runs["directory"][3]) & (rows["epoch"] == 3), "perturbation/grad_norm"] = -INF
+    figure = figures.curves(rows, runs, "perturbation/grad_norm")
+    assert lines(figure.axes[0])["SAM"][:2] == ([1, 2], pytest.approx([3.05, 2.05]))
+    (cross,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert (list(cross.get_xdata()), to_hex(cross.get_color())) == ([2], BLUE)
+    assert "× SAM ends at epoch 2 of 3: then a run has no finite value" in " ".join(words(figure).split())
+    assert "SGD ends" not in words(figure)
+    assert inside(figure)
+
+
+def test_a_run_that_is_never_finite_is_a_missing_one():
+    runs = frame(*(one_run(m, s, 0.5) for m in ("sgd", "sam") for s in (0, 1)))
+    rows = rows_of(runs, perturbation___grad_norm=[3.0, 2.0])
+    rows.loc[rows["directory"] == runs["directory"][0], "perturbation/grad_norm"] = INF
+    figure = figures.curves(rows, runs, "perturbation/grad_norm")
+    assert lines(figure.axes[0])["SGD"][1] == pytest.approx([3.1, 2.1])
+    assert "over 1 to 2 seeds" in words(figure)
+    rows.loc[rows["directory"] == runs["directory"][1], "perturbation/grad_norm"] = INF
+    figure = figures.curves(rows, runs, "perturbation/grad_norm")
+    assert list(lines(figure.axes[0])) == ["SAM"]
+    assert "no line for SGD: no epoch at which all its runs" in " ".join(words(figure).split())
+    rows["perturbation/grad_norm"] = INF
+    with pytest.raises(ValueError, match=r"^perturbation/grad_norm is not finite in any run$"):
+        figures.curves(rows, runs, "perturbation/grad_norm")
+
+
+def with_noise(rows, above, below):
+    rows = rows.assign(**{"noise/trace_sigma": above, "noise/grad_sq": below})
+    return rows.assign(**{"noise/scale": rows["noise/trace_sigma"] / rows["noise/grad_sq"]})
+
+
+def test_a_noise_scale_over_training_is_the_ratio_of_the_means():
+    runs = frame(one_run("sam", 0, 0.5), one_run("sam", 1, 0.5))
+    rows = rows_of(runs, test___acc1=[0.1, 0.2, 0.3, 0.4])
+    rows = with_noise(rows, [2.0, 2.0, 2.0, 2.0] * 2, [1.0, 0.5, -1.0, 0.5, 0.01, 0.5, 0.5, 0.3])
+    figure = figures.curves(rows, runs, "noise/scale")
+    found = lines(figure.axes[0])["SAM"]
+    assert found[0] == [1, 2, 3, 4]
+    assert found[1] == pytest.approx([2 / 0.505, 4, np.nan, 5], nan_ok=True)  # not the mean of 2 and 200
+    assert bands(figure.axes[0]) == []
+    (alone,) = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "None"]
+    assert list(alone.get_xdata()) == [4]  # between gaps a line shows nothing
+    assert "ratio of the means over 2 seeds" in words(figure)
+    assert "gaps: the mean of noise/grad_sq is not positive" in " ".join(words(figure).split())
+    with pytest.raises(ValueError, match=r"noise/scale has no value: the mean of noise/grad_sq is nowhere positive"):
+        figures.curves(rows.assign(**{"noise/grad_sq": -1.0}), runs, "noise/scale")
+    with pytest.raises(ValueError, match="no run has noise/trace_sigma"):
+        figures.curves(rows.drop(columns="noise/trace_sigma"), runs, "noise/scale")
+
+
+def test_too_many_lines_are_refused():
+    runs = frame(*(one_run("sam", s, 0.5) for s in range(13)))
+    rows = rows_of(runs, val___loss=[2.0, 1.0])
+    with pytest.raises(ValueError, match=r"^seed has 13 values, a figure has room for 12 lines; choose some, runs\["):
+        figures.curves(rows, runs, "val/loss", by="seed")
+    assert len(lines(figures.curves(rows, runs[runs["seed"] < 12], "val/loss", by="seed").axes[0])) == 12
+
+
+def test_a_logarithmic_axis():
+    runs = frame(*(one_run(m, s, 0.5) for m in ("sam", "random") for s in (0, 1)))
+    rows = rows_of(runs, perturbation___grad_norm=[1.0, 0.02072])
+    rows.loc[rows["directory"].isin(runs["directory"][2:]), "perturbation/grad_norm"] += 1000
+    (axes,) = figures.curves(rows, runs, "perturbation/grad_norm", log_y=True).axes
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert low == pytest.approx(0.07072 / 2)  # of the least mean: the band there reaches down to 1e-5
+    assert high > 1000
+    assert figures.curves(rows, runs, "perturbation/grad_norm").axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="means that are not positive: no logarithmic axis"):
+        figures.curves(rows.assign(**{"perturbation/grad_norm": 0.0}), runs, "perturbation/grad_norm", log_y=True)
+
+
+def test_an_accuracy_uses_its_axis():
+    runs = frame(one_run("sam", 0, 0.5))
+    rows = rows_of(runs, test___acc1=[0.1, *(0.8 for _ in range(10))])
+    assert figures.curves(rows, runs, "test/acc1").axes[0].get_ylim() == pytest.approx((78, 82))
+
+
 # -------------------------------------------------------------------------------------- by method
+
+
+def test_a_mean_over_fewer_runs_has_its_n_beside_it(methods):
+    runs = methods.assign(**{"final/train/loss": [1.0, INF, 1.0, 2.0, 3.0, 5.0]})
+    figure = figures.by_method(runs, "final/train/loss")
+    assert dots(figure.axes[0])["SAM"][:2] == (1.0, None)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1"]
+    assert [text.get_text() for text in figures.by_method(methods).axes[0].texts] == []
+    runs["final/train/loss"] = [1.0, INF, 1.0, INF, 3.0, None]  # all of F-SAM
+    figure = figures.by_method(runs, "final/train/loss")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1", "n = 1", "not finite"]
+    with pytest.raises(ValueError, match="final/train/loss is not finite in any run"):
+        figures.by_method(methods.assign(**{"final/train/loss": INF}), "final/train/loss")
+
+
+def test_a_noise_scale_by_method_is_the_ratio_of_the_means(methods):
+    runs = with_noise(methods, [2.0, 4.0, 9.0, 5.0, 8.0, 2.0], [0.5, 1.5, 9.0, 0.1, -0.5, 0.25])
+    runs = runs.rename(columns=lambda name: name.replace("noise/", "final/noise/"))
+    figure = figures.by_method(runs, "final/noise/scale")
+    assert {name: found[:2] for name, found in dots(figure.axes[0]).items()} == {
+        "SAM": (3.0, None),
+        "F-SAM": (50.0, None),
+    }
+    assert [text.get_text() for text in figure.axes[0].texts] == ["not positive"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SGD", "SAM", "F-SAM"]
+    assert "ratio of the means over 1 to 2 seeds" in words(figure)
 
 
 def test_dots_are_means_with_standard_deviations_in_the_order_of_methods(methods):
@@ -293,6 +409,12 @@ def test_ema_quality_has_a_panel_for_each_lambda():
     assert found["if w stood still, batches as drawn"][1:] == (pytest.approx([0.95, 0.5]), BLUE)
     assert bands(figure.axes[0])[0][0][0] == pytest.approx((0.35 - HALF, 0.35 + HALF))
     assert figure.axes[0].get_ylim() == (0, 1)
+    assert "×" not in words(figure)
+    cut = rows.copy()
+    last = (rows["directory"] == runs["directory"][0]) & (rows["epoch"] == 2)
+    cut.loc[last, "perturbation/cos_ema_full"] = INF
+    said = " ".join(words(figures.ema_quality(cut, runs)).split())
+    assert "× measured cos(m, g) ends at epoch 1 of 2: then a run has no finite value" in said
     rows["perturbation/cos_batch_full"] -= 0.5  # as late in training
     assert figures.ema_quality(rows, runs).axes[0].get_ylim()[0] < -0.4
 
@@ -345,6 +467,24 @@ def test_sharpness_has_a_panel_for_each_measured_quantity():
     runs = frame(*runs.to_dict("records"), one_run("fsam", 0, 0.5))  # not measured
     one_step, _ = figures.sharpness(runs).axes
     assert [tick.get_text() for tick in one_step.get_yticklabels()] == ["SGD", "SAM"]
+
+
+def test_a_sharpness_that_is_not_finite_is_said():
+    runs = frame(
+        *measured("sam", final___sharpness___one_step=0.4, final___curvature___trace=INF),
+        *measured("sgd", final___sharpness___one_step=0.5, final___curvature___trace=-INF),
+    )
+    runs.loc[0, "final/sharpness/one_step"] = INF
+    figure = figures.sharpness(runs)
+    one_step, trace = figure.axes
+    assert dots(one_step)["SAM"][:2] == (0.5, None)
+    assert [text.get_text() for text in one_step.texts] == ["n = 1"]
+    assert dots(trace) == {}
+    assert [text.get_text() for text in trace.texts] == ["not finite", "not finite"]
+    assert list(trace.get_xticks()) == []
+    assert "over 1 to 2 seeds" in words(figure)
+    with pytest.raises(ValueError, match="final/curvature/trace is not finite in any run"):
+        figures.sharpness(runs, ["curvature/trace"])
 
 
 def test_what_fsamlab_measure_found_comes_first_and_alone():

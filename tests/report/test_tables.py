@@ -1,5 +1,7 @@
 """Tables of accuracies, costs and measured values."""
 
+import math
+
 import pytest
 from made_frames import frame, one_run
 
@@ -75,8 +77,12 @@ def test_two_conditions():
 
 def test_cost(methods):
     table = cost_table(methods)
-    assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00"]
-    assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50"]
+    assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00", "-"]
+    assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50", "-"]
+    table = cost_table(methods.assign(**{"cost/steps": [50, 50, 50, 200, 100, 100]}))
+    assert line(table, "method")[-2:] == ["/ SGD", "total"]
+    assert line(table, "SAM")[-2:] == ["2.50", "1.25"]
+    assert line(table, "F-SAM")[-2:] == ["2.50", "5.00"]
 
 
 def test_cost_in_the_order_of_the_values():
@@ -90,7 +96,7 @@ def test_n_is_of_the_runs_that_were_measured(methods):
     one_step, trace = "measured/sharpness/one_step", "measured/curvature/trace"
     runs = methods.assign(**{one_step: [0.25, 0.75, 9.0, None, 0.5, None], trace: [None, 2.0, None, None, 3.0, None]})
     table = measured_table(runs)
-    assert line(table, "SAM") == ["SAM", "2", "0.5 ± 0.35", "2 (1)"]
+    assert line(table, "SAM") == ["SAM", "2", "0.5 ± 0.35", "2 (n = 1)"]
     assert line(table, "SGD") == ["SGD", "1", "0.5", "3"]
     assert "F-SAM" not in table
 
@@ -114,3 +120,71 @@ def test_no_finished_run_no_table(methods):
         accuracy_table(methods.assign(status="failed"))
     with pytest.raises(ValueError, match="no run has final/test/acc1"):
         accuracy_table(methods.drop(columns="final/test/acc1"))
+
+
+def test_a_mean_over_fewer_runs_has_its_own_n(methods):
+    runs = frame(*methods.to_dict("records"), one_run("sam", 3, None))  # no summary.json
+    assert line(accuracy_table(runs), "SAM") == ["SAM", "3", "75.00 ± 21.21 (n = 2)"]
+    assert line(accuracy_table(runs), "SGD") == ["SGD", "2", "60.00 ± 14.14"]
+
+
+def test_infinite_values_are_missing_ones(methods):
+    one_step, trace = "measured/sharpness/one_step", "measured/curvature/trace"
+    inf = math.inf
+    runs = methods.assign(**{one_step: [0.25, inf, 9.0, -inf, 0.5, 1.5], trace: [1.0, 3.0, inf, 4.0, inf, inf]})
+    table = measured_table(runs)
+    assert line(table, "SAM") == ["SAM", "2", "0.25 (n = 1)", "2 ± 1.4"]
+    assert line(table, "F-SAM") == ["F-SAM", "1", "-", "4"]
+    assert line(table, "SGD") == ["SGD", "2", "1 ± 0.71", "-"]
+
+
+def noise(runs, above, below, prefix="final/noise/"):
+    ratios = [a / b if b else math.nan for a, b in zip(above, below)]
+    return runs.assign(**{f"{prefix}trace_sigma": above, f"{prefix}grad_sq": below, f"{prefix}scale": ratios})
+
+
+def test_a_noise_scale_is_the_ratio_of_the_means(methods):
+    runs = noise(methods, [2.0, 4.0, 9.0, 5.0, 8.0, 2.0], [0.5, 1.5, 9.0, 0.1, -0.5, 0.25])
+    table = measured_table(runs, ["noise/scale", "noise/grad_sq"])
+    assert line(table, "SAM") == ["SAM", "2", "3", "1 ± 0.71"]  # 3 / 1, not the mean of 4 and 2.67
+    assert line(table, "F-SAM") == ["F-SAM", "1", "50", "0.1"]
+    assert line(table, "SGD") == ["SGD", "2", "-", "-0.125 ± 0.53"]  # the mean denominator is negative
+    one_part = runs.assign(**{"final/noise/grad_sq": [0.5, math.nan, 9.0, 0.1, -0.5, 0.25]})
+    assert line(measured_table(one_part, ["noise/scale"]), "SAM") == ["SAM", "2", "4 (n = 1)"]
+
+
+def test_latex_has_the_numbers_of_the_markdown():
+    runs = [one_run("sgd", s, 0.5 + s / 100) for s in (0, 1)]
+    runs += [one_run("sam", s, 0.8 + s / 100, optimizer__rho=r) for s in (0, 1) for r in (0.05, 0.1)]
+    plain, table = accuracy_table(frame(*runs)), accuracy_table(frame(*runs, one_run("a_b&c", 0, 0.9)), form="latex")
+    assert line(plain, "SGD") == ["SGD", "2", "50.50 ± 0.71"]
+    assert table.splitlines() == [
+        "% Test accuracy in %, mean ± standard deviation over n seeds",
+        "",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"method & n & at the end \\",
+        r"\midrule",
+        r"SGD & 2 & 50.50 $\pm$ 0.71 \\",
+        r"SAM, rho 0.05 & 2 & 80.50 $\pm$ 0.71 \\",
+        r"SAM, rho 0.1 & 2 & 80.50 $\pm$ 0.71 \\",
+        r"a\_b\&c & 1 & 90.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    with pytest.raises(ValueError, match="form='html': must be one of markdown, latex"):
+        accuracy_table(frame(*runs), form="html")
+
+
+def test_latex_has_a_table_for_each_metric_and_bold_where_markdown_has():
+    runs = [
+        one_run(m, s, a + s / 100, best=a, data__label_noise=0.2)
+        for m, a in (("sgd", 0.5), ("sam", 0.6))
+        for s in (0, 1)
+    ]
+    runs += [{**run, "data.label_noise": 0.4, "directory": run["directory"] + "+"} for run in runs]
+    table = accuracy_table(frame(*runs), form="latex")
+    assert table.count(r"\begin{tabular}{lrr}") == 2
+    assert r"data.label\_noise & SGD & SAM \\" in table
+    assert r"0.4 & 50.50 $\pm$ 0.71 & \textbf{60.50 $\pm$ 0.71} \\" in table
+    assert "**" not in table

@@ -7,6 +7,8 @@ import yaml
 from fsamlab.cli import main
 from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, varied_keys
 from fsamlab.sweep.runs import find_runs
+from fsamlab.sweep.summary import settings_table
+from fsamlab.sweep.totals import with_totals
 
 
 def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):
@@ -209,3 +211,61 @@ def test_a_configuration_of_something_else_is_named(tmp_path, capsys):
     (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
     assert main(["collect", str(tmp_path)]) == 1
     assert "other/config.yaml is no run's configuration: optimizer.name is missing" in capsys.readouterr().err
+
+
+def cells(table):
+    """The texts of a rich table, line by line."""
+    return [list(row) for row in zip(*(column.cells for column in table.columns))]
+
+
+def test_a_mean_over_fewer_runs_has_its_own_n(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.6, 0.9)):
+        make_run(tmp_path / f"sam{seed}", "sam", seed, accuracy)
+    (tmp_path / "sam2" / "summary.json").unlink()
+    (line,) = cells(settings_table(collect(find_runs([tmp_path]))))
+    assert line[:4] == ["sam", "3", "65.00 ± 7.07 (n = 2)", "55.00 ± 7.07 (n = 2)"]
+    make_run(tmp_path / "new", "sgd", 0, 0.5)
+    (tmp_path / "new" / "summary.json").write_text("{}")
+    assert cells(settings_table(collect(find_runs([tmp_path]))))[0][:4] == ["sgd", "1", "-", "-"]
+
+
+def test_settings_stand_in_the_order_of_methods_and_values(tmp_path):
+    for i, (method, rho) in enumerate(
+        [("zz", 0.1), ("fsam", 0.1), ("sam", 0.2), ("sam", 10.0), ("sam", 0.05), ("sgd", 0.0), ("sam", 0.4)]
+    ):
+        make_run(tmp_path / str(i), method, 0, 0.5, rho=rho)
+    found = [line[:2] for line in cells(settings_table(collect(find_runs([tmp_path]))))]
+    radii = [["sam", text] for text in ("0.05", "0.2", "0.4", "10")]
+    assert found == [["sgd", "0"], *radii, ["fsam", "0.1"], ["zz", "0.1"]]
+
+
+def test_a_whole_training_is_steps_times_their_time(frame):
+    steps = frame["optimizer.name"].map({"sgd": 100, "sam": 150})
+    table = with_totals(frame.assign(**{"cost/steps": steps})).set_index("optimizer.name")
+    assert table["total_vs_sgd"].to_dict() == {"sgd": 1.0, "sam": 3.0}  # a step takes twice as long
+    assert table["step_vs_sgd"].to_dict() == {"sgd": 1.0, "sam": 2.0}
+    assert {line[0]: line[-2:] for line in cells(settings_table(frame.assign(**{"cost/steps": steps})))} == {
+        "sgd": ["1.00x", "1.00x"],
+        "sam": ["2.00x", "3.00x"],
+    }
+    assert with_totals(frame)["total_vs_sgd"].isna().all()  # steps are not known
+    alone = frame[frame["optimizer.name"] == "sam"].assign(**{"cost/steps": 100})
+    assert with_totals(alone)["total_vs_sgd"].isna().all()
+
+
+def test_a_whole_training_is_compared_within_its_condition(frame):
+    parts = [frame.assign(**{"data.batch_size": b, "cost/steps": 1000 // b, "cost/step_ms": 5.0 * b}) for b in (10, 20)]
+    table = with_totals(pd.concat(parts, ignore_index=True))
+    assert table["total_vs_sgd"].tolist() == [1.0] * 4
+
+
+def test_a_csv_that_cannot_be_written_is_one_line_before_anything_is_read(tmp_path, capsys):
+    make_run(tmp_path / "runs" / "a", "sam", 0, 0.5)
+    (tmp_path / "runs" / "a" / "summary.json").write_text("damaged")
+    missing = tmp_path / "missing" / "x.csv"
+    for csv, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["collect", str(tmp_path / "runs"), "--csv", str(csv)]) == 1
+        assert capsys.readouterr().err == f"error: {csv}: {why}\n"
+    (tmp_path / "file").write_text("")
+    assert main(["collect", str(tmp_path / "runs"), "--csv", str(tmp_path / "file" / "x.csv")]) == 1
+    assert capsys.readouterr().err.endswith("x.csv: Not a directory\n")

@@ -70,9 +70,9 @@ def fsamlab(*words, env=None, cwd=None):
     )
 
 
-def synced(server, *words, exit_code=0, **options):
+def synced(server, *words, exit_code=0, env=None, **options):
     """Run `fsamlab sync`; return its lines."""
-    done = fsamlab("sync", *words, env=server.env(), **options)
+    done = fsamlab("sync", *words, env={**server.env(), **(env or {})}, **options)
     assert "Traceback" not in done.stderr
     assert done.returncode == exit_code, done.stdout + done.stderr
     return done.stdout.splitlines() + done.stderr.splitlines()
@@ -335,6 +335,21 @@ def test_a_dry_run_sends_nothing(server, local):
     directory = local()
     assert synced(server, directory, "--dry-run")[:2] == ["fsam-s0: 10 rows to send, 0 were there", "1 run checked"]
     assert server.runs == {}
+
+
+def test_a_dry_run_without_a_key_says_what_is_local(server, local, tmp_path):
+    local(), local("waiting", status="queued")
+    lines = synced(server, tmp_path / "runs", "--dry-run", env={"WANDB_API_KEY": ""})
+    assert lines == [
+        "fsam-s0: 10 rows in the files",
+        "waiting: skipped: has not started",
+        "1 run checked, 1 skipped, no API key here: what W&B has already is not known",
+    ]
+    (tmp_path / "runs" / "fsam-s0" / "metrics.jsonl").write_text("no JSON\n")
+    line = synced(server, tmp_path / "runs" / "fsam-s0", "--dry-run", exit_code=1, env={"WANDB_API_KEY": ""})[0]
+    assert "failed" in line
+    assert "metrics.jsonl, line 1" in line
+    assert server.num_requests == 0
 
 
 def test_a_forced_run_that_is_not_as_far_as_the_server_is_said(server, local):

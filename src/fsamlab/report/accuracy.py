@@ -1,4 +1,4 @@
-"""Accuracy by method, radius and batch size (arXiv 2403.12350, Figures 1 to 4 and A5), and any metric over training.
+"""Accuracy by method, radius and batch size (arXiv 2403.12350, Figures 2 to 4 and A5).
 
 Means are over finished runs; bars and bands are one standard deviation (n - 1) over seeds. `metric` is a column of
 `collect`: AT_END, which selects nothing, or AT_BEST, at the epoch that the validation split chose.
@@ -6,9 +6,8 @@ Means are over finished runs; bars and bands are one standard deviation (n - 1) 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fsamlab.report.canvas import BAND, dashes, grid, heading, legend_below, line, look, new, seeds
-from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, series
-from fsamlab.report.labels import AXIS_LABELS, axis_label, scale, value_label
-from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, GREY, SOLID, SPARE_COLOURS, Style, style
+from fsamlab.report.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
+from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_of, need, parts_of, with_values
+from fsamlab.report.labels import axis_label, scale, value_label
+from fsamlab.report.metric_names import RATIOS
+from fsamlab.report.style import GREY, style
 
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
@@ -29,102 +29,7 @@ GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "data.batch_size": "fig4_batch_size",
     "data.label_noise": "table_label_noise",
 }
-EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
-AXIS_CHARACTERS = 30  # of a label beside an axis of the default height
 DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
-
-
-def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
-    """Refuse runs without all of `methods`.
-
-    Raises:
-        ValueError: naming what is missing and the sweep that makes it.
-    """
-    finished = set(runs.loc[runs["status"] == "finished", METHOD]) if len(runs) else set()
-    missing = [method for method in methods if method not in finished]
-    if missing:
-        raise ValueError(
-            f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
-        )
-
-
-# ---------------------------------------------------------------------------------- over training
-
-
-@look()
-def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -> Figure:
-    """Return a metric over the epochs, a line for each value of `by`: mean, and a band of one standard deviation.
-
-    The axis of an accuracy starts below the values after the first tenth of training.
-
-    Args:
-        rows: as `collect_rows` returns them; finished runs only enter.
-        runs: as `collect` returns them, of the same directories.
-        key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
-        by: the method, or a config key in which runs of one method differ; runs without the key are left out.
-
-    Raises:
-        ValueError: no row has the key, or runs of one value of `by` differ in more than the seed.
-    """
-    figure, (axes,) = new()
-    counts = draw_curves(axes, rows, runs, key, by)
-    legend_below(figure, axes, seeds(counts))
-    return figure
-
-
-def draw_curves(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -> list[int]:
-    """Draw what :func:`curves` returns into `axes`; return the numbers of seeds."""
-    table = series(rows, runs, key, by)
-    for value, one in styles(table[by], by).items():
-        here = table[table[by] == value]
-        line(axes, here["epoch"], scale(key) * here["mean"], scale(key) * here["std"], one)
-    if key.endswith("acc1"):
-        later = table[table["epoch"] >= EARLY * table["epoch"].max()]
-        axes.set_ylim(bottom=scale(key) * float((later["mean"] - later["std"].fillna(0)).min()) - 2)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if key in AXIS_LABELS:
-        axes.set_ylabel(AXIS_LABELS[key])
-    else:  # most keys are longer than the axis
-        axes.set_title(axis_label(key))
-    return list(table["n"])
-
-
-def styles(values: pd.Series, by: str) -> dict[object, Style]:
-    """Return {value: look} for the values of a config key in order; a method's own where they are methods."""
-    if by == METHOD:
-        return {method: style(method) for method in methods_of(pd.DataFrame({METHOD: values}))}
-    ordered = sorted(values.unique())
-    looks = zip(cycle(SPARE_COLOURS), cycle((SOLID, DASHED, DOTTED, DASH_DOT)), cycle("osD^v<>"))
-    return {v: Style(value_label(by, v), *look) for v, look in zip(ordered, looks)}
-
-
-@look()
-def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
-    """Return Figure 1: test accuracy over training by what is perturbed along; of `+sweeps=fig1_decomposition`.
-
-    Methods: sgd, sam, sam_component (the batch gradient's projection on the full gradient), sam_noise (what remains).
-    Where it was measured (diagnostics=paper), a second panel has the share of the full gradient in the batch
-    gradient, abs(Pi)^2 / abs(g_B)^2 in per cent; noise is the rest of 100.
-
-    Raises:
-        ValueError: one of sam, sam_component, sam_noise has no finished run.
-    """
-    shown = ["sgd", "sam", "sam_component", "sam_noise"]
-    need(runs, shown[1:], "fig1_decomposition")
-    runs = comparable(runs, [METHOD], shown)
-    rows = rows[rows["directory"].isin(runs["directory"])] if len(rows) else rows
-    key = "perturbation/full_share"
-    measured = any(column in rows and rows[column].notna().any() for column in (key, f"measured/{key}"))
-    figure, panels = new(2 if measured else 1)
-    counts = draw_curves(panels[0], rows, runs, "test/acc1")
-    if measured:
-        counts += draw_curves(panels[1], rows, runs, key)
-        panels[1].set_ylabel("share of the full gradient (%)")
-        panels[1].set_ylim(bottom=0)
-        panels[1].set_title(r"in the batch gradient, of $|g_B|^2$; the rest is noise")
-    legend_below(figure, panels[0], seeds(counts))
-    return figure
 
 
 # ------------------------------------------------------------------------------------ by method
@@ -142,32 +47,60 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
     by = [METHOD] if panel is None else [panel, METHOD]
     if panel in runs:
         runs = runs[runs[panel].notna()]
-    table = mean_std(comparable(runs, by), by, metric)
-    values = [None] if panel is None else sorted(table[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
-    lines = max(1, table.groupby(panel)[METHOD].nunique().max() if panel else len(table))
+    done = comparable(runs, by)
+    table = mean_std(done, by, metric)
+    having = done[done[parts_of(metric)[0]].notna()]
+    values = [None] if panel is None else sorted(having[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
+    lines = having.groupby(panel)[METHOD].nunique().max() if panel else having[METHOD].nunique()
     figure, panels = grid(len(values), 0.5 + 0.19 * lines)
     for axes, value in zip(panels, values):
-        here = table if value is None else table[table[panel] == value]
-        draw_dots(axes, here, metric, methods_of(here))
+        table_here, runs_here, having_here = (
+            part if value is None else part[part[panel] == value] for part in (table, done, having)
+        )
+        draw_dots(axes, table_here, metric, methods_of(having_here), runs_here)
         if value is not None:
             axes.set_title(value_label(str(panel), value))
     if len(panels) == 1:
         panels[0].set_xlabel(axis_label(metric))
     else:  # as wide as a panel
         figure.supxlabel(axis_label(metric), fontsize=8)
-    heading(figure, seeds(table["n"]))
+    heading(figure, seeds(table["n"], metric in RATIOS))
     return figure
 
 
-def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str]) -> None:
-    """Draw one line for each of `methods`, the first on top: its mean with a bar of one standard deviation."""
+def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
+    """Draw one line for each of `methods`, the first on top: its mean with a bar of one standard deviation.
+
+    Where that is of fewer runs than the method has among `runs`, its n stands above it; where it has none, why.
+    """
+    num_runs = runs[METHOD].value_counts()
     for row in table.to_dict("records"):
         one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else scale(metric) * row["std"]
         mean, place = scale(metric) * row["mean"], methods.index(row[METHOD])
         axes.errorbar(mean, place, xerr=bar, fmt=one.marker, color=one.colour, capsize=2, label=one.label)
+        if row["n"] < num_runs[row[METHOD]]:
+            beside(axes, mean, place, f"n = {row['n']}")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(len(methods)), [style(method).label for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
+    say_missing(axes, table, metric, methods, runs)
+
+
+def beside(axes: Axes, x: float, place: int, text: str) -> None:
+    """Write a few words just above a dot."""
+    axes.annotate(text, (x, place), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", size=5.5)
+
+
+def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
+    """Write into the lines of methods that were measured, and have no mean, why."""
+    for place, method in enumerate(methods):
+        here = runs[runs[METHOD] == method]
+        if method not in set(table[METHOD]) and here[parts_of(metric)[0]].notna().any():
+            text = "not positive" if len(with_values(here, metric)) else "not finite"
+            axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", size=6)
+    if table.empty:
+        axes.set_xticks([])
 
 
 def components(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
@@ -239,8 +172,8 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         axes.set_xticks(values, [f"{v:g}" for v in values])
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
-    axes.set_ylabel(textwrap.fill(axis_label(metric), AXIS_CHARACTERS))
-    legend_below(figure, axes, seeds(table["n"]))
+    label_y(axes, axis_label(metric))
+    legend_below(figure, axes, seeds(table["n"], metric in RATIOS))
     return figure
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from matplotlib.figure import Figure
 from fsamlab.report.style import Style
 
 ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # inches, those of a two-column page
-LEGEND_LINE = 0.15  # inches
+LEGEND_LINE, ACROSS_INCH = 0.15, 15  # of a legend: inches, characters in an inch
+AXIS_CHARACTERS = 26  # of a label beside an axis of the default height
 HEADING, ACROSS = 0.35, 3  # of a grid of panels: inches, panels in a row
 BAND = 0.18  # opacity
 RC = {
@@ -86,40 +88,54 @@ def dashes(style: Style) -> str | tuple[float, tuple[float, ...]]:
     return (0, style.dash) if style.dash else "-"
 
 
-def seeds(counts: Iterable[int]) -> str:
-    """Return what the bands and bars are, for a legend: over how many seeds."""
+def seeds(counts: Iterable[int], ratio: bool = False) -> str:
+    """Return what the bands and bars are, for a legend: over how many seeds; a `ratio` is one of means, without any."""
     low, high = min(counts := list(counts)), max(counts)
     if high == 1:
         return "one seed"
-    return f"mean ± standard deviation over {low if low == high else f'{low} to {high}'} seeds"
+    what = "ratio of the means" if ratio else "mean ± standard deviation"
+    return f"{what} over {low if low == high else f'{low} to {high}'} seeds"
 
 
 def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = None) -> None:
     """Put the legend of `axes` below all panels, which keep their height; `title` says what the bands are."""
     handles, labels = axes.get_legend_handles_labels()
     columns = columns or next(k for k in range(len(labels), 0, -1) if k == 1 or _fits(labels, k, figure))
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (math.ceil(len(labels) / columns) - 1))
+    width = int(ACROSS_INCH * figure.get_figwidth())
+    title = "\n".join(textwrap.fill(part, width) for part in title.splitlines())
+    num_lines = math.ceil(len(labels) / columns) + title.count("\n")
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (num_lines - 1))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
 def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
-    """Return whether a legend of so many columns is as narrow as the figure: 15 characters an inch, 7 for a line."""
+    """Return whether a legend of so many columns is as narrow as the figure; a line takes 7 characters."""
     deep = math.ceil(len(labels) / columns)
     lengths = [len(re.sub(r"\\[a-z]+", "x", label).replace("$", "")) for label in labels]  # a LaTeX letter is one
     widths = [7 + max(lengths[i : i + deep]) for i in range(0, len(labels), deep)]
-    return sum(widths) <= 15 * figure.get_figwidth()
+    return sum(widths) <= ACROSS_INCH * figure.get_figwidth()
 
 
 def line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, look: Style, marker: bool = False) -> None:
     """Draw means, and a band (for one point a bar) of one standard deviation where it is known."""
     shape = look.marker if marker or len(x) == 1 else ""
     axes.plot(x, mean, linestyle=dashes(look), marker=shape, color=look.colour, label=look.label)
+    alone = mean.notna() & mean.shift(1).isna() & mean.shift(-1).isna()  # between gaps, where no line shows it
+    if alone.any() and not shape:
+        axes.plot(x[alone], mean[alone], linestyle="", marker=look.marker, color=look.colour)
     if std.isna().all():
         return
     if len(x) == 1:
         axes.vlines(x, mean - std, mean + std, color=look.colour)
     else:
         axes.fill_between(x, mean - std, mean + std, color=look.colour, alpha=BAND, linewidth=0)
+
+
+def label_y(axes: Axes, text: str) -> None:
+    """Write what stands beside an axis, in lines that are no longer than it and of similar lengths."""
+    num_lines = len(textwrap.wrap(text, AXIS_CHARACTERS))
+    width = next(w for w in range(1, AXIS_CHARACTERS + 1) if len(textwrap.wrap(text, w)) == num_lines)
+    axes.set_ylabel(textwrap.fill(text, width))
 
 
 def heading(figure: Figure, text: str) -> None:

@@ -1,6 +1,6 @@
 """The paper's figures and tables (arXiv 2403.12350) from the frames of a sweep.
 
-    runs, rows = figures.load("runs/fig3_rho")        # collect and collect_rows
+    runs, rows = figures.load("runs/fig3_rho")        # one directory of runs, or several
     figures.save(figures.rho(runs), "rho.pdf")
     figures.show(figures.rho(runs))                   # the last line of a notebook's cell
 
@@ -14,11 +14,11 @@
 | batch_size(runs) | Figure 4 | fig4_batch_size |
 | versus(runs, key) | the ablations | ablation_lambda, ablation_sigma |
 | by_method(runs) | any comparison of methods | quickstart |
-| curves(rows, runs, key) | any metric over training | any |
+| curves(rows, runs, key) | any metric over training; log_y=True on a logarithmic axis | any |
 | ema_quality(rows, runs) | the EMA as an estimate of the full gradient | ema_quality |
 | friendliness(runs, method) | what a step along each direction does to the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
-| accuracy_table(runs) | the tables | table_cifar, table_label_noise, any |
+| accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
 | cost_table(runs) | time of a step | cost |
 | measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
 """
@@ -28,16 +28,16 @@ from fsamlab.report.accuracy import (
     batch_size,
     by_method,
     components,
-    curves,
-    decomposition,
     other_batch,
     rho,
     versus,
 )
 from fsamlab.report.canvas import ONE_COLUMN, TWO_COLUMNS, save, show
-from fsamlab.report.frames import AT_BEST, AT_END, load
+from fsamlab.report.frames import AT_BEST, AT_END
+from fsamlab.report.loading import load
 from fsamlab.report.measured import ema_quality, ema_table, friendliness, sharpness
 from fsamlab.report.tables import accuracy_table, conventions_table, cost_table, measured_table
+from fsamlab.report.training_curves import curves, decomposition
 
 __all__ = [
     "AT_BEST",

@@ -6,14 +6,13 @@ A mean over seeds is taken of finished runs of one setting only, each seed once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import METHODS
-from fsamlab.sweep.results import as_text, collect, collect_rows, setting_keys
-from fsamlab.sweep.runs import find_runs
+from fsamlab.sweep.results import as_text, setting_keys
 
 METHOD = "optimizer.name"
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
@@ -26,18 +25,6 @@ FREE = frozenset(  # recorded from what a step has anyway: no samples, so no con
 )
 OF_BATCHES = ("perturbation/", "noise/", "curvature/along_")
 MEASURED = (*OF_BATCHES, "sharpness/", "curvature/")
-
-
-def load(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return `runs`, a row for each run, and `rows`, a row for each row of their metrics, of a directory of runs.
-
-    Raises:
-        ValueError: there are no runs.
-    """
-    found = find_runs([Path(directory)])
-    if not found:
-        raise ValueError(f"{directory}: no runs here; `python launch.py -m +sweeps=quickstart` makes runs/quickstart")
-    return collect(found), collect_rows(found)
 
 
 def methods_of(runs: pd.DataFrame) -> list[str]:
@@ -94,23 +81,92 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
     return done
 
 
-def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
-    """Return one row for each setting: the keys `by`, mean, std (n - 1; NaN for one run) and n of a column.
+def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
+    """Refuse runs without all of `methods`.
 
     Raises:
-        ValueError: no run has the column.
+        ValueError: naming what is missing and the sweep that makes it.
     """
-    if column not in runs or runs[column].isna().all():
-        raise ValueError(f"no run has {column}; {advice(column)}")
-    groups = runs.groupby(list(by), sort=True, dropna=False)[column]
-    return groups.agg(mean="mean", std="std", n="count").reset_index().query("n > 0").reset_index(drop=True)
+    finished = set(runs.loc[runs["status"] == "finished", METHOD]) if len(runs) else set()
+    missing = [method for method in methods if method not in finished]
+    if missing:
+        raise ValueError(
+            f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
+        )
+
+
+def numbers(values: pd.Series) -> pd.Series:
+    """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
+    found = pd.to_numeric(values, errors="coerce").astype(float)
+    return found.where(np.isfinite(found))
+
+
+def parts_of(column: str) -> tuple[str, ...]:
+    """Return the columns that a mean of `column` is made of: itself, or numerator and denominator of a ratio."""
+    return RATIOS.get(column, (column,))
+
+
+def with_values(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows with finite values of `column` (of both parts of a ratio), and those as floats."""
+    parts = list(parts_of(column))
+    if not set(parts) <= set(frame.columns):
+        return frame.iloc[:0].assign(**{part: 0.0 for part in parts})
+    frame = frame.assign(**{part: numbers(frame[part]) for part in parts})
+    return frame[frame[parts].notna().all(axis=1)]
+
+
+def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return one row for each setting that has a finite value: the keys `by`, mean, std (n - 1) and n of a column.
+
+    Values that are not finite are missing ones. A ratio's mean is the ratio of the means, without std, and NaN where
+    that of the denominator is not positive: a mean of ratios would be one of their outliers.
+    """
+    above, *below = parts_of(column)
+    groups = with_values(frame, column).groupby(list(by), sort=True, dropna=False)
+    table = groups[above].agg(mean="mean", std="std", n="count")
+    if below:
+        under = groups[below[0]].mean()
+        table = table.assign(mean=table["mean"] / under.where(under > 0), std=np.nan)
+    return table.reset_index()
+
+
+def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return :func:`means` of the settings that have a mean.
+
+    Raises:
+        ValueError: none has.
+    """
+    table = means(runs, by, column)
+    table = table[table["mean"].notna()].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(why_none(runs, column))
+    return table
+
+
+def why_none(frame: pd.DataFrame, column: str) -> str:
+    """Return why there is no mean of a column."""
+    for part in parts_of(column):
+        if part not in frame or frame[part].isna().all():
+            return f"no run has {part}; {advice(part)}"
+    if len(with_values(frame, column)):
+        return f"{column} has no value: the mean of {parts_of(column)[1]} is nowhere positive"
+    return f"{column} is not finite in any run"
 
 
 def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -> pd.DataFrame:
+    """Return the table of :func:`history`, and its errors."""
+    return history(rows, runs, key, by)[0]
+
+
+def history(
+    rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD
+) -> tuple[pd.DataFrame, dict[object, float]]:
     """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
 
-    Finished runs only, and epochs only where each run of the setting that has the key at all has a finite value: a
-    mean over fewer seeds would jump. Values of training are taken; where there are none, those of `fsamlab measure`.
+    And the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and epochs
+    only where each run of the setting that has the key at all has a finite value: a mean over fewer seeds would jump.
+    Values of training are taken; where there are none, those of `fsamlab measure`. Ratios are those of means, NaN as in
+    :func:`means`.
 
     Args:
         rows: as `collect_rows` returns them.
@@ -119,7 +175,8 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
         by: a config key; runs without it are left out.
 
     Raises:
-        ValueError: see :func:`comparable`; or no row has the key; or it was measured under different conventions.
+        ValueError: see :func:`comparable`; no row has the key, or no epoch a value; or it was measured under different
+            conventions.
     """
     done = comparable(runs[runs[by].notna()] if by in runs else runs, [by])
     rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
@@ -128,14 +185,21 @@ def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -
     source = next((s for s in sources if s + key in rows and rows[s + key].notna().any()), None)
     if source is None:
         raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
-    finite = rows[np.isfinite(rows[source + key])].drop_duplicates(["directory", "epoch"], keep="last")
-    found = finite.merge(done[list({"directory", "seed", by})], on="directory")
+    column = source + key
+    having = rows[rows[column].notna()].merge(done[list({"directory", "seed", by})], on="directory")
+    found = with_values(having, column).drop_duplicates(["directory", "epoch"], keep="last")
+    if found.empty:
+        raise ValueError(why_none(having, column))
     # each measurement carries its conventions; those of training are the run's
     check_conventions(found if source else done[done["directory"].isin(found["directory"])], [key], source, by)
-    groups = found.groupby([by, "epoch"])[source + key]
-    table = groups.agg(mean="mean", std="std", n="count").reset_index()
+    table = means(found, [by, "epoch"], column)
     everyone = found.groupby(by)["directory"].nunique()
-    return table[table["n"] == table[by].map(everyone)].reset_index(drop=True)
+    table = table[table["n"] == table[by].map(everyone)].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(f"no epoch has {column} in all runs of a setting")
+    if table["mean"].isna().all():
+        raise ValueError(why_none(found, column))
+    return table, having.groupby(by)["epoch"].max().to_dict()
 
 
 def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> dict[str, str]:

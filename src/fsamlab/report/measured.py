@@ -15,9 +15,19 @@ from matplotlib.ticker import MaxNLocator
 
 from fsamlab.report.accuracy import draw_dots
 from fsamlab.report.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
-from fsamlab.report.frames import METHOD, comparable, end_columns, mean_std, methods_of, series
-from fsamlab.report.metric_names import DIRECTIONS
+from fsamlab.report.frames import (
+    METHOD,
+    comparable,
+    end_columns,
+    history,
+    mean_std,
+    means,
+    methods_of,
+    why_none,
+)
+from fsamlab.report.metric_names import DIRECTIONS, RATIOS
 from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
+from fsamlab.report.training_curves import end_of_line
 
 LAMBDA = "optimizer.lmbda"
 EMA_QUALITY = {
@@ -54,8 +64,15 @@ def ema_table(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> p
     Raises:
         ValueError: the method has no finished run, no EMA, or was not measured (diagnostics=paper).
     """
+    parts = _ema_histories(rows, runs, method)
+    return pd.concat([table.assign(key=key) for key, (table, _) in parts.items()], ignore_index=True)
+
+
+def _ema_histories(
+    rows: pd.DataFrame, runs: pd.DataFrame, method: str
+) -> dict[str, tuple[pd.DataFrame, dict[object, float]]]:
     done = comparable(runs, [LAMBDA], [method])
-    return pd.concat([series(rows, done, key, LAMBDA).assign(key=key) for key in EMA_QUALITY], ignore_index=True)
+    return {key: history(rows, done, key, LAMBDA) for key in EMA_QUALITY}
 
 
 @look()
@@ -68,13 +85,18 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
     Raises:
         ValueError: as :func:`ema_table`.
     """
-    table = ema_table(rows, runs, method)
+    parts = _ema_histories(rows, runs, method)
+    table = pd.concat([part for part, _ in parts.values()])
     lambdas = sorted(table[LAMBDA].unique())
     figure, panels = new(len(lambdas), height=2.6, sharey=True)
+    notes: list[str] = []
     for axes, lmbda in zip(panels, lambdas):
         for key, one in EMA_QUALITY.items():
-            here = table[(table[LAMBDA] == lmbda) & (table["key"] == key)]
+            part, ends = parts[key]
+            here = part[part[LAMBDA] == lmbda]
             line(axes, here["epoch"], here["mean"], here["std"], one)
+            if lmbda in ends:
+                notes += end_of_line(axes, here, 1, ends[lmbda], one)
         axes.set_title(rf"$\lambda$ = {lmbda:g}")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -82,7 +104,8 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
     lowest = float((table["mean"] - table["std"].fillna(0)).min())
     panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)
     panels[0].set_ylabel("cosine")
-    legend_below(figure, panels[0], seeds(table["n"]), columns=1 if len(panels) == 1 else 2)
+    title = "\n".join([seeds(table["n"]), *dict.fromkeys(notes)])
+    legend_below(figure, panels[0], title, columns=1 if len(panels) == 1 else 2)
     return figure
 
 
@@ -136,16 +159,17 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     done = comparable(runs, [METHOD])
     columns = end_columns(done, keys)
     methods = methods_of(done[done[list(columns.values())].notna().any(axis=1)])
+    tables = {key: means(done, [METHOD], column).dropna(subset="mean") for key, column in columns.items()}
+    if all(table.empty for table in tables.values()):
+        raise ValueError(why_none(done, next(iter(columns.values()))))
     figure, panels = grid(len(columns), 0.6 + 0.17 * len(methods))
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
-        table = mean_std(done, [METHOD], column)
-        draw_dots(axes, table, column, methods)
-        axes.set_title(NAMES.get(key, key))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        draw_dots(axes, tables[key], column, methods, done)
+        axes.set_title(NAMES.get(key, key) + (" (ratio of the means)" if column in RATIOS else ""))
         axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
         if place % ACROSS:
             axes.tick_params(axis="y", labelleft=False)
-        counts += list(table["n"])
-    heading(figure, seeds(counts))
+        counts += list(tables[key]["n"])
+    heading(figure, seeds(counts, all(column in RATIOS for column in columns.values())))
     return figure

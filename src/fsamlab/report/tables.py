@@ -1,4 +1,4 @@
-"""Tables of a sweep as Markdown: accuracies, costs, measured values and the conventions they were measured under.
+"""Tables of a sweep as Markdown: accuracies (as LaTeX too), costs, measured values and their conventions.
 
 Means are over finished runs, standard deviations with n - 1.
 """
@@ -6,7 +6,7 @@ Means are over finished runs, standard deviations with n - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,25 +21,25 @@ from fsamlab.report.frames import (
     end_columns,
     finished,
     mean_std,
+    means,
     methods_of,
 )
+from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, plain, varied_keys
+from fsamlab.sweep.results import as_text, clearly_ahead, conditions_of, plain, varied_keys
+from fsamlab.sweep.totals import with_totals
 from fsamlab.terminal import percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
 
 
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], num_text: int = 1) -> str:
-    """Return a Markdown table; all columns after the first `num_text` are aligned to the right."""
-    rules = ["---" if i < num_text else "---:" for i in range(len(header))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rules, *lines))
-
-
-def accuracy_table(runs: pd.DataFrame) -> str:
+def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     """Return test accuracies in per cent: mean ± standard deviation over seeds, and n.
+
+    As `markdown`, or as `latex` for a paper: a tabular with the rules of booktabs, its title as a comment before it.
+    Where a value is there for fewer than n runs, its own n is behind it.
 
     Where only methods and their parameters vary, a line for each; where data, model or training vary too (the paper's
     tables of CIFAR and of label noise), a line for each of these conditions and a column for each method. The best of a
@@ -47,17 +47,19 @@ def accuracy_table(runs: pd.DataFrame) -> str:
     2 or more). `at best validation epoch` is there for runs that held out a validation split.
 
     Raises:
-        ValueError: no finished run, none with a test accuracy, or a seed that is there twice.
+        ValueError: no finished run, none with a test accuracy, a seed that is there twice, or another `form`.
     """
+    if form not in FORMS:
+        raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
     keys = varied_keys(finished(runs))
     done = with_labels(comparable(runs, keys), [key for key in keys if key.startswith("optimizer.")])
     metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
     if not metrics:
         raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
     conditions = conditions_of(keys)
-    if not conditions:
-        return "Test accuracy in %, mean ± standard deviation over n seeds\n\n" + by_line(done, metrics)
-    return "\n\n".join(by_column(done, conditions, metric) for metric in metrics)
+    parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
+    comment = "% " if form == "latex" else ""
+    return "\n\n".join(f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts)
 
 
 def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -74,34 +76,40 @@ def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def by_line(runs: pd.DataFrame, metrics: Sequence[str]) -> str:
+Parts = tuple[str, list[str], list[list[str]], int]  # title, header, lines, number of columns that name a line
+
+
+def by_line(runs: pd.DataFrame, metrics: Sequence[str]) -> Parts:
     """Return a table with a line for each method and a column for each metric."""
-    columns = [cells(mean_std(runs, [LABEL], metric)) for metric in metrics]
-    n = runs[LABEL].value_counts()
+    n = dict(runs[LABEL].value_counts())
+    columns = [cells(mean_std(runs, [LABEL], metric), n) for metric in metrics]
     lines = [[name, str(n[name]), *(c.get(name, "-") for c in columns)] for name in runs[LABEL].unique()]
-    return markdown([LABEL, "n", *(HEADINGS[metric] for metric in metrics)], lines)
+    title = "Test accuracy in %, mean ± standard deviation over n seeds"
+    return title, [LABEL, "n", *(HEADINGS[metric] for metric in metrics)], lines, 1
 
 
-def by_column(runs: pd.DataFrame, conditions: list[str], metric: str) -> str:
+def by_column(runs: pd.DataFrame, conditions: list[str], metric: str) -> Parts:
     """Return a table with a line for each condition and a column for each method; n in the title, or in each cell."""
     table, names = mean_std(runs, [*conditions, LABEL], metric), list(runs[LABEL].unique())
     same_n = table["n"].nunique() == 1
     lines = []
     for _, here in table.groupby(conditions, dropna=False):
-        found = cells(here, with_n=not same_n)
+        found = cells(here, dict.fromkeys(names, table["n"].iloc[0] if same_n else None))
         lines.append([*(plain(here.iloc[0][key]) for key in conditions), *(found.get(name, "-") for name in names)])
     over = f"{table['n'].iloc[0]} seeds" if same_n else "(n) seeds"
     title = f"Test accuracy in % {HEADINGS[metric]}, mean ± standard deviation over {over}"
-    header = [*(key.removesuffix(".name") for key in conditions), *names]
-    return f"{title}\n\n{markdown(header, lines, len(conditions))}"
+    return title, [*(key.removesuffix(".name") for key in conditions), *names], lines, len(conditions)
 
 
-def cells(table: pd.DataFrame, with_n: bool = False) -> dict[str, str]:
-    """Return {label: text} for the methods of one condition, the best in bold where it is clearly ahead."""
+def cells(table: pd.DataFrame, n: Mapping[Any, int | None]) -> dict[str, str]:
+    """Return {label: text} for the methods of one condition, the best in bold where it is clearly ahead.
+
+    With a cell's own n where it is not the one in `n` that the reader is told of.
+    """
     ranked = table.sort_values("mean", ascending=False)
     texts = {}
     for _, row in ranked.iterrows():
-        texts[row[LABEL]] = percent_spread(row["mean"], row["std"]) + (f" ({row['n']})" if with_n else "")
+        texts[row[LABEL]] = percent_spread(row["mean"], row["std"]) + own_n(row["n"], n[row[LABEL]])
     if len(ranked) > 1:
         first, second = ranked.iloc[0], ranked.iloc[1]
         if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):
@@ -109,29 +117,37 @@ def cells(table: pd.DataFrame, with_n: bool = False) -> dict[str, str]:
     return texts
 
 
+def own_n(n: int, told: int | None) -> str:
+    """Return what stands behind a mean over n runs, where the reader was told of another n, or of none."""
+    return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
+
+
 def cost_table(runs: pd.DataFrame) -> str:
     """Return the time of a step by setting, in ms: the median over runs, and its ratio to SGD's; of `+sweeps=cost`.
+
+    `total` is the ratio for a whole training, of steps × time of a step.
 
     Raises:
         ValueError: no finished run.
     """
-    table = by_setting(finished(runs))
+    table = with_totals(finished(runs))
     keys = list(table.columns[: table.columns.get_loc("n")])
     lines = []
     parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
     for _, row in pd.concat(parts).iterrows():
         names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
-        ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}"
-        lines.append([*names, str(row["n"]), f"{row['step_ms']:.1f}", ratio])
-    header = [*("method" if key == METHOD else key.removesuffix(".name") for key in keys), "n", "ms / step", "/ SGD"]
-    return markdown(header, lines, len(keys))
+        ratios = ["-" if math.isnan(row[key]) else f"{row[key]:.2f}" for key in ("step_vs_sgd", "total_vs_sgd")]
+        lines.append([*names, str(row["n"]), f"{row['step_ms']:.1f}", *ratios])
+    names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
+    return markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys))
 
 
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
     """Return measured quantities at the end by method: mean ± standard deviation over seeds, and n.
 
     Methods of which no run was measured are left out; where a value is there for fewer than n runs, its own n is
-    behind it in brackets.
+    behind it. Infinite values are missing ones. noise/scale is the ratio of the means, without a deviation, and there
+    is none where the mean denominator is not positive.
 
     What `fsamlab measure` found is taken before training's own values.
 
@@ -144,7 +160,8 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
     n = done[METHOD].value_counts()
     texts: dict[str, list[str]] = {method: [label(method), str(n[method])] for method in methods_of(done)}
     for column in columns.values():
-        found = {row[METHOD]: row for row in mean_std(done, [METHOD], column).to_dict("records")}
+        known = means(done, [METHOD], column).dropna(subset="mean")
+        found = {row[METHOD]: row for row in known.to_dict("records")}
         for method, text in texts.items():
             text.append(measured(found[method], n[method]) if method in found else "-")
     return markdown([LABEL, "n", *columns], list(texts.values()))
@@ -153,7 +170,7 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
 def measured(row: dict[Any, Any], n: int) -> str:
     """Return mean ± standard deviation with three and two significant digits, and their n where it is another."""
     spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.2g}"
-    return f"{row['mean']:.3g}{spread}" + ("" if row["n"] == n else f" ({row['n']})")
+    return f"{row['mean']:.3g}{spread}" + own_n(row["n"], n)
 
 
 def conventions_table(runs: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -14,25 +15,46 @@ from rich.table import Table
 from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
+from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import ACCURACIES, by_setting, collect, plain
+from fsamlab.sweep.results import ACCURACIES, collect, plain
+from fsamlab.sweep.totals import with_totals
 from fsamlab.terminal import console, percent_spread
 
 
 def settings_table(frame: pd.DataFrame) -> Table:
-    """Return the accuracies and costs by setting; methods stay in the order of the sweep."""
+    """Return the accuracies and costs by setting: methods in the order of their styles, then what varies by value.
+
+    A mean over fewer than n runs has its own n beside it.
+    """
     table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
-    settings = by_setting(frame)
+    settings = with_totals(frame)
     keys = list(settings.columns[: settings.columns.get_loc("n")])
     for key in keys:
         table.add_column(key.removesuffix(".name"))
-    for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD"):
+    for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD", "total"):
         table.add_column(column, justify="right")
-    for _, row in settings.iterrows():
-        ratio = "-" if math.isnan(row["step_vs_sgd"]) else f"{row['step_vs_sgd']:.2f}x"
-        accuracies = [percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) for metric in ACCURACIES]
-        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", ratio)
+    for row in sorted(settings.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys]):
+        accuracies = [accuracy(row, metric) for metric in ACCURACIES]
+        ratios = ["-" if math.isnan(row[c]) else f"{row[c]:.2f}x" for c in ("step_vs_sgd", "total_vs_sgd")]
+        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", *ratios)
     return table
+
+
+def accuracy(row: dict[Any, Any], metric: str) -> str:
+    """Return the mean and deviation of a setting of `by_setting`, with its own n where that is not the setting's."""
+    n = row.get(f"{metric} n", 0)
+    own = f" (n = {n:.0f})" if 0 < n < row["n"] else ""
+    return percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) + own
+
+
+def place(key: str, value: Any) -> tuple[int, float, str]:
+    """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
+    if key == "optimizer.name":
+        return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
+    if value is None or value != value:
+        return (0, 0.0, "")
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
 
 
 HEADLINES = (

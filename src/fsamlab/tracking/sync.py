@@ -22,6 +22,7 @@ from fsamlab.measure import latest
 from fsamlab.record import read_rows
 from fsamlab.sweep.runs import current_status, read_config
 from fsamlab.tracking import identity
+from fsamlab.tracking.wandb_environment import read_environment
 from fsamlab.tracking.wandb_server import CannotUpload, ServerRun, WandbServer, one_line
 from fsamlab.tracking.wandb_session import WandbSession, kill_service, wandb_id
 from fsamlab.tracking.wandb_tracker import GRACE_SECONDS, KILL_SECONDS
@@ -73,14 +74,14 @@ class Outcome:
 
     Attributes:
         num_sent: rows sent now, with `dry_run` those that would be.
-        num_there: rows that the server had before.
+        num_there: rows that the server had before; None where it could not be asked.
         url: where the server shows the run.
         skipped: why it was left alone.
         failed: why it is not whole on the server.
     """
 
     num_sent: int = 0
-    num_there: int = 0
+    num_there: int | None = 0
     url: str | None = None
     skipped: str | None = None
     failed: str | None = None
@@ -99,12 +100,12 @@ def sync_runs(
     Args:
         project, entity: in place of the runs' own tracker.project and tracker.entity.
         timeout: seconds for the upload of one run.
-        dry_run: only say what would be sent.
+        dry_run: only say what would be sent; without a key all rows, since the server cannot be asked what it has.
 
     Raises:
         CannotUpload: no key or no server; where it comes later, what was yielded is done and the rest was not tried.
     """
-    server = WandbServer()
+    server = None if dry_run and not has_key() else WandbServer()
     seen: dict[tuple[str, str | None, str], Path] = {}
     with tempfile.TemporaryDirectory(prefix="fsamlab-sync-", ignore_cleanup_errors=True) as scratch:
         for index, run in enumerate(runs):
@@ -116,12 +117,27 @@ def sync_runs(
                 place = (local.tracker.project, local.tracker.entity, local.wandb_id)
                 if seen.setdefault(place, run) != run:
                     raise CannotSync(f"is the same W&B run as {seen[place]}; sync one of them, or use --project")
-                yield run, sync_run(local, server, Path(scratch), dry_run)
+                if server is None:
+                    yield run, Outcome(len(local.rows), None)
+                else:
+                    yield run, sync_run(local, server, Path(scratch), dry_run)
             except (CannotSync, CannotUpload, ConfigError, Damaged, OSError) as e:
                 yield run, Outcome(failed=one_line(e))
-                if isinstance(e, CannotUpload) and not server.answers():
+                if isinstance(e, CannotUpload) and server is not None and not server.answers():
                     gone = f"W&B server {server.environment.base_url} does not answer any more"
                     raise CannotUpload(f"{gone}; {len(runs) - index - 1} more runs were not tried") from e
+
+
+def has_key() -> bool:
+    """Return whether this machine has a key for its W&B server.
+
+    Raises:
+        CannotUpload: wandb's own files cannot be read.
+    """
+    try:
+        return read_environment().has_key
+    except (OSError, ValueError) as e:
+        raise CannotUpload(one_line(e)) from e
 
 
 def read_run(run: Path, project: str | None, entity: str | None, timeout: float) -> LocalRun | str:

@@ -34,6 +34,8 @@ def line(outcome: Outcome, dry_run: bool) -> str:
         return f"failed: {outcome.failed}"
     if outcome.skipped:
         return f"skipped: {outcome.skipped}"
+    if outcome.num_there is None:
+        return f"{outcome.num_sent} rows in the files"
     return f"{outcome.num_sent} rows {'to send' if dry_run else 'sent'}, {outcome.num_there} were there"
 
 
@@ -46,6 +48,8 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     parts = [f"{counted(whole, 'run')} {'checked' if dry_run else is_there}"]
     others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
     parts += [f"{number} {word}" for number, word in others if number]
+    if any(o.num_there is None for o in outcomes):
+        parts.append("no API key here: what W&B has already is not known")
     urls = sorted({o.url for o in outcomes if o.url})
     places = urls if len(urls) < 2 else sorted({url.rpartition("/runs/")[0] for url in urls})
     return "  ".join([", ".join(parts), *places])

@@ -1,0 +1,105 @@
+"""Directories of runs -> frames: several at once, damaged rows, runs that are in two sweeps."""
+
+import json
+
+import pytest
+import yaml
+
+from fsamlab.files import Damaged
+from fsamlab.report import figures
+
+
+def make_run(directory, seed=0, status="finished", rows=(), measured=(), **summary):
+    """A run directory; its run_id follows from the seed, `___` in keys is a slash."""
+    directory.mkdir(parents=True)
+    config = {"name": directory.parent.name, "seed": seed, "optimizer": {"name": "sam", "rho": 0.2}}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    (directory / "status.json").write_text(json.dumps({"status": status, "run_id": f"sam-s{seed}"}))
+    named = {key.replace("___", "/"): value for key, value in summary.items()}
+    (directory / "summary.json").write_text(json.dumps({"final/test/acc1": 0.5, **named}))
+    lines = [{"step": 10 * (i + 1), "epoch": i + 1.0, **row} for i, row in enumerate(rows)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if measured:
+        (directory / "measurements").mkdir()
+        lines = [{"step": 20, "epoch": 2.0, "measured": "2026", **row} for row in measured]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (directory / "measurements" / "last.jsonl").write_text(text)
+    return directory
+
+
+def test_damaged_rows_are_left_out_with_a_warning(tmp_path):
+    rows = [{"test/acc1": 0.4}, {"test/acc1": 0.5}]
+    bad, _ = (make_run(tmp_path / f"s{seed}", seed, rows=rows) for seed in (0, 1))
+    with (bad / "metrics.jsonl").open("a") as f:
+        f.write("{broken\n")
+    with pytest.warns(UserWarning, match=r"s0/metrics\.jsonl, line 3: no JSON object.*left out") as caught:
+        runs, rows = figures.load(tmp_path)
+    assert caught[0].filename == __file__
+    assert runs["final/test/acc1"].tolist() == [0.5, 0.5]
+    assert set(rows["directory"]) == {str(tmp_path / "s1")}
+    with pytest.raises(Damaged, match=r"s0/metrics\.jsonl, line 3"):
+        figures.load(tmp_path, strict=True)
+
+
+def test_several_directories(tmp_path):
+    make_run(tmp_path / "b" / "s0", 0, rows=[{"test/acc1": 0.4}])
+    make_run(tmp_path / "a" / "s1", 1, rows=[{"test/acc1": 0.4}])
+    runs, rows = figures.load(tmp_path / "b", str(tmp_path / "a"), tmp_path / "b" / "s0")
+    assert runs["seed"].tolist() == [0, 1]  # as given, and a directory once
+    assert len(rows) == 2
+    with pytest.raises(ValueError, match="nothing: no runs here"):
+        figures.load(tmp_path / "a", tmp_path / "nothing")
+    with pytest.raises(ValueError, match="needs a directory"):
+        figures.load()
+
+
+def test_a_run_of_two_sweeps_is_there_once_as_in_the_first(tmp_path):
+    first = make_run(tmp_path / "one" / "s0", rows=[{"val/acc1": 0.4}], final___val___acc1=0.4)
+    make_run(tmp_path / "two" / "s0", rows=[{"val/acc1": 0.9}], final___val___acc1=0.9)
+    make_run(tmp_path / "two" / "s1", 1, status="failed", rows=[{"val/acc1": 0.9}])
+    make_run(tmp_path / "three" / "s1", 1, status="failed")  # not finished: two rows
+    runs, rows = figures.load(*(tmp_path / name for name in ("one", "two", "three")))
+    assert runs["directory"].tolist() == [str(first), str(tmp_path / "two" / "s1"), str(tmp_path / "three" / "s1")]
+    assert runs.loc[0, "final/val/acc1"] == 0.4
+    assert rows.loc[rows["directory"] == str(first), "val/acc1"].tolist() == [0.4]
+    assert str(tmp_path / "two" / "s0") not in set(rows["directory"])
+    assert figures.by_method(runs)  # no seed more than once
+
+
+RHO = "diagnostics/rho"
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "taken"),
+    [({}, {RHO: 0.1}, True), ({RHO: 0.1}, {RHO: 0.1}, True), ({RHO: 0.05}, {RHO: 0.1}, False)],
+)
+def test_metrics_that_the_first_lacks_are_the_seconds_where_conventions_agree(tmp_path, own, other, taken):
+    key = "sharpness/one_step"
+    first = make_run(tmp_path / "one" / "s0", rows=[{"test/acc1": 0.4}], **own)
+    make_run(
+        tmp_path / "two" / "s0",
+        rows=[{"test/acc1": 0.8, key: 0.25}, {key: 0.5}],
+        measured=[{"curvature/trace": 3.0, RHO: 0.7}],
+        final___sharpness___one_step=0.5,
+        **other,
+    )
+    runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    assert len(runs) == 1
+    assert set(rows["directory"]) == {str(first)}
+    assert rows["test/acc1"].dropna().tolist() == [0.4]
+    assert runs[f"final/{key}"].dropna().tolist() == ([0.5] if taken else [])
+    assert rows[key].dropna().tolist() == ([0.25, 0.5] if taken else [])
+    assert runs[RHO].tolist() == [own.get(RHO, 0.1)]
+    assert runs["measured/curvature/trace"].tolist() == [3.0]  # with conventions of their own
+    assert rows["measured/curvature/trace"].dropna().tolist() == [3.0]
+    if taken:
+        (line,) = figures.curves(rows, runs, key).axes[0].get_lines()
+        assert list(line.get_ydata()) == [0.25, 0.5]
+
+
+def test_measurements_under_other_conventions_are_not_mixed(tmp_path):
+    make_run(tmp_path / "one" / "s0", measured=[{"sharpness/one_step": 0.1, RHO: 0.05}])
+    make_run(tmp_path / "two" / "s0", measured=[{"curvature/trace": 3.0, RHO: 0.7}])
+    runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    assert runs["measured/curvature/trace"].isna().all()
+    assert rows["measured/curvature/trace"].isna().all()
