@@ -8,7 +8,6 @@ from fsamlab.cli import main
 from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, varied_keys
 from fsamlab.sweep.runs import find_runs
 from fsamlab.sweep.summary import settings_table
-from fsamlab.sweep.totals import with_totals
 
 
 def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):
@@ -241,21 +240,21 @@ def test_settings_stand_in_the_order_of_methods_and_values(tmp_path):
 
 def test_a_whole_training_is_steps_times_their_time(frame):
     steps = frame["optimizer.name"].map({"sgd": 100, "sam": 150})
-    table = with_totals(frame.assign(**{"cost/steps": steps})).set_index("optimizer.name")
+    table = by_setting(frame.assign(**{"cost/steps": steps})).set_index("optimizer.name")
     assert table["total_vs_sgd"].to_dict() == {"sgd": 1.0, "sam": 3.0}  # a step takes twice as long
     assert table["step_vs_sgd"].to_dict() == {"sgd": 1.0, "sam": 2.0}
     assert {line[0]: line[-2:] for line in cells(settings_table(frame.assign(**{"cost/steps": steps})))} == {
         "sgd": ["1.00x", "1.00x"],
         "sam": ["2.00x", "3.00x"],
     }
-    assert with_totals(frame)["total_vs_sgd"].isna().all()  # steps are not known
+    assert by_setting(frame)["total_vs_sgd"].isna().all()  # steps are not known
     alone = frame[frame["optimizer.name"] == "sam"].assign(**{"cost/steps": 100})
-    assert with_totals(alone)["total_vs_sgd"].isna().all()
+    assert by_setting(alone)["total_vs_sgd"].isna().all()
 
 
 def test_a_whole_training_is_compared_within_its_condition(frame):
     parts = [frame.assign(**{"data.batch_size": b, "cost/steps": 1000 // b, "cost/step_ms": 5.0 * b}) for b in (10, 20)]
-    table = with_totals(pd.concat(parts, ignore_index=True))
+    table = by_setting(pd.concat(parts, ignore_index=True))
     assert table["total_vs_sgd"].tolist() == [1.0] * 4
 
 

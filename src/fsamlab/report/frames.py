@@ -10,21 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fsamlab.conventions import FREE, MEASURED, OF_BATCHES
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.results import as_text, setting_keys
 
 METHOD = "optimizer.name"
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
-FREE = frozenset(  # recorded from what a step has anyway: no samples, so no conventions to agree in
-    f"perturbation/{name}"
-    for name in (
-        *("floored_share", "skipped_share", "grad_norm", "ema_norm", "cos_ema", "d_ratio", "cos_eps"),
-        *("ema_coefficient", "full_norm", "cos_full", "full_coefficient", "loss_clean", "loss_perturbed"),
-    )
-)
-OF_BATCHES = ("perturbation/", "noise/", "curvature/along_")
-MEASURED = (*OF_BATCHES, "sharpness/", "curvature/")
 
 
 def methods_of(runs: pd.DataFrame) -> list[str]:

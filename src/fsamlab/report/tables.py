@@ -27,8 +27,7 @@ from fsamlab.report.frames import (
 from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, clearly_ahead, conditions_of, plain, varied_keys
-from fsamlab.sweep.totals import with_totals
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, plain, varied_keys
 from fsamlab.terminal import percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
@@ -130,7 +129,7 @@ def cost_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run.
     """
-    table = with_totals(finished(runs))
+    table = by_setting(finished(runs))
     keys = list(table.columns[: table.columns.get_loc("n")])
     lines = []
     parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]

@@ -139,9 +139,9 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
     Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have the
-    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting; `... vs sgd
-    mean`, `std` and `n` are of the differences to its runs, seed by seed: a seed is one draw of the validation split,
-    the label noise and the initial weights for all methods.
+    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting,
+    `total_vs_sgd` the same with the number of steps in it. `... vs sgd mean`, `std` and `n` are of the differences to
+    SGD's runs, seed by seed: a seed is one draw of the validation split, the label noise and the initial weights.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
@@ -158,6 +158,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
                 row[f"{metric} mean"], row[f"{metric} std"] = runs[metric].mean(), runs[metric].std(ddof=1)
                 row[f"{metric} n"] = runs[metric].count()
         row["step_ms"] = runs["cost/step_ms"].median() if "cost/step_ms" in runs else float("nan")
+        row["steps"] = runs["cost/steps"].mean() if "cost/steps" in runs else float("nan")
         rows.append(row)
         members.append(runs)
     table = pd.DataFrame(rows)
@@ -167,7 +168,9 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     for (_, setting), runs in zip(table.iterrows(), members):
         alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
         same = sgd[alike.all(axis=1)]
-        found = {"step_vs_sgd": setting["step_ms"] / same["step_ms"].iloc[0] if len(same) else float("nan")}
+        first = same.iloc[0] if len(same) else pd.Series(float("nan"), setting.index)
+        found = {"step_vs_sgd": setting["step_ms"] / first["step_ms"]}
+        found["total_vs_sgd"] = found["step_vs_sgd"] * setting["steps"] / first["steps"]
         if len(same) == 1 and setting["optimizer.name"] != "sgd":  # of several SGDs none is the one to compare with
             for metric in metrics:
                 found.update(_paired(runs, members[same.index[0]], metric))

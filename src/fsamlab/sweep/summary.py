@@ -17,8 +17,7 @@ from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import ACCURACIES, collect, plain
-from fsamlab.sweep.totals import with_totals
+from fsamlab.sweep.results import ACCURACIES, by_setting, collect, plain
 from fsamlab.terminal import console, percent_spread
 
 
@@ -28,7 +27,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
     A mean over fewer than n runs has its own n beside it.
     """
     table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
-    settings = with_totals(frame)
+    settings = by_setting(frame)
     keys = list(settings.columns[: settings.columns.get_loc("n")])
     for key in keys:
         table.add_column(key.removesuffix(".name"))
