@@ -40,7 +40,7 @@ def test_stored_without_outputs(path):
     notebook = read(path)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert dict(notebook.metadata.language_info) == {"name": "python"}
-    assert 8 <= len(notebook.cells) <= 14
+    assert 8 <= len(notebook.cells) <= 15
     for cell in notebook.cells:
         assert not cell.metadata
         if cell.cell_type == "code":
@@ -118,10 +118,11 @@ def test_results(sweep, monkeypatch, cwd):
     notebook = execute(NOTEBOOKS[0], cwd, monkeypatch, sweep)
     runs, _ = figures.load(sweep)
     assert len(shown(notebook, "image/svg+xml")) == 4
-    accuracy, cost = shown(notebook, "text/markdown")
+    accuracy, paired, cost = shown(notebook, "text/markdown")
     assert line(accuracy, "F-SAM")[1] == "2"
     assert line(accuracy, "F-SAM")[3] == mean_std(runs, "fsam", "final/test/acc1")
     assert line(accuracy, "SGD")[2] == mean_std(runs, "sgd", "best/test/acc1")
+    assert line(paired, "F-SAM")[2].endswith(" of 2)")
     assert line(cost, "SGD")[3] == "1.00"
     assert (sweep / "test_accuracy.pdf").read_bytes().startswith(b"%PDF")
 

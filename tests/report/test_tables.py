@@ -5,7 +5,7 @@ import math
 import pytest
 from made_frames import frame, one_run
 
-from fsamlab.report.figures import accuracy_table, conventions_table, cost_table, measured_table
+from fsamlab.report.figures import accuracy_table, conventions_table, cost_table, measured_table, paired_table
 
 
 def line(table, start):
@@ -73,6 +73,16 @@ def test_two_conditions():
     table = accuracy_table(frame(*runs[:-1]))
     assert line(table, "model") == ["model", "data", "SGD", "SAM"]
     assert line(table, "y | b") == ["y", "b", "50.00", "-"]
+
+
+def test_gains_are_taken_seed_by_seed(methods):
+    table = paired_table(methods)  # SGD .5 .7, SAM .6 .9, F-SAM one seed
+    assert line(table, "SAM") == ["SAM", "+15.00 ± 7.07 (2 of 2)"]
+    (fsam,) = methods.loc[(methods["optimizer.name"] == "fsam") & (methods["status"] == "finished"), "final/test/acc1"]
+    assert line(table, "F-SAM") == ["F-SAM", f"{100 * (fsam - 0.5):+.2f} (1 of 1)"]
+    assert "| SGD |" not in table
+    with pytest.raises(ValueError, match="has one SGD run to compare with"):
+        paired_table(methods[methods["optimizer.name"] != "sgd"])
 
 
 def test_cost(methods):

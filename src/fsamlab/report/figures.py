@@ -19,7 +19,8 @@
 | friendliness(runs, method) | what a step along each direction does to the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
 | accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
-| cost_table(runs) | time of a step | cost |
+| paired_table(runs) | test accuracy minus SGD's, seed by seed | any with SGD |
+| cost_table(runs) | time of a step and of a training | cost |
 | measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
 """
 
@@ -36,7 +37,7 @@ from fsamlab.report.canvas import ONE_COLUMN, TWO_COLUMNS, save, show
 from fsamlab.report.frames import AT_BEST, AT_END
 from fsamlab.report.loading import load
 from fsamlab.report.measured import ema_quality, ema_table, friendliness, sharpness
-from fsamlab.report.tables import accuracy_table, conventions_table, cost_table, measured_table
+from fsamlab.report.tables import accuracy_table, conventions_table, cost_table, measured_table, paired_table
 from fsamlab.report.training_curves import curves, decomposition
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "load",
     "measured_table",
     "other_batch",
+    "paired_table",
     "rho",
     "save",
     "sharpness",

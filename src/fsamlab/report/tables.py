@@ -28,7 +28,7 @@ from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
 from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, plain, varied_keys
-from fsamlab.terminal import percent_spread
+from fsamlab.terminal import percent, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -139,6 +139,38 @@ def cost_table(runs: pd.DataFrame) -> str:
         lines.append([*names, str(row["n"]), f"{row['step_ms']:.1f}", *ratios])
     names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
     return markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys))
+
+
+def paired_table(runs: pd.DataFrame) -> str:
+    """Return what each setting gains over SGD in test accuracy, in points, seed by seed: mean ± standard deviation.
+
+    A seed is one draw of validation split, label noise and initial weights for all methods, so the deviation of a
+    difference is without what the draw does to both.
+
+    Raises:
+        ValueError: no finished run, or no SGD with a seed of another method, or more than one SGD to compare with.
+    """
+    table = by_setting(finished(runs))
+    keys = list(table.columns[: table.columns.get_loc("n")])
+    metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
+    if not metrics:
+        raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
+    lines = []
+    for method in methods_of(table[table[f"{metrics[-1]} vs sgd mean"].notna()]):
+        for _, row in table[table[METHOD] == method].sort_values(keys).iterrows():
+            lines.append([label(method), *(plain(row[key]) for key in keys[1:]), *(gain(row, m) for m in metrics)])
+    names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
+    title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
+    return f"{title}\n\n{markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))}"
+
+
+def gain(row: pd.Series, metric: str) -> str:
+    """Return a difference to SGD: mean ± standard deviation in points, and in how many of the seeds it is positive."""
+    mean, std, n, ahead = (row[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
+    if math.isnan(mean):
+        return "-"
+    spread = "" if math.isnan(std) else f" ± {percent(std)}"
+    return f"{100 * mean:+.2f}{spread} ({ahead:.0f} of {n:.0f})"
 
 
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:

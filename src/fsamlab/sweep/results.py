@@ -141,7 +141,8 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have the
     metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting,
     `total_vs_sgd` the same with the number of steps in it. `... vs sgd mean`, `std` and `n` are of the differences to
-    SGD's runs, seed by seed: a seed is one draw of the validation split, the label noise and the initial weights.
+    SGD's runs, seed by seed, and `ahead` how many of them are positive: a seed is one draw of the validation split, the
+    label noise and the initial weights, the same for all methods.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
@@ -185,6 +186,7 @@ def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, flo
     difference = (runs.set_index("seed")[metric] - sgd.set_index("seed")[metric]).dropna()
     name = f"{metric} vs sgd"
     values = {"mean": difference.mean(), "std": difference.std(ddof=1), "n": len(difference)}
+    values["ahead"] = int((difference > 0).sum())
     return {f"{name} {key}": value for key, value in values.items()} if len(difference) else {}
 
 
