@@ -111,6 +111,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
         "sensitivities": sensitivities(gathered),
         "directions": metric_names.DIRECTIONS,
+        "radii": {prefix: _numbers(frame, f"{prefix}diagnostics/perturbation_rho") for prefix in ("", "measured/")},
         **gathered.curves.as_dict(),
     }
 
@@ -140,6 +141,11 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
         if numeric.groupby(alike).nunique().max() > 1:
             found.append({"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION})
     return found
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> list[float | None]:
+    """Return a column's numbers, None for each run that has none."""
+    return [number(v, SUMMARY_DIGITS) for v in frame[column]] if column in frame else [None] * len(frame)
 
 
 def _value(value: Any) -> Any:

@@ -1,9 +1,41 @@
 // The sections of the page that are drawn: curves, decomposition, sensitivity, the list of runs.
 
-const percentFactor = (metric) => (/\/acc1$/.test(metric) ? 100 : 1);
+const percentFactor = (metric) => (/\/acc1$|_share$/.test(metric) ? 100 : 1);
+const MAX_NAMED = 3;
+
+/* Which groups' means are drawn over a part of the axis only, and over which. */
+function cutNote(metrics, axis) {
+  const name = placeOf(axis);
+  const cuts = shownGroups()
+    .flatMap((group) => metrics.map((metric) => ({ group, cut: cutOf(group, metric, axis) })).filter(({ cut }) => cut).slice(0, 1))
+    .map(({ group, cut: { from, to, empty } }) => {
+      const span = [from === null ? "" : `from ${name} ${format(from)}`, to === null ? "" : `to ${name} ${format(to)}`];
+      return { group, empty, where: span.filter((part) => part).join(" "), to };
+    });
+  if (cuts.length > MAX_NAMED) return `${cuts.length} groups are drawn only where all of a group's runs have values.`;
+  const whole = cuts.filter(({ empty }) => !empty);
+  const sentences = [...new Set(whole.map(({ where }) => where))].map((where) => {
+    const here = whole.filter((cut) => cut.where === where).map(({ group }) => group);
+    const runs = here.length > 1 ? "all of their runs" : `all of its ${here[0].runs.length} runs`;
+    return `${here.map(({ label }) => label).join(", ")}: drawn ${where}, where ${runs} have values.`;
+  });
+  const apart = cuts.filter(({ empty }) => empty).map(({ group }) => group.label);
+  return [...sentences, ...(apart.length ? [`${apart.join(", ")}: not drawn, no ${name} is in all runs.`] : [])].join(" ");
+}
+
+/* The radii of the steps that a friendliness metric was measured with, in the runs of some groups. */
+function radiiOf(metric, groups) {
+  const radii = DATA.radii[metric.startsWith("measured/") ? "measured/" : ""];
+  const runs = groups.flatMap((group) => group.runs.filter((run) => CURVES.get(metric)?.has(run)));
+  return [...new Set(runs.map((run) => radii[run]).filter((radius) => radius !== null))].sort((a, b) => a - b);
+}
+
+const isRise = (metric) => /^(measured\/)?perturbation\/rise_/.test(metric);
+const differingRadii = (radii) => `Measured at different radii (${radii.map(format).join(", ")}): rises may not be compared.`;
 
 function metricChart(parent, section, metric) {
-  const chart = new LineChart(parent, metric.title);
+  const single = [...CURVES.get(metric.key).values()].every(({ values }) => values.length === 1); // a bar, not a line
+  const chart = new LineChart(parent, metric.title, single);
   if (metric.notFinite) {
     const of = DATA.thinned ? " of the points kept" : "";
     chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values${of} that are not finite are left out`));
@@ -11,13 +43,23 @@ function metricChart(parent, section, metric) {
   if (DATA.ratios[metric.key]) {
     chart.figure.append(element("p", { class: "note" }, "no value where the mean of the denominator is not positive"));
   }
+  const warning = element("p", { class: "warning", hidden: true });
+  if (isRise(metric.key)) chart.figure.append(warning);
   const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
-  whenSeen(chart.figure, () => {
+  const draw = () => {
     const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
     const found = lines.filter(({ curve }) => curve !== null).map(({ curve, ...group }) => ({ ...group, ...curve }));
     const fromEarly = metric.percent && !state.whole.has(section);
     chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section), fromEarly });
+  };
+  always(() => {
+    chart.say([cutNote([metric.key], state.axis)], state.log.has(section));
+    const radii = isRise(metric.key) ? radiiOf(metric.key, shownGroups()) : [];
+    warning.hidden = radii.length < 2;
+    warning.textContent = differingRadii(radii);
   });
+  if (single) always(draw);
+  else whenSeen(chart.figure, draw);
 }
 
 function buildCurves() {
@@ -61,6 +103,8 @@ function buildQuality(root) {
   const chart = new LineChart(root, "quality of the EMA: cos(m, g), measured and predicted");
   const meaning = QUALITY.map(([, name, dash]) => element("span", { class: "chip" }, swatch({ dash, colour: "var(--text)", shade: 0 }), name));
   chart.figure.firstElementChild.after(element("p", { class: "legend" }, ...meaning));
+  const metrics = QUALITY.map(([metric]) => withFallback(metric));
+  always(() => chart.say([cutNote(metrics, state.axis)]));
   whenSeen(chart.figure, () => {
     const lines = shownGroups().flatMap((group) =>
       QUALITY.flatMap(([metric, name, dash], i) => {
@@ -84,29 +128,35 @@ function barsAtEpoch(root, name, metric, build) {
   const epochs = epochsOf(metric);
   const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name });
   let at = epochs.length - 1;
+  const fill = () => box.replaceChildren(build(epochs[at]));
   const show = (i) => `epoch ${format(epochs[i])}`;
   const choose = slider("at", { min: 0, max: at, step: 1, value: at, name: `epoch of ${name}` }, show, (i) => {
     at = i;
-    box.replaceChildren(build(epochs[at]));
+    fill();
   });
   const figure = element("div", { class: "wide" }, epochs.length > 1 ? choose : show(at), box);
   root.append(figure);
-  whenSeen(figure, () => box.replaceChildren(build(epochs[at])));
+  always(fill);
 }
 
 function buildShares(root) {
   const share = withFallback("perturbation/full_share");
+  const cosine = withFallback("perturbation/cos_batch_full");
   if (!CURVES.has(share)) return;
+  const percent = ({ mean, std, n }, of = (value) => value) => ({ mean: mean === null ? null : 100 * of(mean), std: std === null ? null : 100 * std, n });
   barsAtEpoch(root, "shares of the batch gradient", share, (epoch) => {
     const rows = shownGroups().map((group) => {
       const full = groupValueAt(group, share, epoch);
-      const noise = { ...full, mean: full.mean === null ? null : 1 - full.mean };
-      return { label: labelAt(group.label, full.epochs, epoch), style: group, cells: [full, noise] };
+      const sign = groupValueAt(group, cosine, epoch).mean < 0 ? ", against it" : "";
+      const cells = [percent(full), percent(full, (value) => 1 - value)];
+      return { label: labelAt(group.label, full.epochs, epoch) + sign, style: group, cells };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
-    const whole = [...measured, { cells: [{ mean: 1, std: null }] }]; // a full bar is all of the gradient
-    const columns = ["full gradient", "noise"];
-    return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", columns, measured, whole);
+    const whole = [...measured, { cells: [{ mean: 100, std: null }] }]; // a full bar is all of the gradient
+    const columns = ["full gradient, %", "noise, %"];
+    const sign = "cos²(g_B, g) is the full gradient's and hides the sign; \"against it\": the mean cosine is negative";
+    const what = `What a batch gradient is made of: shares of |g_B|² (${sign})`;
+    return barTable(what, "runs", columns, measured, whole);
   });
 }
 
@@ -127,11 +177,20 @@ function buildFriendliness(root) {
       const measured = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
       const epochs = [...new Set(measured.flatMap(({ cells }) => cells.flatMap((cell) => cell.epochs)))];
       const name = labelAt(group.label, epochs, epoch);
-      return { rows: measured, caption: `Friendliness, trained with ${name}: rise of the loss along each direction, nats` };
+      const radii = radiiOf(first, [group]);
+      const radius = radii.map(format).join(" and ");
+      const where = radius ? ` at radius ${radius}` : "";
+      const caption = `Friendliness${where}, trained with ${name}: rise of the loss along each direction, nats`;
+      return { rows: measured, radii, radius, caption };
     });
-    const all = found.flatMap(({ rows }) => rows); // one scale: the tables are compared
     const columns = ["on the batch", "on the other samples"];
-    return element("div", { class: "pair" }, ...found.map(({ caption, rows }) => barTable(caption, "direction", columns, rows, all)));
+    const tables = found.map(({ caption, rows, radius }) => {
+      const alike = found.filter((other) => other.radius === radius).flatMap((other) => other.rows); // one scale: they are compared
+      return barTable(caption, "direction", columns, rows, alike);
+    });
+    const radii = [...new Set(found.flatMap((group) => group.radii))].sort((a, b) => a - b);
+    const warning = element("p", { class: "warning", hidden: radii.length < 2 }, `${differingRadii(radii)} Bars have a scale for each radius.`);
+    return element("div", {}, warning, element("div", { class: "pair" }, ...tables));
   });
 }
 
