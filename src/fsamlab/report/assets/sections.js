@@ -1,6 +1,5 @@
-// The sections of the page that are drawn: curves, decomposition, sensitivity, the list of runs.
+// The sections of the page that are drawn: curves, decomposition, the list of runs; and the start of it all.
 
-const percentFactor = (metric) => (/\/acc1$|_share$/.test(metric) ? 100 : 1);
 const MAX_NAMED = 3;
 
 /* Which groups' means are drawn over a part of the axis only, and over which. */
@@ -202,71 +201,6 @@ function buildDecomposition() {
   document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
 }
 
-const isUnperturbed = (run) => DATA.keys["optimizer.ascent"]?.[run] === "none";
-
-/* The values of a key; of one that says how to perturb, those of the runs that do. */
-function sensitivityValues({ key, ofPerturbation }) {
-  const values = DATA.keys[key].filter((v, run) => typeof v === "number" && !(ofPerturbation && isUnperturbed(run)));
-  return [...new Set(values)].sort((a, b) => a - b);
-}
-
-/* Groups of finished runs that agree in `others`, as lines over the values of `key`. */
-function sensitivityLines({ key, others, ofPerturbation }, summary) {
-  const factor = percentFactor(summary);
-  const values = sensitivityValues({ key, ofPerturbation });
-  const ends = [values[0], values[values.length - 1]];
-  return groupsOf(others, false)
-    .filter((group) => group.finished)
-    .map((group) => {
-      if (ofPerturbation && group.runs.every(isUnperturbed)) {
-        const { mean, std, n } = summaryOf(group.runs, summary, factor); // SGD has no radius: a level to compare with
-        return { ...group, x: n ? ends : [], mean: [mean, mean], std: [std, std], n: [n, n] };
-      }
-      const at = new Map();
-      group.runs.forEach((run) => {
-        const x = DATA.keys[key][run];
-        if (typeof x !== "number" || DATA.summary[summary][run] === null) return;
-        at.set(x, [...(at.get(x) ?? []), run]);
-      });
-      const x = [...at.keys()].sort((a, b) => a - b);
-      const each = x.map((value) => summaryOf(at.get(value), summary, factor));
-      const curve = { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
-      return { ...group, ...curve, label: group.label || "all runs" };
-    })
-    .filter((line) => line.x.length > 0);
-}
-
-function buildSensitivity() {
-  const root = document.getElementById("sensitivity-body");
-  const names = Object.keys(DATA.summary);
-  const start = ["best/test/acc1", "final/test/acc1"].find((name) => names.includes(name)) ?? names[0];
-  DATA.sensitivities.forEach((sensitivity) => {
-    const { key } = sensitivity;
-    let summary = start;
-    const box = element("div", { class: "wide" });
-    root.append(box);
-    const chart = new LineChart(box, `sensitivity to ${key}`);
-    const ticks = sensitivityValues(sensitivity);
-    const positive = ticks[0] > 0;
-    const doubling = positive && ticks[ticks.length - 1] >= 8 * ticks[0];
-    const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
-    const draw = () => chart.draw(sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS), item);
-    const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
-      summary = value;
-      draw();
-    });
-    box.prepend(element("div", { class: "bar-heading" }, choose, check("log x", doubling, (v) => {
-      item.xLog = v && positive;
-      draw();
-    })));
-    const all = sensitivityLines(sensitivity, summary);
-    const chips = all.slice(0, MAX_GROUPS).map((line) => element("span", { class: "chip" }, swatch(line), line.label));
-    chart.figure.before(element("p", { class: "legend" }, ...chips));
-    if (all.length > MAX_GROUPS) chart.figure.before(element("p", { class: "note" }, `${all.length} lines: the first ${MAX_GROUPS} are drawn.`));
-    whenSeen(chart.figure, draw);
-  });
-}
-
 function buildRuns() {
   const details = document.getElementById("runs");
   details.addEventListener(
@@ -276,12 +210,13 @@ function buildRuns() {
       const results = ["best/test/acc1", "final/test/acc1"].filter((name) => name in DATA.summary);
       const head = (text) => element("th", { scope: "col" }, element("button", { type: "button" }, text));
       const cell = (value, text) => element("td", { "data-value": value ?? "" }, text);
-      const rows = DATA.runs.map(({ name, status }, run) =>
+      const said = ({ status, diverged }) => (diverged === null ? status : `${status}, diverged at step ${diverged}`);
+      const rows = DATA.runs.map(({ name, ...state }, run) =>
         element(
           "tr",
           {},
           element("th", { scope: "row", "data-value": name }, name),
-          cell(status, status),
+          cell(said(state), said(state)),
           ...keys.map((key) => cell(DATA.keys[key][run], shownValue(key, DATA.keys[key][run]))),
           ...results.map((r) => cell(DATA.summary[r][run], DATA.summary[r][run] === null ? "–" : (100 * DATA.summary[r][run]).toFixed(2))),
         ),
