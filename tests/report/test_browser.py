@@ -140,7 +140,7 @@ def test_runs_of_different_steps_are_interpolated(opened, tmp_path):
     page = opened(tmp_path / "report.html")
     description(page, ACCURACY)
     assert line(page, ACCURACY, "SAM") == ([2, 3], pytest.approx([20, 30]))  # where both runs have values
-    said = "SAM: drawn from epoch 2 to epoch 3, where all of its 2 runs have values."
+    said = "SAM: drawn from epoch 2 to 3, where all 2 runs have values."
     assert said in page.locator(ACCURACY).inner_text()
     choose(page, "x axis", "time")
     assert line(page, ACCURACY, "SAM") == (pytest.approx([4.05, 6.05]), pytest.approx([20, 30]))

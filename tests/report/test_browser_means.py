@@ -76,8 +76,8 @@ def test_a_mean_ends_with_its_first_run(opened, tmp_path):
     assert line(page, ACCURACY, "SAM")[0] == [1, 2, 3]
     assert line(page, ACCURACY, "F-SAM")[0] == [1, 2, 3, 4]
     text = page.locator(ACCURACY).inner_text()
-    assert "F-SAM: drawn to epoch 4, where all of its 3 runs have values." in text
-    assert "SAM: drawn to epoch 3, where all of its 3 runs have values." in text
+    assert "F-SAM: drawn to epoch 4, where all 3 runs have values." in text
+    assert "SAM: drawn to epoch 3, where all 3 runs have values." in text
     loss = CHART.format("training loss")
     description(page, loss)
     assert line(page, loss, "F-SAM")[0] == [1, 2, 3, 4, 5]  # a gap is interpolated
@@ -103,6 +103,26 @@ def test_sentences_on_ends_are_merged(opened, tmp_path):
     assert "b, a: drawn to epoch 3, where all of their runs have values." in accuracy.inner_text()
 
 
+def test_runs_that_have_nothing_in_common_have_no_mean(opened, tmp_path):
+    for seed, epochs in enumerate(((1, 2), (4, 5))):
+        make_run(tmp_path / f"s{seed}", seed=seed, rows=[row("sam", seed, e) for e in epochs])
+    page = page_of(opened, tmp_path)
+    description(page, ACCURACY)
+    assert "no values in the groups shown" in page.locator(ACCURACY).inner_text()
+    assert "SAM: not drawn, no epoch is in all runs." in page.locator(ACCURACY).inner_text()
+
+
+def test_the_mean_is_over_the_runs_that_have_the_metric(opened, tmp_path):
+    for seed, epochs in enumerate((5, 3, 5)):
+        rows = [row("sam", seed, e) | ({"val/loss": 0.1 * e} if seed < 2 else {}) for e in range(1, epochs + 1)]
+        make_run(tmp_path / f"s{seed}", seed=seed, rows=rows)
+    page = page_of(opened, tmp_path)
+    loss = CHART.format("validation loss")
+    description(page, loss)
+    assert line(page, loss, "SAM")[0] == [1, 2, 3]
+    assert "SAM: drawn to epoch 3, where all 2 runs have values." in page.locator(loss).inner_text()
+
+
 def test_checkpoints_of_their_own_are_one_point(opened, tmp_path):
     for seed, epoch in enumerate((3, 5)):
         make_run(tmp_path / f"s{seed}", seed=seed, epochs=epoch, measured={"curvature/trace": 1.0 + seed})
@@ -110,6 +130,7 @@ def test_checkpoints_of_their_own_are_one_point(opened, tmp_path):
     figure = page.locator(CHART.format("Hessian trace (measured at a checkpoint)"))
     assert "at epoch 4" in figure.inner_text()
     assert "1.50 ± 0.71 (n = 2)" in figure.inner_text()
+    assert "SAM: the mean of values at epoch 3, 5." in figure.inner_text()
 
 
 def radii(root, **of_method):
@@ -159,7 +180,7 @@ def test_a_negative_cosine_is_said_beside_the_share(opened, tmp_path):
         make_run(tmp_path / method, method, rows=[row(method, 0, 1) | {"perturbation/cos_batch_full": cosine}])
     page = page_of(opened, tmp_path)
     heads = page.locator("table.bars", has_text="shares of").locator("tbody th").all_inner_texts()
-    assert heads == ["F-SAM", "SAM, against it"]
+    assert heads == ["F-SAM", "SAM (cosine < 0)"]
 
 
 def test_other_controls_leave_hidden_what_is_hidden(opened, tmp_path):

@@ -26,7 +26,10 @@ from fsamlab.report.gather import Gathered, gather
 from fsamlab.sweep.results import as_text
 
 ASSETS = resources.files("fsamlab.report") / "assets"
-SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sensitivity.js", "sections.js")
+SCRIPTS = (
+    "uPlot.iife.min.js",
+    *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "sections.js"),
+)
 MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's

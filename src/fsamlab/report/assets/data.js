@@ -218,16 +218,24 @@ function endsOf(metric, run, axis) {
 
 const WORTH_SAYING = 0.02; // of the extent of a group's runs
 
-/* From where to where a group's mean is drawn, null at an end that is (nearly) its longest run's; null where both are. */
+/*
+ * Over what part of the axis a group's mean is drawn, null where it is (nearly) all of it: `n` runs have the metric, and
+ * are "cut" to what they have in common, `from` and `to` (null at an end that is their longest run's), lie "apart", or
+ * have a single value each, "alone" at different `places`.
+ */
 function cutOf(group, metric, axis) {
-  const spans = (DATA.ratios[metric] ?? [metric]).flatMap((part) =>
-    group.runs.map((run) => endsOf(part, run, axis)).filter((ends) => ends !== null),
-  );
-  if (spans.every(([first, last]) => first === last)) return null;
+  const parts = DATA.ratios[metric] ?? [metric];
+  const spans = parts.flatMap((part) => group.runs.map((run) => endsOf(part, run, axis)).filter((ends) => ends !== null));
+  const n = spans.length / parts.length;
+  if (spans.every(([first, last]) => first === last)) {
+    const places = [...new Set(spans.map(([first]) => first))].sort((a, b) => a - b);
+    return places.length > 1 ? { kind: "alone", n, places } : null;
+  }
   const [from, to] = commonSpan(spans);
+  if (from > to) return { kind: "apart", n };
   const [start, end] = [Math.min(...spans.map(([first]) => first)), Math.max(...spans.map(([, last]) => last))];
   const margin = WORTH_SAYING * (end - start);
-  const cut = { from: from - start > margin ? from : null, to: end - to > margin ? to : null, empty: from > to };
+  const cut = { kind: "cut", n, from: from - start > margin ? from : null, to: end - to > margin ? to : null };
   return cut.from === null && cut.to === null ? null : cut;
 }
 

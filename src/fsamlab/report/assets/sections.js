@@ -1,27 +1,5 @@
 // The sections of the page that are drawn: curves, decomposition, the list of runs; and the start of it all.
 
-const MAX_NAMED = 3;
-
-/* Which groups' means are drawn over a part of the axis only, and over which. */
-function cutNote(metrics, axis) {
-  const name = placeOf(axis);
-  const cuts = shownGroups()
-    .flatMap((group) => metrics.map((metric) => ({ group, cut: cutOf(group, metric, axis) })).filter(({ cut }) => cut).slice(0, 1))
-    .map(({ group, cut: { from, to, empty } }) => {
-      const span = [from === null ? "" : `from ${name} ${format(from)}`, to === null ? "" : `to ${name} ${format(to)}`];
-      return { group, empty, where: span.filter((part) => part).join(" "), to };
-    });
-  if (cuts.length > MAX_NAMED) return `${cuts.length} groups are drawn only where all of a group's runs have values.`;
-  const whole = cuts.filter(({ empty }) => !empty);
-  const sentences = [...new Set(whole.map(({ where }) => where))].map((where) => {
-    const here = whole.filter((cut) => cut.where === where).map(({ group }) => group);
-    const runs = here.length > 1 ? "all of their runs" : `all of its ${here[0].runs.length} runs`;
-    return `${here.map(({ label }) => label).join(", ")}: drawn ${where}, where ${runs} have values.`;
-  });
-  const apart = cuts.filter(({ empty }) => empty).map(({ group }) => group.label);
-  return [...sentences, ...(apart.length ? [`${apart.join(", ")}: not drawn, no ${name} is in all runs.`] : [])].join(" ");
-}
-
 /* The radii of the steps that a friendliness metric was measured with, in the runs of some groups. */
 function radiiOf(metric, groups) {
   const radii = DATA.radii[metric.startsWith("measured/") ? "measured/" : ""];
@@ -146,15 +124,15 @@ function buildShares(root) {
   barsAtEpoch(root, "shares of the batch gradient", share, (epoch) => {
     const rows = shownGroups().map((group) => {
       const full = groupValueAt(group, share, epoch);
-      const sign = groupValueAt(group, cosine, epoch).mean < 0 ? ", against it" : "";
+      const sign = groupValueAt(group, cosine, epoch).mean < 0 ? " (cosine < 0)" : "";
       const cells = [percent(full), percent(full, (value) => 1 - value)];
       return { label: labelAt(group.label, full.epochs, epoch) + sign, style: group, cells };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
     const whole = [...measured, { cells: [{ mean: 100, std: null }] }]; // a full bar is all of the gradient
     const columns = ["full gradient, %", "noise, %"];
-    const sign = "cos²(g_B, g) is the full gradient's and hides the sign; \"against it\": the mean cosine is negative";
-    const what = `What a batch gradient is made of: shares of |g_B|² (${sign})`;
+    const sign = "that of the full gradient is cos²(g_B, g), which hides the sign; a negative mean cosine is marked";
+    const what = `What a batch gradient is made of: shares of |g_B|²; ${sign}`;
     return barTable(what, "runs", columns, measured, whole);
   });
 }
