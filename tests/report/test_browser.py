@@ -120,12 +120,17 @@ def test_axes(opened, made):
     choose(page, "x axis", "step")
     assert page.eval_on_selector(f"{ACCURACY} .plot", "n => n.uplot.data[0].at(-1)") == 50
     choose(page, "x axis", "time")
-    assert "against seconds of training" in description(page, ACCURACY)
+    assert "against seconds, evaluation and measurement included" in description(page, ACCURACY)
     # seeds have times of their own: their mean after a step stands at their mean time, to the end of the slowest
     times, values = line(page, ACCURACY, "SGD")
     epochs = np.arange(1, 6)
     assert times == pytest.approx([np.mean([2.0 * e + 0.1 * seed for seed in range(3)]) for e in epochs])
     assert values == pytest.approx([np.mean([100 * accuracy("sgd", s, e) for s in range(3)]) for e in epochs], rel=1e-4)
+    choose(page, "x axis", "training")  # of 10 ms for each of SGD's steps and 20 ms for SAM's
+    assert "against seconds of training alone" in description(page, ACCURACY)
+    assert line(page, ACCURACY, "SGD") == (pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5]), values)
+    assert line(page, ACCURACY, "SAM")[0] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert "SAM (failed)" not in ends(description(page, ACCURACY))  # it has no time of a step
 
 
 def test_runs_of_different_steps_are_interpolated(opened, tmp_path):
@@ -134,12 +139,11 @@ def test_runs_of_different_steps_are_interpolated(opened, tmp_path):
     write_report([tmp_path / "made"], tmp_path / "report.html")
     page = opened(tmp_path / "report.html")
     description(page, ACCURACY)
-    assert line(page, ACCURACY, "SAM") == ([1, 2, 3, 4, 5], pytest.approx([10, 20, 30, 40, 50]))
-    n = page.evaluate("document.querySelector('.plot').uplot.data.slice(2, 4).map((edge) => edge[0] === null)")
-    assert n == [True, True]  # one run alone has no band
+    assert line(page, ACCURACY, "SAM") == ([2, 3], pytest.approx([20, 30]))  # where both runs have values
+    said = "SAM: drawn from epoch 2 to 3, where all 2 runs have values."
+    assert said in page.locator(ACCURACY).inner_text()
     choose(page, "x axis", "time")
-    times, _ = line(page, ACCURACY, "SAM")
-    assert times == pytest.approx([2, 4.1, 6.1, 8, 10])
+    assert line(page, ACCURACY, "SAM") == (pytest.approx([4.05, 6.05]), pytest.approx([20, 30]))
 
 
 def test_a_mean_over_many_different_points_keeps_some_and_the_last(opened, tmp_path):
@@ -151,7 +155,7 @@ def test_a_mean_over_many_different_points_keeps_some_and_the_last(opened, tmp_p
     description(page, ACCURACY)
     x, _ = line(page, ACCURACY, "SAM")
     assert 250 < len(x) <= 401
-    assert (x[0], x[-1]) == (0, 601)
+    assert (x[0], x[-1]) == (1, 600)  # those that both runs have values at
 
 
 def test_smoothing_is_a_debiased_moving_average(opened, made):
@@ -277,8 +281,8 @@ def test_the_decomposition(opened, made):
     assert found["SAM, if w stood still"] == (0.9, 0.0, 3)
     table = page.locator("table.bars", has_text="shares of")
     table.scroll_into_view_if_needed()
-    assert "0.25 ± 0 (n = 3)" in table.inner_text()
-    assert "0.75 ± 0 (n = 3)" in table.inner_text()
+    assert "25 ± 0 (n = 3)" in table.inner_text()
+    assert "75 ± 0 (n = 3)" in table.inner_text()
     full = table.locator("td").first
     bar, track = (full.locator(part).evaluate("n => n.getBoundingClientRect().width") for part in (".bar", ".track"))
     assert bar == pytest.approx(0.25 * track, rel=0.02)

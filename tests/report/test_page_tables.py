@@ -1,11 +1,11 @@
-"""The tables of the page: results, conventions, numbers as text."""
+"""The tables of the page: results, runs that did not finish, numbers as text."""
 
 import pytest
 from made import make_run, make_sweep
-from test_page import written
+from test_page import data_of, written
 
 from fsamlab.report.gather import gather
-from fsamlab.report.page_tables import conventions, duration, mean_std, results
+from fsamlab.report.page_tables import duration, mean_std, results, unfinished
 
 
 def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
@@ -51,29 +51,26 @@ def test_settings_that_are_compared_stand_together(tmp_path):
     assert [row[column].bold for row in table.rows] == [False, True, False, True]
 
 
-def test_samples_go_with_the_seed(tmp_path):
-    for optimizer in ("sgd", "sam"):
-        for seed in (0, 1):
-            summary = {"diagnostics/rho": 0.05, "diagnostics/sample_hash": f"hash{seed}"}
-            make_run(tmp_path / "made" / f"{optimizer}{seed}", optimizer, seed, summary=summary)
-    assert conventions(gather([tmp_path / "made"])) == [
-        "Sharpness and curvature while training: the same rho 0.05 in all runs."
-    ]
-    make_run(tmp_path / "made" / "z", "fsam", 0, summary={**summary, "diagnostics/sample_hash": "other"})
-    assert "runs differ in sample_hash (hash0, " in conventions(gather([tmp_path / "made"]))[0]
+def test_infinite_values_are_missing(tmp_path):
+    for seed, value in enumerate((1.0, float("inf"), 3.0, float("nan"))):
+        measured = {"curvature/lambda_max": value, "sharpness/one_step": float("-inf")}
+        make_run(tmp_path / "made" / f"s{seed}", seed=seed, measured=measured)
+    table = results(gather([tmp_path / "made"]))
+    headings = [h[0] for h in table.headings]
+    assert table.rows[0][headings.index("lambda_max, measured")].text == "2.0 ± 1.4 (n\u00a0=\u00a02)"
+    assert "one-step sharpness, measured" not in headings
+    written(tmp_path / "made")
 
 
-def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):
-    for seed, batchnorm in enumerate(("eval", "eval", "batch")):
-        measured = {"sharpness/one_step": 0.25, "diagnostics/batchnorm": batchnorm}
-        make_run(tmp_path / "made" / f"{seed}", seed=seed, summary={"diagnostics/rho": 0.05}, measured=measured)
-    assert conventions(gather([tmp_path / "made"])) == [
-        "Sharpness and curvature while training: the same rho 0.05 in all runs.",
-        "Sharpness and curvature at checkpoints may not be compared: runs differ in batchnorm (eval, batch).",
+def test_a_run_that_went_on_after_it_diverged_is_listed(tmp_path):
+    make_run(tmp_path / "made" / "s0", summary={"train/diverged_at": 17})
+    make_run(tmp_path / "made" / "s1", seed=1)
+    found = unfinished(gather([tmp_path / "made"]))
+    assert [(run["run"], run["status"], run["reason"]) for run in found] == [
+        ("s0", "finished", "diverged at step 17: the loss was not finite")
     ]
-    _, page = written(tmp_path / "made")
-    assert "runs differ in batchnorm (eval, batch)" in page.text
-    assert "one-step sharpness, measured" in page.text
+    page, _ = written(tmp_path / "made")
+    assert [run["diverged"] for run in data_of(page)["runs"]] == [17, None]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ TITLES = {
     "perturbation/d_ratio": "|d| / |a|",
     "perturbation/cos_eps": "cos(eps, a)",
     "perturbation/grad_norm": "|a|, norm of the ascent gradient",
-    "perturbation/full_share": "full gradient's share of |g_B|^2",
+    "perturbation/full_share": "full gradient's share of |g_B|^2 (sign lost), %",
     "perturbation/cos_batch_full": "cos(g_B, g): batch and full gradient",
     "perturbation/cos_d_full": "cos(d, g): what F-SAM's direction has left of g",
     "perturbation/cos_ema_full": "cos(m, g): EMA and full gradient",
@@ -56,7 +56,8 @@ def title(key: str) -> str:
     """Return what stands above a metric's chart."""
     measured = key.startswith(MEASURED)
     name = key.removeprefix(MEASURED)
-    return TITLES.get(name, name) + (" (measured at a checkpoint)" if measured else "")
+    text = TITLES.get(name, f"{name}, %" if name.endswith("_share") else name)
+    return text + (" (measured at a checkpoint)" if measured else "")
 
 
 def is_headline(key: str) -> bool:

@@ -20,13 +20,16 @@ import pandas as pd
 
 from fsamlab.files import write_atomic
 from fsamlab.record import now
-from fsamlab.report import metric_names, page_tables, style
+from fsamlab.report import metric_names, page_notes, page_tables, style
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.sweep.results import as_text
 
 ASSETS = resources.files("fsamlab.report") / "assets"
-SCRIPTS = ("uPlot.iife.min.js", "data.js", "chart.js", "bars.js", "controls.js", "sections.js")
+SCRIPTS = (
+    "uPlot.iife.min.js",
+    *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "sections.js"),
+)
 MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
@@ -69,7 +72,8 @@ def render(gathered: Gathered, title: str) -> str:
         counts=gathered.counts(),
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),
-        conventions=page_tables.conventions(gathered),
+        tied=page_notes.tied(gathered),
+        conventions=page_notes.conventions(gathered),
         unfinished=page_tables.unfinished(gathered),
         common=page_tables.common_settings(gathered, varied),
         num_runs=len(gathered.frame),
@@ -87,7 +91,8 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
     }
     return {
         "runs": [
-            {"name": d.name, "status": status} for d, status in zip(gathered.directories, frame["status"].astype(str))
+            {"name": d.name, "status": str(run["status"]), "diverged": page_tables.diverged_at(run)}
+            for d, (_, run) in zip(gathered.directories, frame.iterrows())
         ],
         "keys": {key: [_value(v) for v in frame[key]] for key in varied},
         "settings": gathered.settings(),
@@ -111,6 +116,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
         "sensitivities": sensitivities(gathered),
         "directions": metric_names.DIRECTIONS,
+        "radii": {prefix: _numbers(frame, f"{prefix}diagnostics/perturbation_rho") for prefix in ("", "measured/")},
         **gathered.curves.as_dict(),
     }
 
@@ -124,13 +130,15 @@ def varying_keys(gathered: Gathered) -> list[str]:
 def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
     """Return the numeric keys that vary while the rest of a setting stays: what a curve can be drawn against.
 
-    `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there.
+    `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there; `tied` are
+    the keys that change with it.
     """
     finished = gathered.finished
     if finished.empty:
         return []
     found = []
     keys = gathered.settings()
+    tied = page_notes.tied_settings(gathered.frame)
     for key in keys:
         others = [k for k in keys if k != key]
         numeric = pd.to_numeric(finished[key], errors="coerce")
@@ -138,8 +146,15 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
             continue
         alike = [as_text(finished[k]) for k in others] or [pd.Series("", index=finished.index)]
         if numeric.groupby(alike).nunique().max() > 1:
-            found.append({"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION})
+            found.append(
+                {"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION, "tied": tied.get(key, [])}
+            )
     return found
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> list[float | None]:
+    """Return a column's numbers, None for each run that has none."""
+    return [number(v, SUMMARY_DIGITS) for v in frame[column]] if column in frame else [None] * len(frame)
 
 
 def _value(value: Any) -> Any:

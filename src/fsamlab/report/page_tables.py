@@ -67,7 +67,7 @@ def results(gathered: Gathered) -> Table | None:
     Settings that are compared with each other stand together, methods in the order of the sweep.
     """
     metrics = [r for r in RESULTS if r[0] in gathered.frame]
-    table = by_setting(gathered.frame, [m[0] for m in metrics])
+    table = by_setting(_finite(gathered.frame, [m[0] for m in metrics]), [m[0] for m in metrics])
     if table.empty:
         return None
     metrics = [m for m in metrics if f"{m[0]} mean" in table]
@@ -98,27 +98,10 @@ def results(gathered: Gathered) -> Table | None:
     return Table(headings, rows)
 
 
-OF_SHARPNESS = ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype")
-
-
-def conventions(gathered: Gathered) -> list[str]:
-    """Return how sharpness and curvature were measured, or in what that differs between the runs; a line each."""
-    lines = []
-    for prefix, what in (("", "while training"), ("measured/", "at checkpoints")):
-        columns = {k: f"{prefix}diagnostics/{k}" for k in OF_SHARPNESS}
-        runs = gathered.finished
-        present = {k: runs[c].dropna() for k, c in columns.items() if c in runs}
-        values = {k: list(dict.fromkeys(map(shown, column))) for k, column in present.items() if len(column)}
-        if "sample_hash" in values and "seed" in runs:  # each seed has its own samples
-            by_seed = runs.groupby("seed")[columns["sample_hash"]].nunique()
-            values["sample_hash"] = values["sample_hash"][: int(by_seed.max())]
-        differing = [f"{k} ({', '.join(v[:4])})" for k, v in values.items() if len(v) > 1]
-        if differing:
-            lines.append(f"Sharpness and curvature {what} may not be compared: runs differ in {', '.join(differing)}.")
-        elif values:
-            words = ", ".join(f"{k} {v[0]}" for k, v in values.items() if k != "sample_hash")
-            lines.append(f"Sharpness and curvature {what}: the same {words} in all runs.")
-    return lines
+def _finite(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return a frame without the infinite values of these columns: a mean with one is none."""
+    numbers = {c: pd.to_numeric(frame[c], errors="coerce") for c in columns}
+    return frame.assign(**{c: values.where(values.abs() < math.inf) for c, values in numbers.items()})
 
 
 def _setting(key: str, value: Any) -> str:
@@ -155,10 +138,11 @@ def _plain(value: float, form: str) -> Cell:
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:
-    """Return what did not finish or cannot be read in full: run, status, how far it came, why."""
+    """Return what did not finish, cannot be read in full or went on without a finite loss: run, status, step, why."""
     rows = []
     for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
-        reason = run["reason"] if isinstance(run["reason"], str) else ""
+        diverged = f"diverged at step {at}: the loss was not finite" if (at := diverged_at(run)) is not None else ""
+        reason = "; ".join(text for text in (run["reason"], diverged) if isinstance(text, str) and text)
         if run["status"] == "finished" and not reason:
             continue
         done, of = run["last_step"] if run["last_step"] == run["last_step"] else None, run["num_steps"]
@@ -174,6 +158,12 @@ def unfinished(gathered: Gathered) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def diverged_at(run: pd.Series) -> int | None:
+    """Return the first step with a loss that was not finite, of a run that went on from there; None for others."""
+    step = run.get("train/diverged_at")
+    return None if step is None or step != step else int(step)
 
 
 def facts(gathered: Gathered) -> list[tuple[str, list[str]]]:

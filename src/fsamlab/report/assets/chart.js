@@ -2,7 +2,13 @@
 
 const MAX_TOOLTIP = 14;
 const TICK_SPACE = 40; // pixels, of a label like 0.025
-const AXIS_NAMES = { step: "step", epoch: "epoch", time: "seconds of training" };
+const AXIS_NAMES = {
+  step: "step",
+  epoch: "epoch",
+  time: "seconds, evaluation and measurement included",
+  training: "seconds of training alone",
+};
+const SHORT_AXIS_NAMES = { ...AXIS_NAMES, time: "second", training: "second of training" };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function element(tag, attributes = {}, ...children) {
@@ -58,7 +64,8 @@ const spoken = element("div", { class: "unseen", role: "status" });
 document.body.append(tooltip, spoken);
 
 class LineChart {
-  constructor(parent, title) {
+  /* One that is drawn `atOnce`, not when it comes into sight, may be as high as its content is. */
+  constructor(parent, title, atOnce = false) {
     this.title = title;
     this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "aria-label": title });
     this.plot.addEventListener("keydown", (event) => this.key(event));
@@ -67,9 +74,17 @@ class LineChart {
     this.table.addEventListener("toggle", () => this.fillTable());
     this.bars = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values of ${title}`, hidden: true });
     this.note = element("p", { class: "note" });
-    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), this.plot, this.bars, this.table, this.note);
+    this.said = element("p", { class: "note" }); // known before the chart is drawn
+    const body = element("div", { class: atOnce ? "" : "fixed" }, this.plot, this.bars, this.table);
+    this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), body, this.note, this.said);
     parent.append(this.figure);
     new ResizeObserver(() => this.resize()).observe(this.plot);
+  }
+
+  /* What stands below the chart; with a logarithmic scale there is room for what drawing it may add. */
+  say(sentences, yLog = false) {
+    this.said.textContent = sentences.filter((sentence) => sentence).join(" ");
+    this.note.classList.toggle("room", yLog);
   }
 
   /* lines: {label, colour, shade, dash, x, mean, std, n}; options: {axis, xLog, yLog, band, points}. */
@@ -87,8 +102,8 @@ class LineChart {
     this.plot.hidden = this.table.hidden = single;
     if (single) return this.drawBars();
     if (!lines.length) {
-      const timed = options.axis === "time" ? " that have a time (checkpoints have none)" : "";
-      this.plot.append(element("p", { class: "empty" }, `no values in the groups shown${timed}`));
+      const timed = { time: " that have a time (checkpoints have none)", training: " that have a time of a step (finished runs have one)" };
+      this.plot.append(element("p", { class: "empty" }, `no values in the groups shown${timed[options.axis] ?? ""}`));
       return;
     }
     const positive = (values) => (options.yLog ? values.map((v) => (v > 0 ? v : null)) : values);
@@ -160,9 +175,8 @@ class LineChart {
 
   /* One point has no curve: its value is a bar. */
   drawBars() {
-    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
     const places = [...new Set(this.lines.map((line) => line.x[0]))].map(format);
-    const column = `at ${against} ${places.length > 3 ? "of its own" : places.join(" or ")}`;
+    const column = `at ${this.place()} ${places.length > 3 ? "of its own" : places.join(" or ")}`;
     const rows = this.lines.map((line) => ({ label: line.label, style: line, cells: [this.at(line, 0)] }));
     this.bars.replaceChildren(barTable("", "runs", [column], rows));
   }
@@ -177,6 +191,11 @@ class LineChart {
     const rest = this.lines.length > 8 ? `; and ${this.lines.length - 8} more` : "";
     const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
     return `Line chart of ${this.title} against ${against}. ${ends.join("; ")}${rest}. Arrow keys read values.`;
+  }
+
+  /* What a single place on the x axis is. */
+  place() {
+    return this.options.axisLabel ?? SHORT_AXIS_NAMES[this.options.axis];
   }
 
   at(line, i) {
@@ -194,8 +213,7 @@ class LineChart {
     if (!found.length) return { found };
     const place = found.reduce((a, b) => (Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a)).x;
     const words = (value) => `${value.line.label}: ${formatSpread(value)}${value.x === place ? "" : ` at ${format(value.x)}`}`;
-    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
-    return { found: found.map((value) => ({ ...value, words: words(value) })), place: `${against} ${format(place)}` };
+    return { found: found.map((value) => ({ ...value, words: words(value) })), place: `${this.place()} ${format(place)}` };
   }
 
   hover(u) {
@@ -237,13 +255,12 @@ class LineChart {
 
   fillTable() {
     if (!this.table.open || !this.lines) return;
-    const against = this.options.axisLabel ?? AXIS_NAMES[this.options.axis];
     const rows = this.lines.map((line) => {
       const i = line.x.length - 1;
       const cells = [format(line.x[i]), format(line.mean[i]), format(line.std[i]), line.n[i]];
       return element("tr", {}, element("th", { scope: "row" }, line.label), ...cells.map((c) => element("td", {}, `${c}`)));
     });
-    const heads = ["line", `last ${against}`, "mean", "std", "n"].map((h) => element("th", { scope: "col" }, h));
+    const heads = ["line", `last ${this.place()}`, "mean", "std", "n"].map((h) => element("th", { scope: "col" }, h));
     const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
     this.table.replaceChildren(this.table.firstElementChild, element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `ends of ${this.title}` }, table));
   }

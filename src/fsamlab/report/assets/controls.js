@@ -3,6 +3,7 @@
 const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), whole: new Set(), hidden: new Set() };
 let groups = [];
 const drawn = []; // {node, draw, visible, stale}: drawn when they come into sight
+const atOnce = []; // what is drawn at every change, since the page's height depends on it
 
 const observer = new IntersectionObserver(
   (entries) =>
@@ -25,7 +26,13 @@ function whenSeen(node, draw) {
   observer.observe(node);
 }
 
+function always(draw) {
+  atOnce.push(draw);
+  if (groups.length) draw();
+}
+
 function redraw() {
+  atOnce.forEach((draw) => draw());
   drawn.forEach((item) => {
     item.stale = true;
     refresh(item);
@@ -34,10 +41,13 @@ function redraw() {
 
 const shownGroups = () => groups.slice(0, MAX_GROUPS).filter((g) => !state.hidden.has(g.id));
 
+let grouping = null;
+
 function regroup() {
-  const keys = state.by === "setting" ? DATA.settings : [state.by, state.also].filter((key) => key);
-  groups = groupsOf([...new Set(keys)], state.by === "run");
-  state.hidden.clear();
+  const keys = state.by === "setting" ? DATA.settings : [...new Set([state.by, state.also].filter((key) => key))];
+  if (String(keys) !== grouping) state.hidden.clear();
+  grouping = String(keys);
+  groups = groupsOf(keys, state.by === "run");
   legend();
   redraw();
 }
@@ -110,7 +120,7 @@ function buildControls() {
     regroup();
   });
   also.hidden = state.by === "setting";
-  const axes = ["epoch", "step", "time"].map((axis) => [axis, axis]);
+  const axes = [["epoch", "epoch"], ["step", "step"], ["time", "time"], ["training", "training time"]];
   document.getElementById("controls").append(
     by,
     also,

@@ -9,8 +9,10 @@ const CURVES = new Map(
 );
 const MAX_GROUPS = 30; // more lines than that nobody tells apart
 const MAX_UNION = 400; // points of a mean over runs whose own points differ
+const MAX_SHADE = 0.45; // beyond, a colour is hardly one
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
+const percentFactor = (metric) => (/\/acc1$|_share$/.test(metric) ? 100 : 1);
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
 
 /* Keys as labels show them: without their section, where no other key would look the same. */
@@ -72,10 +74,10 @@ function colourise(groups) {
       mixed += 1;
     }
   });
-  further.forEach((family) =>
+  [...further.values()].forEach((family, start) => // whose dashes begin elsewhere than the next colour's
     family.forEach((group, i) => {
-      group.shade = (0.65 * (i + 1)) / family.length;
-      group.dash = DASHES[(i + 1) % DASHES.length];
+      group.shade = (MAX_SHADE * (i + 1)) / family.length;
+      group.dash = DASHES[(start + i + 1) % DASHES.length];
     }),
   );
 }
@@ -87,17 +89,31 @@ function mixedKeys(groups) {
   );
 }
 
+/* Means are taken at equal epochs or equal steps; a time is one of a step. */
+const placeOf = (axis) => (axis === "epoch" ? "epoch" : "step");
+
+/* Seconds at the points of a run's grid; null where the axis is none of time, and where they are not known. */
+function timesOf(run, grid, axis) {
+  if (axis === "time") return DATA.times[`${run} ${grid}`];
+  const ms = DATA.summary["cost/step_ms"]?.[run] ?? null;
+  return axis === "training" && ms !== null ? DATA.grids[grid].step.map((step) => (step * ms) / 1000) : null;
+}
+
+const isTime = (axis) => axis === "time" || axis === "training";
+
+/* A run's values of a metric at its epochs or steps `x`, with the seconds there where the axis is one of time. */
 function curveOf(metric, run, axis) {
   const curve = CURVES.get(metric)?.get(run);
   if (!curve) return null;
-  const grid = axis === "time" ? DATA.times[`${run} ${curve.grid}`] : DATA.grids[curve.grid][axis];
-  const found = { x: [], y: [], steps: [] };
+  const places = DATA.grids[curve.grid][placeOf(axis)];
+  const times = timesOf(run, curve.grid, axis);
+  if (isTime(axis) && !times) return null;
+  const found = { x: [], y: [], times: times && [] };
   curve.values.forEach((value, i) => {
-    if (value !== null && grid[i] !== null) {
-      found.x.push(grid[i]);
-      found.y.push(value);
-      found.steps.push(DATA.grids[curve.grid].step[i]);
-    }
+    if (value === null || places[i] === null || (times && times[i] === null)) return;
+    found.x.push(places[i]);
+    found.y.push(value);
+    if (times) found.times.push(times[i]);
   });
   return found.x.length ? found : null;
 }
@@ -143,25 +159,32 @@ function meanStd(values) {
 
 const equal = (a, b) => a.length === b.length && a.every((v, i) => v === b[i]);
 
-/* Runs with the same steps: a point stands at its mean time. Else a mean would jump where its fastest run ends. */
-function atMeanTimes(curves) {
-  if (!curves.every(({ steps }) => equal(steps, curves[0].steps))) return curves;
-  const x = curves[0].x.map((_, i) => meanStd(curves.map((c) => c.x[i])).mean);
-  return curves.map((curve) => ({ ...curve, x }));
-}
+/* From where to where all of some runs have values. */
+const commonSpan = (spans) => [Math.max(...spans.map(([first]) => first)), Math.min(...spans.map(([, last]) => last))];
 
-/* Mean, standard deviation (n - 1) and number of runs at each x. Runs with points of their own are interpolated. */
+/*
+ * Mean, standard deviation (n - 1) and number of runs at each x: there where all of them have values, since a mean over
+ * fewer would jump where one ends. Runs with points of their own are interpolated; of runs with one point each (a
+ * checkpoint of its own) the mean stands at the mean of their places. Null where they have nothing in common.
+ */
 function average(curves) {
+  if (curves.every((c) => c.x.length === 1)) {
+    const at = [meanStd(curves.map((c) => c.x[0])).mean];
+    curves = curves.map((c) => ({ ...c, x: at }));
+  }
   const same = curves.every((c) => equal(c.x, curves[0].x));
   let x = curves[0].x;
   if (!same) {
-    x = [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b);
+    const [from, to] = commonSpan(curves.map((c) => [c.x[0], c.x[c.x.length - 1]]));
+    x = [...new Set(curves.flatMap((c) => c.x))].filter((at) => from <= at && at <= to).sort((a, b) => a - b);
     const stride = Math.ceil(x.length / MAX_UNION);
     x = x.filter((_, i) => i % stride === 0 || i === x.length - 1);
   }
-  const columns = x.map((at, i) => curves.map((c) => (same ? c.y[i] : interpolated(c, at))).filter((v) => v !== null));
-  const each = columns.map(meanStd);
-  return { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
+  if (!x.length) return null;
+  const values = (key) => x.map((at, i) => curves.map((c) => (same ? c[key][i] : interpolated({ x: c.x, y: c[key] }, at))));
+  const each = values("y").map(meanStd);
+  const places = curves[0].times ? values("times").map((times) => meanStd(times).mean) : x;
+  return { x: places, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
 }
 
 const ratio = (above, below) => (above !== null && below > 0 ? above / below : null);
@@ -180,7 +203,40 @@ function groupCurve(group, metric, axis, smoothing, factor) {
     .filter((curve) => curve !== null)
     .map((curve) => ({ ...curve, y: smoothed(curve.y.map((v) => factor * v), smoothing) }));
   if (!curves.length) return null;
-  return average(axis === "time" ? atMeanTimes(curves) : curves);
+  return average(curves);
+}
+
+/* The epoch or step of a run's first and last value of a metric; null where it has none. */
+function endsOf(metric, run, axis) {
+  const curve = CURVES.get(metric)?.get(run);
+  if (!curve || (isTime(axis) && !timesOf(run, curve.grid, axis))) return null;
+  const places = DATA.grids[curve.grid][placeOf(axis)];
+  const has = (value, i) => value !== null && places[i] !== null;
+  const first = curve.values.findIndex(has);
+  return first < 0 ? null : [places[first], places[curve.values.findLastIndex(has)]];
+}
+
+const WORTH_SAYING = 0.02; // of the extent of a group's runs
+
+/*
+ * Over what part of the axis a group's mean is drawn, null where it is (nearly) all of it: `n` runs have the metric, and
+ * are "cut" to what they have in common, `from` and `to` (null at an end that is their longest run's), lie "apart", or
+ * have a single value each, "alone" at different `places`.
+ */
+function cutOf(group, metric, axis) {
+  const parts = DATA.ratios[metric] ?? [metric];
+  const spans = parts.flatMap((part) => group.runs.map((run) => endsOf(part, run, axis)).filter((ends) => ends !== null));
+  const n = spans.length / parts.length;
+  if (spans.every(([first, last]) => first === last)) {
+    const places = [...new Set(spans.map(([first]) => first))].sort((a, b) => a - b);
+    return places.length > 1 ? { kind: "alone", n, places } : null;
+  }
+  const [from, to] = commonSpan(spans);
+  if (from > to) return { kind: "apart", n };
+  const [start, end] = [Math.min(...spans.map(([first]) => first)), Math.max(...spans.map(([, last]) => last))];
+  const margin = WORTH_SAYING * (end - start);
+  const cut = { kind: "cut", n, from: from - start > margin ? from : null, to: end - to > margin ? to : null };
+  return cut.from === null && cut.to === null ? null : cut;
 }
 
 /* The group's values of a metric at the recorded points nearest to an epoch, and at which epochs these are. */

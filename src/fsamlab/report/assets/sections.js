@@ -1,9 +1,18 @@
-// The sections of the page that are drawn: curves, decomposition, sensitivity, the list of runs.
+// The sections of the page that are drawn: curves, decomposition, the list of runs; and the start of it all.
 
-const percentFactor = (metric) => (/\/acc1$/.test(metric) ? 100 : 1);
+/* The radii of the steps that a friendliness metric was measured with, in the runs of some groups. */
+function radiiOf(metric, groups) {
+  const radii = DATA.radii[metric.startsWith("measured/") ? "measured/" : ""];
+  const runs = groups.flatMap((group) => group.runs.filter((run) => CURVES.get(metric)?.has(run)));
+  return [...new Set(runs.map((run) => radii[run]).filter((radius) => radius !== null))].sort((a, b) => a - b);
+}
+
+const isRise = (metric) => /^(measured\/)?perturbation\/rise_/.test(metric);
+const differingRadii = (radii) => `Measured at different radii (${radii.map(format).join(", ")}): rises may not be compared.`;
 
 function metricChart(parent, section, metric) {
-  const chart = new LineChart(parent, metric.title);
+  const single = [...CURVES.get(metric.key).values()].every(({ values }) => values.length === 1); // a bar, not a line
+  const chart = new LineChart(parent, metric.title, single);
   if (metric.notFinite) {
     const of = DATA.thinned ? " of the points kept" : "";
     chart.figure.append(element("p", { class: "note" }, `${metric.notFinite} values${of} that are not finite are left out`));
@@ -11,13 +20,23 @@ function metricChart(parent, section, metric) {
   if (DATA.ratios[metric.key]) {
     chart.figure.append(element("p", { class: "note" }, "no value where the mean of the denominator is not positive"));
   }
+  const warning = element("p", { class: "warning", hidden: true });
+  if (isRise(metric.key)) chart.figure.append(warning);
   const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
-  whenSeen(chart.figure, () => {
+  const draw = () => {
     const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
     const found = lines.filter(({ curve }) => curve !== null).map(({ curve, ...group }) => ({ ...group, ...curve }));
     const fromEarly = metric.percent && !state.whole.has(section);
     chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section), fromEarly });
+  };
+  always(() => {
+    chart.say([cutNote([metric.key], state.axis)], state.log.has(section));
+    const radii = isRise(metric.key) ? radiiOf(metric.key, shownGroups()) : [];
+    warning.hidden = radii.length < 2;
+    warning.textContent = differingRadii(radii);
   });
+  if (single) always(draw);
+  else whenSeen(chart.figure, draw);
 }
 
 function buildCurves() {
@@ -61,6 +80,8 @@ function buildQuality(root) {
   const chart = new LineChart(root, "quality of the EMA: cos(m, g), measured and predicted");
   const meaning = QUALITY.map(([, name, dash]) => element("span", { class: "chip" }, swatch({ dash, colour: "var(--text)", shade: 0 }), name));
   chart.figure.firstElementChild.after(element("p", { class: "legend" }, ...meaning));
+  const metrics = QUALITY.map(([metric]) => withFallback(metric));
+  always(() => chart.say([cutNote(metrics, state.axis)]));
   whenSeen(chart.figure, () => {
     const lines = shownGroups().flatMap((group) =>
       QUALITY.flatMap(([metric, name, dash], i) => {
@@ -84,29 +105,35 @@ function barsAtEpoch(root, name, metric, build) {
   const epochs = epochsOf(metric);
   const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name });
   let at = epochs.length - 1;
+  const fill = () => box.replaceChildren(build(epochs[at]));
   const show = (i) => `epoch ${format(epochs[i])}`;
   const choose = slider("at", { min: 0, max: at, step: 1, value: at, name: `epoch of ${name}` }, show, (i) => {
     at = i;
-    box.replaceChildren(build(epochs[at]));
+    fill();
   });
   const figure = element("div", { class: "wide" }, epochs.length > 1 ? choose : show(at), box);
   root.append(figure);
-  whenSeen(figure, () => box.replaceChildren(build(epochs[at])));
+  always(fill);
 }
 
 function buildShares(root) {
   const share = withFallback("perturbation/full_share");
+  const cosine = withFallback("perturbation/cos_batch_full");
   if (!CURVES.has(share)) return;
+  const percent = ({ mean, std, n }, of = (value) => value) => ({ mean: mean === null ? null : 100 * of(mean), std: std === null ? null : 100 * std, n });
   barsAtEpoch(root, "shares of the batch gradient", share, (epoch) => {
     const rows = shownGroups().map((group) => {
       const full = groupValueAt(group, share, epoch);
-      const noise = { ...full, mean: full.mean === null ? null : 1 - full.mean };
-      return { label: labelAt(group.label, full.epochs, epoch), style: group, cells: [full, noise] };
+      const sign = groupValueAt(group, cosine, epoch).mean < 0 ? " (cosine < 0)" : "";
+      const cells = [percent(full), percent(full, (value) => 1 - value)];
+      return { label: labelAt(group.label, full.epochs, epoch) + sign, style: group, cells };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
-    const whole = [...measured, { cells: [{ mean: 1, std: null }] }]; // a full bar is all of the gradient
-    const columns = ["full gradient", "noise"];
-    return barTable("What a batch gradient is made of: shares of |g_B|²", "runs", columns, measured, whole);
+    const whole = [...measured, { cells: [{ mean: 100, std: null }] }]; // a full bar is all of the gradient
+    const columns = ["full gradient, %", "noise, %"];
+    const sign = "that of the full gradient is cos²(g_B, g), which hides the sign; a negative mean cosine is marked";
+    const what = `What a batch gradient is made of: shares of |g_B|²; ${sign}`;
+    return barTable(what, "runs", columns, measured, whole);
   });
 }
 
@@ -127,11 +154,20 @@ function buildFriendliness(root) {
       const measured = rows.filter(({ cells }) => cells.some((cell) => cell.mean !== null));
       const epochs = [...new Set(measured.flatMap(({ cells }) => cells.flatMap((cell) => cell.epochs)))];
       const name = labelAt(group.label, epochs, epoch);
-      return { rows: measured, caption: `Friendliness, trained with ${name}: rise of the loss along each direction, nats` };
+      const radii = radiiOf(first, [group]);
+      const radius = radii.map(format).join(" and ");
+      const where = radius ? ` at radius ${radius}` : "";
+      const caption = `Friendliness${where}, trained with ${name}: rise of the loss along each direction, nats`;
+      return { rows: measured, radii, radius, caption };
     });
-    const all = found.flatMap(({ rows }) => rows); // one scale: the tables are compared
     const columns = ["on the batch", "on the other samples"];
-    return element("div", { class: "pair" }, ...found.map(({ caption, rows }) => barTable(caption, "direction", columns, rows, all)));
+    const tables = found.map(({ caption, rows, radius }) => {
+      const alike = found.filter((other) => other.radius === radius).flatMap((other) => other.rows); // one scale: they are compared
+      return barTable(caption, "direction", columns, rows, alike);
+    });
+    const radii = [...new Set(found.flatMap((group) => group.radii))].sort((a, b) => a - b);
+    const warning = element("p", { class: "warning", hidden: radii.length < 2 }, `${differingRadii(radii)} Bars have a scale for each radius.`);
+    return element("div", {}, warning, element("div", { class: "pair" }, ...tables));
   });
 }
 
@@ -143,71 +179,6 @@ function buildDecomposition() {
   document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
 }
 
-const isUnperturbed = (run) => DATA.keys["optimizer.ascent"]?.[run] === "none";
-
-/* The values of a key; of one that says how to perturb, those of the runs that do. */
-function sensitivityValues({ key, ofPerturbation }) {
-  const values = DATA.keys[key].filter((v, run) => typeof v === "number" && !(ofPerturbation && isUnperturbed(run)));
-  return [...new Set(values)].sort((a, b) => a - b);
-}
-
-/* Groups of finished runs that agree in `others`, as lines over the values of `key`. */
-function sensitivityLines({ key, others, ofPerturbation }, summary) {
-  const factor = percentFactor(summary);
-  const values = sensitivityValues({ key, ofPerturbation });
-  const ends = [values[0], values[values.length - 1]];
-  return groupsOf(others, false)
-    .filter((group) => group.finished)
-    .map((group) => {
-      if (ofPerturbation && group.runs.every(isUnperturbed)) {
-        const { mean, std, n } = summaryOf(group.runs, summary, factor); // SGD has no radius: a level to compare with
-        return { ...group, x: n ? ends : [], mean: [mean, mean], std: [std, std], n: [n, n] };
-      }
-      const at = new Map();
-      group.runs.forEach((run) => {
-        const x = DATA.keys[key][run];
-        if (typeof x !== "number" || DATA.summary[summary][run] === null) return;
-        at.set(x, [...(at.get(x) ?? []), run]);
-      });
-      const x = [...at.keys()].sort((a, b) => a - b);
-      const each = x.map((value) => summaryOf(at.get(value), summary, factor));
-      const curve = { x, mean: each.map((e) => e.mean), std: each.map((e) => e.std), n: each.map((e) => e.n) };
-      return { ...group, ...curve, label: group.label || "all runs" };
-    })
-    .filter((line) => line.x.length > 0);
-}
-
-function buildSensitivity() {
-  const root = document.getElementById("sensitivity-body");
-  const names = Object.keys(DATA.summary);
-  const start = ["best/test/acc1", "final/test/acc1"].find((name) => names.includes(name)) ?? names[0];
-  DATA.sensitivities.forEach((sensitivity) => {
-    const { key } = sensitivity;
-    let summary = start;
-    const box = element("div", { class: "wide" });
-    root.append(box);
-    const chart = new LineChart(box, `sensitivity to ${key}`);
-    const ticks = sensitivityValues(sensitivity);
-    const positive = ticks[0] > 0;
-    const doubling = positive && ticks[ticks.length - 1] >= 8 * ticks[0];
-    const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
-    const draw = () => chart.draw(sensitivityLines(sensitivity, summary).slice(0, MAX_GROUPS), item);
-    const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
-      summary = value;
-      draw();
-    });
-    box.prepend(element("div", { class: "bar-heading" }, choose, check("log x", doubling, (v) => {
-      item.xLog = v && positive;
-      draw();
-    })));
-    const all = sensitivityLines(sensitivity, summary);
-    const chips = all.slice(0, MAX_GROUPS).map((line) => element("span", { class: "chip" }, swatch(line), line.label));
-    chart.figure.before(element("p", { class: "legend" }, ...chips));
-    if (all.length > MAX_GROUPS) chart.figure.before(element("p", { class: "note" }, `${all.length} lines: the first ${MAX_GROUPS} are drawn.`));
-    whenSeen(chart.figure, draw);
-  });
-}
-
 function buildRuns() {
   const details = document.getElementById("runs");
   details.addEventListener(
@@ -217,12 +188,13 @@ function buildRuns() {
       const results = ["best/test/acc1", "final/test/acc1"].filter((name) => name in DATA.summary);
       const head = (text) => element("th", { scope: "col" }, element("button", { type: "button" }, text));
       const cell = (value, text) => element("td", { "data-value": value ?? "" }, text);
-      const rows = DATA.runs.map(({ name, status }, run) =>
+      const said = ({ status, diverged }) => (diverged === null ? status : `${status}, diverged at step ${diverged}`);
+      const rows = DATA.runs.map(({ name, ...state }, run) =>
         element(
           "tr",
           {},
           element("th", { scope: "row", "data-value": name }, name),
-          cell(status, status),
+          cell(said(state), said(state)),
           ...keys.map((key) => cell(DATA.keys[key][run], shownValue(key, DATA.keys[key][run]))),
           ...results.map((r) => cell(DATA.summary[r][run], DATA.summary[r][run] === null ? "–" : (100 * DATA.summary[r][run]).toFixed(2))),
         ),

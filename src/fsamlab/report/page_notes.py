@@ -1,0 +1,70 @@
+"""What a page says below its results: settings that change together, values that may not be compared."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fsamlab.conventions import AT_CHECKPOINT, FAMILIES, family
+from fsamlab.report.gather import Gathered
+from fsamlab.report.page_tables import shown
+from fsamlab.sweep.results import tied_keys
+
+OF_FAMILY = (
+    ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),
+    tuple(f"perturbation_{key}" for key in ("num_samples", "batch_size", "batchnorm", "augment")),
+)
+OF_RISES = ("perturbation_rho",)
+MAX_NAMED = 4
+
+
+def tied(gathered: Gathered) -> list[str]:
+    """Return which settings of the results change together, so that a difference may be due to either; a line each."""
+    lines = []
+    for key, others in tied_settings(gathered.finished).items():
+        change = "changes" if len(others) == 1 else "change"
+        what = f"{', '.join(others[:MAX_NAMED])}{_more(others)} {change} together with {key}"
+        lines.append(f"{what}: a difference between its values may be due to either.")
+    return lines
+
+
+def tied_settings(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Return `tied_keys` of the runs whose configuration is known."""
+    known = frame[frame["optimizer.name"] != "unknown"]
+    return tied_keys(known) if len(known) else {}
+
+
+def conventions(gathered: Gathered) -> list[str]:
+    """Return how values were measured, or in what that differs between the runs that have them; a line each."""
+    lines = []
+    for source, when in (("", "while training"), (AT_CHECKPOINT, "at checkpoints")):
+        for name, keys in zip(FAMILIES, OF_FAMILY):
+            lines += _line(gathered.finished, name.capitalize(), keys, source, when, "")
+        lines += _line(gathered.finished, "Rises of the loss", OF_RISES, source, when, "perturbation/rise_")
+    return lines
+
+
+def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str, when: str, start: str) -> list[str]:
+    """Return the line of the values of a family, or of those whose names start so."""
+    prefix = source or "final/"
+    kind = family(f"{source}diagnostics/{keys[0]}")
+    having = [c for c in map(str, finished.columns) if c.startswith(prefix + start) and family(c) == kind]
+    values = [c for c in having if not c.startswith(f"{source}diagnostics/")]
+    runs = finished[finished[values].notna().any(axis=1)]
+    columns = {key: runs[c].dropna() for key in keys if (c := f"{source}diagnostics/{key}") in runs}
+    found = {key: list(dict.fromkeys(map(shown, column))) for key, column in columns.items() if len(column)}
+    if "sample_hash" in found and "seed" in runs:  # each seed has its own samples
+        by_seed = runs.groupby("seed")[f"{source}diagnostics/sample_hash"].nunique()
+        found["sample_hash"] = found["sample_hash"][: int(by_seed.max())]
+    differing = [
+        f"{key} ({', '.join(texts[:MAX_NAMED])}{_more(texts)})" for key, texts in found.items() if len(texts) > 1
+    ]
+    if differing:
+        return [f"{what} {when} may not be compared: runs differ in {', '.join(differing)}."]
+    words = ", ".join(f"{key} {texts[0]}" for key, texts in found.items() if key != "sample_hash")
+    whose = "" if len(runs) == len(finished) else " that have them"
+    return [f"{what} {when}: the same {words} in all runs{whose}."] if words else []
+
+
+def _more(texts: list[str]) -> str:
+    """Return how many of several texts are not named."""
+    return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
