@@ -26,6 +26,16 @@ def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
     assert [row[-1].text for row in table.rows] == ["2.00x", "2.00x", "1.00x"]
 
 
+def test_gains_over_sgd_and_the_cost_of_a_whole_training(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / "made" / f"sgd{seed}", "sgd", seed, summary={"cost/steps": 100})
+        make_run(tmp_path / "made" / f"sam{seed}", "sam", seed, summary={"cost/steps": 150})
+    table = results(gather([tmp_path / "made"]))
+    headings = [h[0] for h in table.headings]
+    found = {row[0].text: [row[headings.index(h)].text for h in ("at the end − SGD", "total")] for row in table.rows}
+    assert found == {"SAM": ["+10.00 ± 0.00 (2 of 2)", "3.00x"], "SGD": ["–", "1.00x"]}
+
+
 def test_a_cell_says_where_fewer_runs_have_the_value(tmp_path):
     for seed in range(3):
         measured = {"curvature/lambda_max": 10.0 + seed} if seed else None

@@ -13,7 +13,7 @@ import pandas as pd
 from fsamlab.conventions import FREE, MEASURED, OF_BATCHES
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import METHODS
-from fsamlab.sweep.results import as_text, setting_keys
+from fsamlab.sweep.results import as_text, numbers, setting_keys
 
 METHOD = "optimizer.name"
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
@@ -85,12 +85,6 @@ def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
         raise ValueError(
             f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
         )
-
-
-def numbers(values: pd.Series) -> pd.Series:
-    """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
-    found = pd.to_numeric(values, errors="coerce").astype(float)
-    return found.where(np.isfinite(found))
 
 
 def parts_of(column: str) -> tuple[str, ...]:

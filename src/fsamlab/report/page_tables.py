@@ -13,7 +13,7 @@ import pandas as pd
 
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.report.style import label
-from fsamlab.sweep.results import by_setting, clear_best, conditions_of, plain
+from fsamlab.sweep.results import by_setting, clear_best, conditions_of, gain, plain
 from fsamlab.terminal import counted, percent_spread
 
 PERCENT, PLAIN = "percent", "plain"
@@ -33,6 +33,15 @@ RESULTS = (  # summary key, heading, what it is, unit, whether more is better
     ("final/curvature/lambda_max", "lambda_max", "largest eigenvalue of the Hessian, at the end", PLAIN, False),
     ("measured/sharpness/one_step", "one-step sharpness, measured", "by fsamlab measure", PLAIN, False),
     ("measured/curvature/lambda_max", "lambda_max, measured", "by fsamlab measure", PLAIN, False),
+)
+
+
+GAINS = (  # differences to SGD, seed by seed: summary key, heading, what it is
+    (
+        "final/test/acc1",
+        "at the end − SGD",
+        "test accuracy after the last epoch minus SGD's with the same seed, in points (seeds in which it is higher)",
+    ),
 )
 
 
@@ -67,20 +76,23 @@ def results(gathered: Gathered) -> Table | None:
     Settings that are compared with each other stand together, methods in the order of the sweep.
     """
     metrics = [r for r in RESULTS if r[0] in gathered.frame]
-    table = by_setting(_finite(gathered.frame, [m[0] for m in metrics]), [m[0] for m in metrics])
+    table = by_setting(gathered.frame, [m[0] for m in metrics])
     if table.empty:
         return None
     metrics = [m for m in metrics if f"{m[0]} mean" in table]
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
     best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
+    gains = [g for g in GAINS if f"{g[0]} vs sgd mean" in table]
+    with_sgd, with_total = (bool(table[f"{what}_vs_sgd"].notna().any()) for what in ("step", "total"))
     headings = [(key.removesuffix(".name"), f"the configuration's {key}", False) for key in keys]
     headings += [
         ("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)
     ]
     headings += [(heading + UNITS[unit], text, True) for _, heading, text, unit, _ in metrics]
+    headings += [(heading, text, True) for _, heading, text in gains]
     headings.append(("ms per step", "median over the runs", True))
-    with_sgd = bool(table["step_vs_sgd"].notna().any())
     headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
+    headings += [("total", "time of a whole training's steps, SGD's being 1", True)] if with_total else []
     scopes = conditions_of(keys)
     if scopes:
         table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
@@ -92,16 +104,12 @@ def results(gathered: Gathered) -> Table | None:
             cell = mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ()))
             fewer = 0 < row[f"{key} n"] < row["n"]
             cells.append(replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell)
+        cells += [_gain(row, key) for key, *_ in gains]
         cells.append(_plain(row["step_ms"], "{:.1f}"))
         cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
+        cells += [_plain(row["total_vs_sgd"], "{:.2f}x")] if with_total else []
         rows.append(cells)
     return Table(headings, rows)
-
-
-def _finite(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return a frame without the infinite values of these columns: a mean with one is none."""
-    numbers = {c: pd.to_numeric(frame[c], errors="coerce") for c in columns}
-    return frame.assign(**{c: values.where(values.abs() < math.inf) for c, values in numbers.items()})
 
 
 def _setting(key: str, value: Any) -> str:
@@ -131,6 +139,11 @@ def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
         return Cell(f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}"), mean, bold)
     decimals = max(0, 1 - math.floor(math.log10(std)))  # two digits of the deviation, the mean with as many decimals
     return Cell(f"{mean:.{decimals}f} ± {std:.{decimals}f}", mean, bold)
+
+
+def _gain(row: pd.Series, key: str) -> Cell:
+    mean = row[f"{key} vs sgd mean"]
+    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key), mean)
 
 
 def _plain(value: float, form: str) -> Cell:

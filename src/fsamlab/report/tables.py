@@ -27,8 +27,8 @@ from fsamlab.report.frames import (
 from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, plain, varied_keys
-from fsamlab.terminal import percent, percent_spread
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, gain, plain, varied_keys
+from fsamlab.terminal import percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -162,15 +162,6 @@ def paired_table(runs: pd.DataFrame) -> str:
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
     title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
     return f"{title}\n\n{markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))}"
-
-
-def gain(row: pd.Series, metric: str) -> str:
-    """Return a difference to SGD: mean ± standard deviation in points, and in how many of the seeds it is positive."""
-    mean, std, n, ahead = (row[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
-    if math.isnan(mean):
-        return "-"
-    spread = "" if math.isnan(std) else f" ± {percent(std)}"
-    return f"{100 * mean:+.2f}{spread} ({ahead:.0f} of {n:.0f})"
 
 
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:

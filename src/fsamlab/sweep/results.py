@@ -14,6 +14,7 @@ from fsamlab.identity import NEUTRAL
 from fsamlab.measure import latest, read_measurements
 from fsamlab.record import read_rows
 from fsamlab.sweep.runs import current_status, read_config
+from fsamlab.terminal import percent
 
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
 FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
@@ -71,6 +72,12 @@ def measured_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of `fsamlab measure` as it stands beside training's: step, epoch, and its keys as `measured/...`."""
     values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
     return {"step": row["step"], "epoch": row["epoch"], **values}
+
+
+def numbers(values: pd.Series) -> pd.Series:
+    """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
+    found = pd.to_numeric(values, errors="coerce").astype(float)
+    return found.where(found.abs() < math.inf)
 
 
 def setting_keys(frame: pd.DataFrame) -> list[str]:
@@ -138,17 +145,18 @@ def _follows(frame: pd.DataFrame, key: str, of: Sequence[str]) -> bool:
 def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have the
-    metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining setting,
-    `total_vs_sgd` the same with the number of steps in it. `... vs sgd mean`, `std` and `n` are of the differences to
-    SGD's runs, seed by seed, and `ahead` how many of them are positive: a seed is one draw of the validation split, the
-    label noise and the initial weights, the same for all methods.
+    Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have a
+    finite value of the metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining
+    setting, `total_vs_sgd` the same with the number of steps in it. `... vs sgd mean`, `std` and `n` are of the
+    differences to SGD's runs, seed by seed, and `ahead` how many of them are positive: a seed is one draw of the
+    validation split, the label noise and the initial weights, the same for all methods.
     """
     finished = frame[frame["status"] == "finished"]
     if "run_id" in finished:
         finished = finished[finished["run_id"].isna() | ~finished["run_id"].duplicated()]
     if finished.empty:
         return pd.DataFrame()
+    finished = finished.assign(**{metric: numbers(finished[metric]) for metric in metrics if metric in finished})
     keys = varied_keys(finished)
     rows, members = [], []
     for values, runs in finished.groupby(keys, sort=False, dropna=False):
@@ -188,6 +196,15 @@ def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, flo
     values = {"mean": difference.mean(), "std": difference.std(ddof=1), "n": len(difference)}
     values["ahead"] = int((difference > 0).sum())
     return {f"{name} {key}": value for key, value in values.items()} if len(difference) else {}
+
+
+def gain(setting: pd.Series, metric: str) -> str:
+    """Return `+3.96 ± 1.83 (3 of 3)`: the points gained over SGD, and in how many of the seeds; `-` where unknown."""
+    mean, std, n, ahead = (setting[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
+    if math.isnan(mean):
+        return "-"
+    spread = "" if math.isnan(std) else f" ± {percent(std)}"
+    return f"{100 * mean:+.2f}{spread} ({ahead:.0f} of {n:.0f})"
 
 
 def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
