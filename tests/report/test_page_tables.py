@@ -32,7 +32,9 @@ def test_gains_over_sgd_and_the_cost_of_a_whole_training(tmp_path):
         make_run(tmp_path / "made" / f"sam{seed}", "sam", seed, summary={"cost/steps": 150})
     table = results(gather([tmp_path / "made"]))
     headings = [h[0] for h in table.headings]
-    found = {row[0].text: [row[headings.index(h)].text for h in ("at the end − SGD", "total")] for row in table.rows}
+    found = {
+        row[0].text: [row[headings.index(h)].text for h in ("test, at the end − SGD", "total")] for row in table.rows
+    }
     assert found == {"SAM": ["+10.00 ± 0.00 (2 of 2)", "3.00x"], "SGD": ["–", "1.00x"]}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ RESULTS = (  # summary key, heading, what it is, unit, whether more is better
 )
 
 
-GAINS = (  # differences to SGD, seed by seed: summary key, heading, what it is
-    (
-        "final/test/acc1",
-        "at the end − SGD",
-        "test accuracy after the last epoch minus SGD's with the same seed, in points (seeds in which it is higher)",
-    ),
+COST = (  # column of by_setting, heading, what it is, form
+    ("step_ms", "ms per step", "median over the runs", "{:.1f}"),
+    ("step_vs_sgd", "vs SGD", "time of a step, SGD's being 1", "{:.2f}x"),
+    ("total_vs_sgd", "total", "time of a whole training's steps, SGD's being 1", "{:.2f}x"),
 )
+GAINS = "final/test/acc1"  # the differences to SGD are shown of
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,16 @@ class Table:
     rows: list[list[Cell]]
 
 
+@dataclass(frozen=True)
+class Column:
+    """A heading, its explanation, and a row's cell: a function of the row of :func:`by_setting` and its index."""
+
+    heading: str
+    text: str
+    cell: Callable[[Any, pd.Series], Cell]
+    numeric: bool = True
+
+
 def results(gathered: Gathered) -> Table | None:
     """Return the results by setting; None before a run has finished.
 
@@ -79,37 +89,48 @@ def results(gathered: Gathered) -> Table | None:
     table = by_setting(gathered.frame, [m[0] for m in metrics])
     if table.empty:
         return None
-    metrics = [m for m in metrics if f"{m[0]} mean" in table]
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
-    best = {key: clear_best(table, key) for key, *_, judged in metrics if judged}
-    gains = [g for g in GAINS if f"{g[0]} vs sgd mean" in table]
-    with_sgd, with_total = (bool(table[f"{what}_vs_sgd"].notna().any()) for what in ("step", "total"))
-    headings = [(key.removesuffix(".name"), f"the configuration's {key}", False) for key in keys]
-    headings += [
-        ("n", "finished runs, which mean and standard deviation are over, or fewer where the cell says so", True)
-    ]
-    headings += [(heading + UNITS[unit], text, True) for _, heading, text, unit, _ in metrics]
-    headings += [(heading, text, True) for _, heading, text in gains]
-    headings.append(("ms per step", "median over the runs", True))
-    headings += [("vs SGD", "time of a step, SGD's being 1", True)] if with_sgd else []
-    headings += [("total", "time of a whole training's steps, SGD's being 1", True)] if with_total else []
     scopes = conditions_of(keys)
     if scopes:
         table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
-    rows = []
-    for i, row in table.iterrows():
-        cells = [Cell(_setting(key, row[key]), _sortable(row[key]), key=True) for key in keys]
-        cells.append(Cell(str(row["n"]), row["n"]))
-        for key, _, _, unit, _ in metrics:
-            cell = mean_std(row[f"{key} mean"], row[f"{key} std"], unit, i in best.get(key, ()))
-            fewer = 0 < row[f"{key} n"] < row["n"]
-            cells.append(replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell)
-        cells += [_gain(row, key) for key, *_ in gains]
-        cells.append(_plain(row["step_ms"], "{:.1f}"))
-        cells += [_plain(row["step_vs_sgd"], "{:.2f}x")] if with_sgd else []
-        cells += [_plain(row["total_vs_sgd"], "{:.2f}x")] if with_total else []
-        rows.append(cells)
-    return Table(headings, rows)
+    counted_runs = "finished runs, which mean and standard deviation are over, or fewer where the cell says so"
+    columns = [*map(_of_key, keys), Column("n", counted_runs, lambda i, row: Cell(str(row["n"]), row["n"]))]
+    for key, heading, text, unit, judged in metrics:
+        if f"{key} mean" in table:
+            best = clear_best(table, key) if judged else set()
+            columns.append(Column(heading + UNITS[unit], text, partial(_mean, key, unit, best)))
+        if key == GAINS and f"{key} vs sgd mean" in table:
+            text = f"{text} minus SGD's with the same seed, in points (seeds in which it is higher)"
+            columns.append(Column(f"{heading} − SGD", text, partial(_gain, key)))
+    columns += [
+        Column(heading, text, partial(_plain, key, form))
+        for key, heading, text, form in COST
+        if key == "step_ms" or table[key].notna().any()
+    ]
+    rows = [[column.cell(i, row) for column in columns] for i, row in table.iterrows()]
+    return Table([(c.heading, c.text, c.numeric) for c in columns], rows)
+
+
+def _of_key(key: str) -> Column:
+    def cell(index: Any, row: pd.Series) -> Cell:
+        return Cell(_setting(key, row[key]), _sortable(row[key]), key=True)
+
+    return Column(key.removesuffix(".name"), f"the configuration's {key}", cell, numeric=False)
+
+
+def _mean(key: str, unit: str, best: set[Any], index: Any, row: pd.Series) -> Cell:
+    cell = mean_std(row[f"{key} mean"], row[f"{key} std"], unit, index in best)
+    fewer = 0 < row[f"{key} n"] < row["n"]
+    return replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell
+
+
+def _gain(key: str, index: Any, row: pd.Series) -> Cell:
+    mean = row[f"{key} vs sgd mean"]
+    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key), mean)
+
+
+def _plain(key: str, form: str, index: Any, row: pd.Series) -> Cell:
+    return Cell("–", "") if math.isnan(row[key]) else Cell(form.format(row[key]), row[key])
 
 
 def _setting(key: str, value: Any) -> str:
@@ -139,15 +160,6 @@ def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
         return Cell(f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}"), mean, bold)
     decimals = max(0, 1 - math.floor(math.log10(std)))  # two digits of the deviation, the mean with as many decimals
     return Cell(f"{mean:.{decimals}f} ± {std:.{decimals}f}", mean, bold)
-
-
-def _gain(row: pd.Series, key: str) -> Cell:
-    mean = row[f"{key} vs sgd mean"]
-    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key), mean)
-
-
-def _plain(value: float, form: str) -> Cell:
-    return Cell("–", "") if math.isnan(value) else Cell(form.format(value), value)
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:
