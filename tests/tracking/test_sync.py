@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import compose_tiny
-from wandb_standin import StandIn
+from wandb_standin import HISTORY, StandIn
 
 from fsamlab.config import to_plain
 from fsamlab.record import read_rows
@@ -462,6 +462,20 @@ def test_errors_of_the_server_are_a_failed_run_and_the_next_time_completes(serve
     lines = synced(server, tmp_path / "runs")
     assert lines[0] == "fsam-s0: 10 rows sent, 0 were there"
     assert steps_of(server.run("study-fsam-s0")) == steps_of(server.run("study-sgd-s0")) == ALL_STEPS
+
+
+@pytest.mark.long
+def test_a_row_that_the_server_loses_is_noticed(server, local, monkeypatch):
+    receive = server._file_stream
+
+    def lose(mirrored, request):
+        answer = receive(mirrored, request)
+        mirrored.lines.get(HISTORY, {}).pop(4, None)
+        return answer
+
+    monkeypatch.setattr(server, "_file_stream", lose)
+    line = synced(server, local(), exit_code=1)[0]
+    assert "failed: the server does not have all of it after the upload: 9 rows to step 10, not 10 to step 10" in line
 
 
 @pytest.mark.long
