@@ -315,6 +315,23 @@ def test_values_after_a_way_through_json(ours, theirs, equal):
     assert same(ours, theirs) == equal
 
 
+@pytest.mark.long
+def test_a_server_that_shows_rows_late_is_waited_for(server, local, monkeypatch):
+    answer, late = server._resume_status, []
+
+    def behind(variables):
+        found = answer(variables)
+        bucket = found["model"]["bucket"]
+        if bucket and bucket["state"] == "finished" and len(late) < 2:  # after the upload
+            late.append(bucket["historyLineCount"])
+            bucket["historyLineCount"], bucket["historyTail"] = 0, "[]"
+        return found
+
+    monkeypatch.setattr(server, "_resume_status", behind)
+    assert synced(server, local())[0] == "fsam-s0: 10 rows sent, 0 were there"
+    assert len(late) == 2
+
+
 def test_odd_names(server, local):
     directory = local("fsam [x] s0", group="rho=0.1,seed:2 ä#?")
     assert synced(server, directory)[0] == "fsam [x] s0: 10 rows sent, 0 were there"
