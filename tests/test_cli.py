@@ -45,5 +45,9 @@ def test_a_mistyped_path_among_others_is_refused(command, run, tmp_path, capfd):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_resubmit_refuses_a_mistyped_sweep(tmp_path, capfd):
+    assert refused(capfd, "resubmit", tmp_path / "tpyo").startswith(f"error: RUNS={tmp_path / 'tpyo'}: does not exist")
+
+
 def test_measure_without_a_run(capfd):
     assert refused(capfd, "measure", "diagnostics=full").startswith("error: RUNS=none: no run directory")

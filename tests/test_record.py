@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from fsamlab.config import (
     TrackerConfig,
     TrainConfig,
 )
-from fsamlab.files import read_json, write_json
+from fsamlab.files import check_writable, read_json, write_json
 from fsamlab.ownership import DirectoryBusy, Ownership, Superseded
 from fsamlab.record import RunRecord, is_finished, read_rows, read_status
 from fsamlab.sweep.runs import current_status
@@ -181,3 +182,15 @@ def test_a_silent_writer_elsewhere_is_lost_in_every_time_zone(tmp_path, monkeypa
         assert current_status(tmp_path)["status"] == "lost"
     monkeypatch.undo()
     time.tzset()
+
+
+def test_a_file_that_is_there_is_written_in_place(tmp_path, monkeypatch):
+    file, closed = tmp_path / "there.csv", tmp_path / "new.csv"
+    file.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path == file)  # a directory closed to this user
+    check_writable(file)
+    with pytest.raises(PermissionError, match=re.escape(str(closed))):
+        check_writable(closed)
+    monkeypatch.setattr("os.access", lambda path, mode: path != file)
+    with pytest.raises(PermissionError):
+        check_writable(file)

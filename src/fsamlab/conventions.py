@@ -1,8 +1,8 @@
 """Which measured values depend on which conventions; docs/metrics.md defines them. Imports nothing.
 
 A value that was measured on samples means something only beside the `diagnostics/...` it was measured under. There
-are two families, each with conventions of its own: values of the loss on fixed samples, and values of training's
-batches.
+are two families of such values, each with conventions of its own: those of the loss on fixed samples, and those of
+training's batches. A third family, recorded from what a step has anyway, has none.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ FREE = frozenset(  # recorded from what a step has anyway: no samples, so no con
 OF_BATCHES = ("perturbation/", "noise/", "curvature/along_")
 MEASURED = (*OF_BATCHES, "sharpness/", "curvature/")
 FAMILIES = ("sharpness and curvature", "decomposition and noise")
+FREE_FAMILY = "scalars of a step"
 AT_CHECKPOINT = "measured/"  # before a key: by `fsamlab measure`, not while training
 
 
@@ -29,12 +30,14 @@ def family(key: str) -> str | None:
     name = key.removeprefix(source).removeprefix("final/")
     group, _, field = name.partition("/")
     if group == "diagnostics":
-        of_batches = field.startswith("perturbation_")
-    elif name.startswith(MEASURED) and name not in FREE:
-        of_batches = name.startswith(OF_BATCHES)
+        kind = FAMILIES[field.startswith("perturbation_") or field == "num_batches"]
+    elif name in FREE:
+        kind = FREE_FAMILY
+    elif name.startswith(MEASURED):
+        kind = FAMILIES[name.startswith(OF_BATCHES)]
     else:
         return None
-    return FAMILIES[of_batches] + (" at checkpoints" if source else "")
+    return kind + (" at checkpoints" if source else "")
 
 
 def is_convention(key: str) -> bool:

@@ -43,16 +43,19 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work that is to go into it.
+    """Refuse a file that cannot be written in place, before the work that is to go into it.
 
     Raises:
-        OSError: its directory does not exist or is closed to this user, or it is a directory itself.
+        OSError: it is there and closed to this user, or a directory; or it is not there and its directory is not, or
+            is closed.
     """
     wrong = None
-    if not path.parent.is_dir():
-        wrong = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
-    elif path.is_dir():
+    if path.is_dir():
         wrong = errno.EISDIR
+    elif path.exists():
+        wrong = None if os.access(path, os.W_OK) else errno.EACCES
+    elif not path.parent.is_dir():
+        wrong = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         wrong = errno.EACCES
     if wrong is not None:

@@ -68,6 +68,11 @@ def percent_spread(mean: float | None, std: float | None) -> str:
     return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
 
 
+def fixed(value: float, decimals: int, unit: str = "") -> str:
+    """Return a number with its unit, `-` for NaN."""
+    return "-" if value != value else f"{value:.{decimals}f}{unit}"
+
+
 def counted(n: int, what: str) -> str:
     """Return `1 run`, `2 runs`."""
     return f"{n} {what}{'' if n == 1 else 's'}"

@@ -221,6 +221,28 @@ def test_small_values_are_short(opened, tmp_path):
     page.wait_for_function("node => node.innerText.includes('checkpoints have none')", arg=figure.element_handle())
 
 
+def test_nothing_is_said_of_a_mean_that_has_no_time(opened, tmp_path):
+    for seed, epochs in ((0, 4), (1, 5)):  # each measured at its own end
+        make_run(tmp_path / f"s{seed}", seed=seed, epochs=epochs, measured={"curvature/trace": 2.0})
+    page = page_of(opened, tmp_path)
+    figure = page.locator(CHART.format("Hessian trace (measured at a checkpoint)"))
+    figure.scroll_into_view_if_needed()
+    assert "the mean of values at epoch 4, 5" in figure.inner_text()
+    choose(page, "x axis", "time")
+    page.wait_for_function("node => node.innerText.includes('checkpoints have none')", arg=figure.element_handle())
+    assert "the mean of values" not in figure.inner_text()
+
+
+def test_finished_runs_without_a_summary_still_make_a_page(opened, tmp_path):
+    for rho in (0.1, 0.2):
+        (make_run(tmp_path / f"{rho}", rho=rho) / "summary.json").unlink()
+    page = page_of(opened, tmp_path)
+    assert page.locator("#legend .chip").count() == 2
+    assert page.locator("#sensitivity figure").count() == 0
+    page.locator("#runs summary").click()
+    page.locator("#runs tbody tr").first.wait_for()
+
+
 def test_a_sensitivity_with_zero_has_no_log_scale(opened, tmp_path):
     for rho in (0.0, 0.1, 0.8):
         make_run(tmp_path / f"{rho}", rho=rho)

@@ -163,7 +163,7 @@ def test_a_line_that_ends_early_says_so():
     assert lines(figure.axes[0])["SAM"][:2] == ([1, 2], pytest.approx([3.05, 2.05]))
     (cross,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
     assert (list(cross.get_xdata()), to_hex(cross.get_color())) == ([2], BLUE)
-    assert "× SAM ends at epoch 2 of 3: then a run has no finite value" in " ".join(words(figure).split())
+    assert "× SAM ends at epoch 2 of 3: then a run has no (finite) value" in " ".join(words(figure).split())
     assert "SGD ends" not in words(figure)
     assert inside(figure)
 
@@ -414,7 +414,7 @@ def test_ema_quality_has_a_panel_for_each_lambda():
     last = (rows["directory"] == runs["directory"][0]) & (rows["epoch"] == 2)
     cut.loc[last, "perturbation/cos_ema_full"] = INF
     said = " ".join(words(figures.ema_quality(cut, runs)).split())
-    assert "× measured cos(m, g) ends at epoch 1 of 2: then a run has no finite value" in said
+    assert "× measured cos(m, g) ends at epoch 1 of 2: then a run has no (finite) value" in said
     rows["perturbation/cos_batch_full"] -= 0.5  # as late in training
     assert figures.ema_quality(rows, runs).axes[0].get_ylim()[0] < -0.4
 

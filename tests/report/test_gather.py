@@ -124,6 +124,17 @@ def test_checkpoints_of_a_run_of_two_sweeps_measured_in_either(tmp_path):
     assert gathered.curves.by_metric["measured/curvature/trace"][0][2] == [3.0]
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_two_copies_the_whole_one_is_shown_and_the_other_named(tmp_path, swap):
+    broken, whole = (make_run(tmp_path / sweep / "s0", run_id="sam-s0-0123") for sweep in ("ab" if not swap else "ba"))
+    (broken / "metrics.jsonl").write_text("{broken\n{}\n")
+    gathered = gather([tmp_path / "a", tmp_path / "b"])
+    assert gathered.directories == [whole]
+    assert gathered.frame["reason"].tolist() == [None]
+    assert len(gathered.curves.by_metric["test/acc1"][0][2]) == 5
+    assert any(str(broken) in note and "metrics.jsonl" in note for note in gathered.notes)
+
+
 def test_a_finished_run_with_gaps_is_listed(tmp_path):
     root = make_sweep(tmp_path / "made", ("sam",), seeds=3)
     (root / "sam-s0" / "summary.json").unlink()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -90,7 +91,10 @@ def test_metrics_that_the_first_lacks_are_the_seconds_where_conventions_agree(tm
         final___sharpness___one_step=0.5,
         **other,
     )
-    runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    with (
+        nullcontext() if taken else pytest.warns(UserWarning, match="sharpness and curvature: measured under different")
+    ):
+        runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
     assert len(runs) == 1
     assert set(rows["directory"]) == {str(first)}
     assert rows["test/acc1"].dropna().tolist() == [0.4]
@@ -107,6 +111,17 @@ def test_metrics_that_the_first_lacks_are_the_seconds_where_conventions_agree(tm
 def test_measurements_under_other_conventions_are_not_mixed(tmp_path):
     make_run(tmp_path / "one" / "s0", measured=[{"sharpness/one_step": 0.1, RHO: 0.05}])
     make_run(tmp_path / "two" / "s0", measured=[{"curvature/trace": 3.0, RHO: 0.7}])
-    runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    with pytest.warns(UserWarning, match="at checkpoints: measured under different conventions"):
+        runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
     assert "measured/curvature/trace" not in runs
     assert "measured/curvature/trace" not in rows
+
+
+def test_a_damaged_copy_does_not_stand_for_a_whole_one(tmp_path):
+    first = make_run(tmp_path / "one" / "s0", rows=[{"test/acc1": 0.4}], final___test___acc1=0.4)
+    whole = make_run(tmp_path / "two" / "s0", rows=[{"test/acc1": 0.4}], final___test___acc1=0.4)
+    (first / "metrics.jsonl").write_text("{broken\n{}\n")
+    with pytest.warns(UserWarning, match="left out"):
+        runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    assert runs["directory"].tolist() == [str(whole)]
+    assert rows["test/acc1"].tolist() == [0.4]

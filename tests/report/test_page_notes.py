@@ -21,8 +21,15 @@ def test_samples_go_with_the_seed(tmp_path):
         for seed in (0, 1):
             run(tmp_path / f"{optimizer}{seed}", optimizer, seed, rho=0.05, sample_hash=f"hash{seed}")
     assert conventions(gather([tmp_path])) == ["Sharpness and curvature while training: the same rho 0.05 in all runs."]
-    run(tmp_path / "z", "fsam", 0, rho=0.05, sample_hash="other")
-    assert "runs differ in sample_hash (hash0, " in conventions(gather([tmp_path]))[0]
+    run(tmp_path / "z", "fsam", 1, rho=0.05, sample_hash="other")
+    assert "runs differ in sample_hash (hash1, other)" in conventions(gather([tmp_path]))[0]
+
+
+def test_runs_without_a_seed(tmp_path):
+    run(tmp_path / "a", "sam", rho=0.05, sample_hash="x")
+    config = tmp_path / "a" / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: null"))
+    assert conventions(gather([tmp_path])) == ["Sharpness and curvature while training: the same rho 0.05 in all runs."]
 
 
 def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):

@@ -81,6 +81,10 @@ def test_gains_are_taken_seed_by_seed(methods):
     (fsam,) = methods.loc[(methods["optimizer.name"] == "fsam") & (methods["status"] == "finished"), "final/test/acc1"]
     assert line(table, "F-SAM") == ["F-SAM", f"{100 * (fsam - 0.5):+.2f} (1 of 1)"]
     assert "| SGD |" not in table
+    fsams = methods["optimizer.name"] == "fsam"
+    at_end = methods["final/test/acc1"].where(~fsams)
+    unknown = methods.assign(**{"final/test/acc1": at_end, "best/test/acc1": 0.5})  # F-SAM's best epoch alone is known
+    assert line(paired_table(unknown), "F-SAM")[1:] == ["+0.00 (0 of 1)", "-"]
     with pytest.raises(ValueError, match="has one SGD run to compare with"):
         paired_table(methods[methods["optimizer.name"] != "sgd"])
 

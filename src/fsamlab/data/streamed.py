@@ -59,7 +59,7 @@ def ignore_signals(worker: int) -> None:
 def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     """Return the loader's iterator; its workers are born with the signals blocked, until they ignore them.
 
-    A signal to this process in the meantime reaches it when its own mask is back.
+    A signal to this process in the meantime reaches it when its own mask is back. Forked workers inherit the mask.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SCHEDULER_SIGNALS)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fsamlab.conventions import FREE, MEASURED, OF_BATCHES
+from fsamlab.conventions import FREE, MEASURED, family
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.results import as_text, numbers, setting_keys
@@ -150,7 +150,7 @@ def history(
     """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
 
     And the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and epochs
-    only where each run of the setting that has the key at all has a finite value: a mean over fewer seeds would jump.
+    only where each run of the setting that ever has a finite value has one: a mean over fewer seeds would jump.
     Values of training are taken; where there are none, those of `fsamlab measure`. Ratios are those of means, NaN as in
     :func:`means`.
 
@@ -223,9 +223,10 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
     bound = [key for key in keys if key.startswith(MEASURED) and key not in FREE]
     if not bound:
         return
+    families = {family(source + key) for key in bound}
     for column in conventions(runs, source):
         name = column.split("/")[-1]
-        if name.startswith("perturbation_") and not any(key.startswith(OF_BATCHES) for key in bound):
+        if family(column) not in families:
             continue
         if name == "perturbation_rho" and not any("/rise_" in key for key in bound):
             continue

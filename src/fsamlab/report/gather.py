@@ -19,7 +19,7 @@ from fsamlab.report.curves import Curves, points_per_curve
 from fsamlab.sweep.plan import Launch, read_launches
 from fsamlab.sweep.results import collect_run, flatten, measured_row, varied_keys
 from fsamlab.sweep.status import RunState, sweep_state
-from fsamlab.sweep.twice import add_measured
+from fsamlab.sweep.twice import add_measured, copies
 from fsamlab.terminal import counted
 
 UNREADABLE = (ValueError, KeyError, TypeError, OSError, yaml.YAMLError)  # what a damaged file raises in its reader
@@ -71,27 +71,33 @@ def gather(paths: Sequence[Path]) -> Gathered:
         ConfigError: there are none, or a path does not exist.
     """
     state = sweep_state(paths)
-    states, twins = _once(state.runs)
     launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
     planned, problems = _planned(launches)
+    groups = copies(state.runs, lambda run: run.disk.get("run_id") if run.status == "finished" else None)
+    directories: list[Path] = []
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     curves: Curves | None = None
     left_out: Counter[str] = Counter()
-    for number, run in enumerate(states):
-        row, metrics, environment = _read(run, planned.get((run.run.sweep_dir, run.run.directory.name)))
-        for twin in twins.get(number, []):
-            other, other_metrics, _ = _read(twin, None)
-            left_out.update(add_measured(row, metrics, other, other_metrics))
+    for number, group in enumerate(groups):
+        read = [(run, *_read(run, planned.get((run.run.sweep_dir, run.run.directory.name)))) for run in group]
+        read.sort(key=lambda found: found[1]["reason"] is not None)  # a damaged copy does not stand for a whole one
+        (run, row, metrics, environment), *others = read
+        for other, other_row, other_metrics, _ in others:
+            left_out.update(add_measured(row, metrics, other_row, other_metrics))
+            if other_row["reason"]:
+                problems.append(f"a run that was found twice, {other.run.directory}: {other_row['reason']}")
         environments += [environment] if environment else []
+        directories.append(run.run.directory)
         rows.append(row)
         if metrics and curves is None:
-            curves = Curves(points_per_curve(len(states) * len(set().union(*metrics))))
+            curves = Curves(points_per_curve(len(groups) * len(set().union(*metrics))))
         if metrics and curves is not None:
             curves.add(number, metrics)
+    num_twice = len(state.runs) - len(groups)
     return Gathered(
         frame=pd.DataFrame(rows),
-        directories=[s.run.directory for s in states],
+        directories=directories,
         curves=curves or Curves(points_per_curve(0)),
         commands=[
             (str(launch.entry.get("time")), shlex.join(map(str, launch.entry.get("command") or [])))
@@ -99,7 +105,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        notes=[note for note in (state.jobs.problem, *problems, *_twice(twins, left_out)) if note],
+        notes=[note for note in (state.jobs.problem, *problems, *_twice(num_twice, left_out)) if note],
     )
 
 
@@ -115,28 +121,13 @@ def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str],
     return planned, problems
 
 
-def _once(states: Sequence[RunState]) -> tuple[list[RunState], dict[int, list[RunState]]]:
-    """Return the runs without what has finished in another sweep too, which is no further seed; and that by number."""
-    kept: list[RunState] = []
-    numbers: dict[str, int] = {}
-    twins: dict[int, list[RunState]] = {}
-    for state in states:
-        run_id = state.disk.get("run_id") if state.status == "finished" else None
-        if run_id is None or run_id not in numbers:
-            if run_id is not None:
-                numbers[run_id] = len(kept)
-            kept.append(state)
-        else:
-            twins.setdefault(numbers[run_id], []).append(state)
-    return kept, twins
-
-
-def _twice(twins: dict[int, list[RunState]], left_out: Counter[str]) -> list[str]:
+def _twice(num_twice: int, left_out: Counter[str]) -> list[str]:
     """Return what the page says of runs that were found twice."""
-    if not twins:
+    if not num_twice:
         return []
-    number = counted(sum(map(len, twins.values())), "run")
-    notes = [f"found twice (same configuration and seed), shown once with what either measured: {number}"]
+    notes = [
+        "found twice (same configuration and seed), shown once with what either measured: " + counted(num_twice, "run")
+    ]
     notes += [
         f"{name}: measured under other conventions in a later sweep, and shown as in the first, in {counted(n, 'run')}"
         for name, n in left_out.items()

@@ -13,7 +13,7 @@ from fsamlab.measure import read_measurements
 from fsamlab.record import read_rows
 from fsamlab.sweep.results import collect_run, measured_row
 from fsamlab.sweep.runs import find_runs
-from fsamlab.sweep.twice import add_measured
+from fsamlab.sweep.twice import add_measured, copies
 
 
 def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -42,26 +42,39 @@ def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, 
             )
         found.update(dict.fromkeys(here))
     runs: list[dict[str, Any]] = []
-    rows: list[list[dict[str, Any]]] = []
-    numbers: dict[str, int] = {}
-    for directory in found:
-        row, own = collect_run(directory), []
-        try:
-            own = rows_of(directory)
-        except Damaged as e:
-            if strict:
-                raise
-            warnings.warn(f"{e}; the rows of this run are left out", stacklevel=2)
-        run_id = row["run_id"] if row["status"] == "finished" else None
-        if run_id in numbers:
-            add_measured(runs[numbers[run_id]], rows[numbers[run_id]], row, own)
-            continue
-        if run_id is not None:
-            numbers[run_id] = len(runs)
+    rows: list[dict[str, Any]] = []
+    read = [_read(directory) for directory in found]
+    for *_, damage in read:
+        if damage is not None and strict:
+            raise damage
+        if damage is not None:
+            warnings.warn(f"{damage}; the rows of this run are left out", stacklevel=2)
+    for group in copies(read, lambda run: run[0]["run_id"] if run[0]["status"] == "finished" else None):
+        group.sort(key=_has_gaps)  # a damaged copy does not stand for a whole one
+        (row, own, _), *others = group
+        for other, other_rows, _ in others:
+            for name in add_measured(row, own, other, other_rows):
+                twice = f"{name}: measured under different conventions in {row['directory']} and {other['directory']}"
+                warnings.warn(f"{twice}; the first's count", stacklevel=2)
         runs.append(row)
-        rows.append(own)
-    each = [{"directory": run["directory"], **row} for run, own in zip(runs, rows) for row in own]
-    return pd.DataFrame(runs), pd.DataFrame(each)
+        rows += [{"directory": row["directory"], **one} for one in own]
+    return pd.DataFrame(runs), pd.DataFrame(rows)
+
+
+Run = tuple[dict[str, Any], list[dict[str, Any]], Damaged | None]  # its row, its rows, why there are none
+
+
+def _read(directory: Path) -> Run:
+    row = collect_run(directory)
+    try:
+        return row, rows_of(directory), None
+    except Damaged as e:
+        return row, [], e
+
+
+def _has_gaps(run: Run) -> bool:
+    row, rows, _ = run
+    return not rows or not any(key.startswith("final/") for key in row)
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

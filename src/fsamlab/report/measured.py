@@ -124,7 +124,10 @@ def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
     keys = [f"perturbation/rise_{who}_{d}" for d in DIRECTIONS for who in ("batch", "other")]
     columns = end_columns(done, keys)
     source = "measured/" if all(c.startswith("measured/") for c in columns.values()) else ""
-    radius = done[f"{source}diagnostics/perturbation_rho"].dropna().iloc[0]  # one, or end_columns had refused
+    at = f"{source}diagnostics/perturbation_rho"
+    if at not in done or done[at].isna().all():
+        raise ValueError(f"no run has {at}: at which radius the rises were measured is not known")
+    radius = done[at].dropna().iloc[0]  # one, or end_columns had refused
     directions = [d for d in DIRECTIONS if f"perturbation/rise_batch_{d}" in columns]
     figure, (axes,) = new(height=0.9 + 0.32 * len(directions))
     counts = []

@@ -11,7 +11,7 @@ from fsamlab.sweep.results import tied_keys
 
 OF_FAMILY = (
     ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),
-    tuple(f"perturbation_{key}" for key in ("num_samples", "batch_size", "batchnorm", "augment")),
+    (*(f"perturbation_{key}" for key in ("num_samples", "batch_size", "batchnorm", "augment")), "num_batches"),
 )
 OF_RISES = ("perturbation_rho",)
 MAX_NAMED = 4
@@ -53,14 +53,14 @@ def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str,
     columns = {key: runs[c].dropna() for key in keys if (c := f"{source}diagnostics/{key}") in runs}
     found = {key: list(dict.fromkeys(map(shown, column))) for key, column in columns.items() if len(column)}
     if "sample_hash" in found and "seed" in runs:  # each seed has its own samples
-        by_seed = runs.groupby("seed")[f"{source}diagnostics/sample_hash"].nunique()
-        found["sample_hash"] = found["sample_hash"][: int(by_seed.max())]
+        by_seed = [list(map(shown, here.unique())) for _, here in columns["sample_hash"].groupby(runs["seed"])]
+        found["sample_hash"] = max(by_seed, key=len, default=[])
     differing = [
         f"{key} ({', '.join(texts[:MAX_NAMED])}{_more(texts)})" for key, texts in found.items() if len(texts) > 1
     ]
     if differing:
         return [f"{what} {when} may not be compared: runs differ in {', '.join(differing)}."]
-    words = ", ".join(f"{key} {texts[0]}" for key, texts in found.items() if key != "sample_hash")
+    words = ", ".join(f"{key} {texts[0]}" for key, texts in found.items() if key != "sample_hash" and texts)
     whose = "" if len(runs) == len(finished) else " that have them"
     return [f"{what} {when}: the same {words} in all runs{whose}."] if words else []
 

@@ -28,7 +28,7 @@ from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
 from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, gain, plain, varied_keys
-from fsamlab.terminal import percent_spread
+from fsamlab.terminal import fixed, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
@@ -135,8 +135,8 @@ def cost_table(runs: pd.DataFrame) -> str:
     parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
     for _, row in pd.concat(parts).iterrows():
         names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
-        ratios = ["-" if math.isnan(row[key]) else f"{row[key]:.2f}" for key in ("step_vs_sgd", "total_vs_sgd")]
-        lines.append([*names, str(row["n"]), f"{row['step_ms']:.1f}", *ratios])
+        ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
+        lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
     names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
     return markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys))
 
@@ -156,7 +156,9 @@ def paired_table(runs: pd.DataFrame) -> str:
     if not metrics:
         raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
     lines = []
-    for method in methods_of(table[table[f"{metrics[-1]} vs sgd mean"].notna()]):
+    gained = table[[f"{metric} vs sgd mean" for metric in metrics]].notna().any(axis=1)
+    table = table[gained]
+    for method in methods_of(table):
         for _, row in table[table[METHOD] == method].sort_values(keys).iterrows():
             lines.append([label(method), *(plain(row[key]) for key in keys[1:]), *(gain(row, m) for m in metrics)])
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]

@@ -92,7 +92,7 @@ def end_of_line(axes: Axes, table: pd.DataFrame, factor: int, end: float, one: S
     if last["epoch"] == end:
         return []
     axes.plot([last["epoch"]], [factor * last["mean"]], "x", color=one.colour, markersize=6, markeredgewidth=1.4)
-    return [f"× {one.label} ends at epoch {last['epoch']:g} of {end:g}: then a run has no finite value"]
+    return [f"× {one.label} ends at epoch {last['epoch']:g} of {end:g}: then a run has no (finite) value"]
 
 
 def styles(values: pd.Series, by: str) -> dict[object, Style]:

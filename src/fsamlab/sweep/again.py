@@ -12,6 +12,7 @@ from fsamlab.environment import code_change, code_version
 from fsamlab.identity import PROJECT_ROOT, run_id
 from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan, read_launches
+from fsamlab.sweep.runs import check_exist
 from fsamlab.sweep.submit import choose, say_what_changed, start
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     from fsamlab.compose import composing, quoted
     from fsamlab.sweep.summary import print_sweep
 
+    check_exist([sweep_dir])
     sweep_dir = sweep_dir.resolve()
     launches = [launch for launch in read_launches(sweep_dir) if "hydra_overrides" in launch.entry]
     if not launches:

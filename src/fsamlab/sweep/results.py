@@ -177,9 +177,9 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
     for (_, setting), runs in zip(table.iterrows(), members):
         alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
         same = sgd[alike.all(axis=1)]
-        first = same.iloc[0] if len(same) else pd.Series(float("nan"), setting.index)
-        found = {"step_vs_sgd": setting["step_ms"] / first["step_ms"]}
-        found["total_vs_sgd"] = found["step_vs_sgd"] * setting["steps"] / first["steps"]
+        found = {"step_vs_sgd": setting["step_ms"] / same["step_ms"].median()}
+        num_steps = same["steps"].iloc[0] if same["steps"].nunique() == 1 else float("nan")
+        found["total_vs_sgd"] = found["step_vs_sgd"] * setting["steps"] / num_steps
         if len(same) == 1 and setting["optimizer.name"] != "sgd":  # of several SGDs none is the one to compare with
             for metric in metrics:
                 found.update(_paired(runs, members[same.index[0]], metric))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from fsamlab.record import read_status
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.results import ACCURACIES, by_setting, collect, plain
-from fsamlab.terminal import console, percent_spread
+from fsamlab.terminal import console, fixed, percent_spread
 
 
 def settings_table(frame: pd.DataFrame) -> Table:
@@ -35,8 +34,9 @@ def settings_table(frame: pd.DataFrame) -> Table:
         table.add_column(column, justify="right")
     for row in sorted(settings.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys]):
         accuracies = [accuracy(row, metric) for metric in ACCURACIES]
-        ratios = ["-" if math.isnan(row[c]) else f"{row[c]:.2f}x" for c in ("step_vs_sgd", "total_vs_sgd")]
-        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, f"{row['step_ms']:.1f} ms", *ratios)
+        ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
+        step = fixed(row["step_ms"], 1, " ms")
+        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios)
     return table
 
 

@@ -211,7 +211,8 @@ function endsOf(metric, run, axis) {
   const curve = CURVES.get(metric)?.get(run);
   if (!curve || (isTime(axis) && !timesOf(run, curve.grid, axis))) return null;
   const places = DATA.grids[curve.grid][placeOf(axis)];
-  const has = (value, i) => value !== null && places[i] !== null;
+  const times = isTime(axis) ? timesOf(run, curve.grid, axis) : places;
+  const has = (value, i) => value !== null && places[i] !== null && times[i] !== null;
   const first = curve.values.findIndex(has);
   return first < 0 ? null : [places[first], places[curve.values.findLastIndex(has)]];
 }
