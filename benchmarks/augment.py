@@ -73,10 +73,14 @@ def main() -> None:
     cfg = SyntheticConfig(name="synthetic", mean=list(MEAN), std=list(STD), augment=augment, **sizes)
     ours = build_data(cfg, 0, torch.device("cpu"), Path()).train
     loaders = {
-        f"torchvision, {n} workers": DataLoader(PerImage(args.samples), BATCH, True, num_workers=n, drop_last=True)
+        f"torchvision, {n} workers": DataLoader(
+            PerImage(args.samples), BATCH, shuffle=True, num_workers=n, drop_last=True, persistent_workers=n > 0
+        )
         for n in (0, 2)
     }
     taken: dict[str, list[float]] = {"whole batches": [], **{name: [] for name in loaders}}
+    for loader in loaders.values():  # the workers' start is not timed
+        next(iter(loader))
     for epoch in range(args.epochs):
         taken["whole batches"].append(ms_per_batch(ours.batches(epoch)))
         for name, loader in loaders.items():

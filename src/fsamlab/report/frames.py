@@ -139,18 +139,13 @@ def why_none(frame: pd.DataFrame, column: str) -> str:
     return f"{column} is not finite in any run"
 
 
-def series(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD) -> pd.DataFrame:
-    """Return the table of :func:`history`, and its errors."""
-    return history(rows, runs, key, by)[0]
-
-
 def history(
     rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD
 ) -> tuple[pd.DataFrame, dict[object, float]]:
     """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
 
-    And the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and epochs
-    only where each run of the setting that ever has a finite value has one: a mean over fewer seeds would jump.
+    With it the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and
+    epochs only where each run of the setting that ever has a finite value has one: a mean over fewer seeds would jump.
     Values of training are taken; where there are none, those of `fsamlab measure`. Ratios are those of means, NaN as in
     :func:`means`.
 

@@ -9,9 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fsamlab.files import Damaged
-from fsamlab.measure import read_measurements
-from fsamlab.record import read_rows
-from fsamlab.sweep.results import collect_run, measured_row
+from fsamlab.sweep.results import collect_run, rows_of
 from fsamlab.sweep.runs import find_runs
 from fsamlab.sweep.twice import add_measured, copies
 
@@ -75,12 +73,3 @@ def _read(directory: Path) -> Run:
 def _has_gaps(run: Run) -> bool:
     row, rows, _ = run
     return not rows or not any(key.startswith("final/") for key in row)
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    """Return a run's rows of metrics.jsonl, and those of `fsamlab measure` with their keys as `measured/...`.
-
-    Raises:
-        Damaged: a line is no JSON object.
-    """
-    return [*read_rows(run), *map(measured_row, read_measurements(run))]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fsamlab.conventions import AT_CHECKPOINT
+
 GROUPS = ("accuracy", "loss", "sharpness", "curvature", "perturbation", "noise", "schedule and cost")
-MEASURED = "measured/"  # by `fsamlab measure`, at a checkpoint
 DIRECTIONS = ("sam", "fsam", "sam_full", "sam_component", "sam_noise", "sam_db", "random")  # of friendliness
 RATIOS = {  # the mean of such a ratio over runs is biased: the ratio of the means is shown
     f"{prefix}noise/scale": (f"{prefix}noise/trace_sigma", f"{prefix}noise/grad_sq")
-    for prefix in ("", MEASURED, "final/")
+    for prefix in ("", AT_CHECKPOINT, "final/")
 }
 TITLES = {
     "test/acc1": "test accuracy, %",
@@ -44,7 +45,7 @@ TITLES = {
 
 def group(key: str) -> str:
     """Return the section a metric belongs to."""
-    prefix, _, name = key.removeprefix(MEASURED).partition("/")
+    prefix, _, name = key.removeprefix(AT_CHECKPOINT).partition("/")
     if prefix in GROUPS:
         return prefix
     if prefix in ("train", "val", "test") and name.startswith(("acc", "loss")):
@@ -54,21 +55,21 @@ def group(key: str) -> str:
 
 def title(key: str) -> str:
     """Return what stands above a metric's chart."""
-    measured = key.startswith(MEASURED)
-    name = key.removeprefix(MEASURED)
+    measured = key.startswith(AT_CHECKPOINT)
+    name = key.removeprefix(AT_CHECKPOINT)
     text = TITLES.get(name, f"{name}, %" if name.endswith("_share") else name)
     return text + (" (measured at a checkpoint)" if measured else "")
 
 
 def is_headline(key: str) -> bool:
     """Whether a metric is shown before one asks for all of them."""
-    return key.removeprefix(MEASURED) in TITLES
+    return key.removeprefix(AT_CHECKPOINT) in TITLES
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
     """Return metrics in the order of a page: by group, the headlines first and in the order of TITLES."""
     rank = {key: i for i, key in enumerate(TITLES)}
-    return sorted(keys, key=lambda k: (GROUPS.index(group(k)), rank.get(k.removeprefix(MEASURED), len(rank)), k))
+    return sorted(keys, key=lambda k: (GROUPS.index(group(k)), rank.get(k.removeprefix(AT_CHECKPOINT), len(rank)), k))
 
 
 def is_accuracy(key: str) -> bool:

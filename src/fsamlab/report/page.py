@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from fsamlab.conventions import AT_CHECKPOINT, MEASURED
 from fsamlab.files import write_atomic
 from fsamlab.record import now
 from fsamlab.report import metric_names, page_notes, page_tables, style
@@ -30,11 +31,10 @@ SCRIPTS = (
     "uPlot.iife.min.js",
     *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "sections.js"),
 )
-MEASURED = tuple(f"measured/{group}/" for group in ("sharpness", "curvature", "perturbation", "noise"))
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
 OF_PERTURBATION = tuple(f"optimizer.{k}" for k in ("rho", "sigma", "lmbda", "eta", "ascent_batch_size"))
-SUMMARIES = ("final/", "best/", "cost/step_ms", *MEASURED)
+SUMMARIES = ("final/", "best/", "cost/step_ms", *(AT_CHECKPOINT + group for group in MEASURED))
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Gathered:
@@ -138,7 +138,7 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
         return []
     found = []
     keys = gathered.settings()
-    tied = page_notes.tied_settings(gathered.frame)
+    tied = page_notes.tied_settings(finished)
     for key in keys:
         others = [k for k in keys if k != key]
         numeric = pd.to_numeric(finished[key], errors="coerce")

@@ -63,9 +63,17 @@ def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for directory in directories:
-        rows += [{"directory": str(directory), **row} for row in read_rows(directory)]
-        rows += [{"directory": str(directory), **measured_row(row)} for row in read_measurements(directory)]
+        rows += [{"directory": str(directory), **row} for row in rows_of(directory)]
     return pd.DataFrame(rows)
+
+
+def rows_of(directory: Path) -> list[dict[str, Any]]:
+    """Return a run's rows of metrics.jsonl, and those of `fsamlab measure` with their keys as `measured/...`.
+
+    Raises:
+        Damaged: a line is no JSON object.
+    """
+    return [*read_rows(directory), *map(measured_row, read_measurements(directory))]
 
 
 def measured_row(row: dict[str, Any]) -> dict[str, Any]:
