@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fsamlab.conventions import AT_CHECKPOINT, FAMILIES, family
+from fsamlab.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
 from fsamlab.sweep.results import tied_keys
@@ -48,7 +48,7 @@ def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str,
     prefix = source or "final/"
     kind = family(f"{source}diagnostics/{keys[0]}")
     having = [c for c in map(str, finished.columns) if c.startswith(prefix + start) and family(c) == kind]
-    values = [c for c in having if not c.startswith(f"{source}diagnostics/")]
+    values = [c for c in having if not is_convention(c)]
     runs = finished[finished[values].notna().any(axis=1)]
     columns = {key: runs[c].dropna() for key in keys if (c := f"{source}diagnostics/{key}") in runs}
     found = {key: list(dict.fromkeys(map(shown, column))) for key, column in columns.items() if len(column)}

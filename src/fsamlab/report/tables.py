@@ -27,7 +27,7 @@ from fsamlab.report.frames import (
 from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, gain, plain, varied_keys
+from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, gain, own_n, plain, varied_keys
 from fsamlab.terminal import fixed, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
@@ -114,11 +114,6 @@ def cells(table: pd.DataFrame, n: Mapping[Any, int | None]) -> dict[str, str]:
         if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):
             texts[first[LABEL]] = f"**{texts[first[LABEL]]}**"
     return texts
-
-
-def own_n(n: int, told: int | None) -> str:
-    """Return what stands behind a mean over n runs, where the reader was told of another n, or of none."""
-    return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
 def cost_table(runs: pd.DataFrame) -> str:

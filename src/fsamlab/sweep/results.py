@@ -196,7 +196,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
 
 
 def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return mean, standard deviation (n - 1) and number of a metric's differences, seed by seed."""
+    """Return mean, standard deviation (n - 1), number and positive ones of a metric's differences, seed by seed."""
     if metric not in runs or any(frame["seed"].duplicated().any() for frame in (runs, sgd)):
         return {}
     difference = (runs.set_index("seed")[metric] - sgd.set_index("seed")[metric]).dropna()
@@ -204,6 +204,11 @@ def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, flo
     values = {"mean": difference.mean(), "std": difference.std(ddof=1), "n": len(difference)}
     values["ahead"] = int((difference > 0).sum())
     return {f"{name} {key}": value for key, value in values.items()} if len(difference) else {}
+
+
+def own_n(n: int, told: int | None) -> str:
+    """Return what stands behind a mean over n runs, where the reader was told of another n, or of none."""
+    return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
 def gain(setting: pd.Series, metric: str) -> str:

@@ -16,7 +16,7 @@ from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import ACCURACIES, by_setting, collect, plain
+from fsamlab.sweep.results import ACCURACIES, by_setting, collect, own_n, plain
 from fsamlab.terminal import console, fixed, percent_spread
 
 
@@ -43,7 +43,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
 def accuracy(row: dict[Any, Any], metric: str) -> str:
     """Return the mean and deviation of a setting of `by_setting`, with its own n where that is not the setting's."""
     n = row.get(f"{metric} n", 0)
-    own = f" (n = {n:.0f})" if 0 < n < row["n"] else ""
+    own = own_n(int(n), row["n"]) if n > 0 else ""
     return percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) + own
 
 

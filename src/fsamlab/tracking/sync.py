@@ -16,15 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fsamlab.config import ConfigError, TrackerConfig
-from fsamlab.files import Damaged, read_json
-from fsamlab.measure import latest
-from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status, read_config
-from fsamlab.tracking import identity
-from fsamlab.tracking.wandb_environment import read_environment
-from fsamlab.tracking.wandb_server import CannotUpload, ServerRun, WandbServer, one_line
-from fsamlab.tracking.wandb_session import WandbSession, kill_service, wandb_id
+from fsamlab.config import ConfigError
+from fsamlab.files import Damaged
+from fsamlab.tracking.local_run import LocalRun, read_run
+from fsamlab.tracking.wandb_server import CannotUpload, ServerRun, WandbServer, environment_here, one_line
+from fsamlab.tracking.wandb_session import WandbSession, kill_service
 from fsamlab.tracking.wandb_tracker import GRACE_SECONDS, KILL_SECONDS
 from fsamlab.tracking.worker import within
 
@@ -36,36 +32,6 @@ OTHER_PLACE = "`--project` sends all of the run to another project, where its id
 
 class CannotSync(RuntimeError):
     """One run that could not be uploaded whole; the others can."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalRun:
-    """A run's files, as W&B is to have them.
-
-    Attributes:
-        rows: of metrics.jsonl; their steps grow.
-        summary: summary.json, and what was measured at the last measured step as `measured/...`.
-        exit_code: 0 for a finished run, 1 for one that ended otherwise.
-        resumed_at: the step its last attempt went on from.
-    """
-
-    directory: Path
-    identity: dict[str, Any]
-    tracker: TrackerConfig
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-    exit_code: int
-    resumed_at: int
-
-    @property
-    def wandb_id(self) -> str:
-        """The id of the W&B run."""
-        return wandb_id(self.identity["run_id"])
-
-    @property
-    def last_step(self) -> int:
-        """The last row's step, -1 if there is none."""
-        return int(self.rows[-1]["step"]) if self.rows else -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +71,7 @@ def sync_runs(
     Raises:
         CannotUpload: no key or no server; where it comes later, what was yielded is done and the rest was not tried.
     """
-    server = None if dry_run and not has_key() else WandbServer()
+    server = None if dry_run and not environment_here().has_key else WandbServer()
     seen: dict[tuple[str, str | None, str], Path] = {}
     with tempfile.TemporaryDirectory(prefix="fsamlab-sync-", ignore_cleanup_errors=True) as scratch:
         for index, run in enumerate(runs):
@@ -126,64 +92,6 @@ def sync_runs(
                 if isinstance(e, CannotUpload) and server is not None and not server.answers():
                     gone = f"W&B server {server.environment.base_url} does not answer any more"
                     raise CannotUpload(f"{gone}; {len(runs) - index - 1} more runs were not tried") from e
-
-
-def has_key() -> bool:
-    """Return whether this machine has a key for its W&B server.
-
-    Raises:
-        CannotUpload: wandb's own files cannot be read.
-    """
-    try:
-        return read_environment().has_key
-    except (OSError, ValueError) as e:
-        raise CannotUpload(one_line(e)) from e
-
-
-def read_run(run: Path, project: str | None, entity: str | None, timeout: float) -> LocalRun | str:
-    """Return a run's files, or why there is nothing to upload yet.
-
-    Raises:
-        Damaged: a file that cannot be used.
-    """
-    status = current_status(run)
-    if status["status"] == "queued":
-        return "has not started"
-    if status["status"] == "running":  # its process may be mirroring it, and two writers of one W&B run lose rows
-        return "is running; sync it when it has ended"
-    own, tracker = _place(run, status, project, entity, timeout)
-    rows = read_rows(run)
-    step = -1.0
-    for number, row in enumerate(rows, start=1):
-        here = row.get("step")
-        if not isinstance(here, int | float) or not here > step:
-            raise Damaged(f"{run / 'metrics.jsonl'}, line {number}: step {here} after {step:g}: steps have to grow")
-        step = here
-    return LocalRun(
-        run,
-        own,
-        tracker,
-        rows,
-        {**(read_json(run / "summary.json") or {}), **{f"measured/{k}": v for k, v in latest(run).items()}},
-        0 if status["status"] == "finished" else 1,
-        int(status.get("resumed_at") or 0),
-    )
-
-
-def _place(
-    run: Path, status: dict[str, Any], project: str | None, entity: str | None, timeout: float
-) -> tuple[dict[str, Any], TrackerConfig]:
-    """Return what a run is in W&B, and where it is to go."""
-    config = read_config(run)
-    if "run_id" not in status:
-        raise Damaged(f"{run / 'status.json'} has no run_id")
-    try:
-        own = config["tracker"]
-        place = {"project": project or own["project"], "entity": entity or own["entity"], "tags": own["tags"]}
-        tracker = TrackerConfig(name="wandb", mode="online", finish_timeout=timeout, **place)
-        return identity(config, status["run_id"]), tracker
-    except (KeyError, TypeError) as e:
-        raise Damaged(f"{run / 'config.yaml'} is no run's configuration: {type(e).__name__}: {e}") from e
 
 
 def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool) -> Outcome:

@@ -131,16 +131,25 @@ class WandbServer:
             raise CannotUpload(f"W&B server {self.environment.base_url}: {one_line(e)}") from e
 
 
+def environment_here() -> WandbEnvironment:
+    """Return which W&B server this machine uses, and whether there is a key for it.
+
+    Raises:
+        CannotUpload: wandb's own files cannot be read.
+    """
+    try:
+        return read_environment()
+    except (OSError, ValueError) as e:
+        raise CannotUpload(str(e)) from e
+
+
 def usable_environment() -> WandbEnvironment:
     """Return where W&B would send a run, without importing wandb.
 
     Raises:
         CannotUpload: no key, or no answer.
     """
-    try:
-        environment = read_environment()
-    except (OSError, ValueError) as e:
-        raise CannotUpload(str(e)) from e
+    environment = environment_here()
     if not environment.has_key:
         raise CannotUpload(f"no API key for {environment.base_url}; `wandb login` or WANDB_API_KEY configures one")
     began = time.monotonic()

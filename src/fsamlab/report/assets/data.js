@@ -101,16 +101,26 @@ function timesOf(run, grid, axis) {
 
 const isTime = (axis) => axis === "time" || axis === "training";
 
-/* A run's values of a metric at its epochs or steps `x`, with the seconds there where the axis is one of time. */
-function curveOf(metric, run, axis) {
+/* A run's recorded values of a metric, their epochs or steps, the seconds there where the axis is one of time, and
+ * which of them `has` a place on the axis; null where it has no such metric or time. */
+function pointsOf(metric, run, axis) {
   const curve = CURVES.get(metric)?.get(run);
   if (!curve) return null;
   const places = DATA.grids[curve.grid][placeOf(axis)];
   const times = timesOf(run, curve.grid, axis);
   if (isTime(axis) && !times) return null;
+  const has = (value, i) => value !== null && places[i] !== null && !(times && times[i] === null);
+  return { values: curve.values, places, times, has };
+}
+
+/* A run's values of a metric at its epochs or steps `x`, with the seconds there where the axis is one of time. */
+function curveOf(metric, run, axis) {
+  const points = pointsOf(metric, run, axis);
+  if (!points) return null;
+  const { values, places, times, has } = points;
   const found = { x: [], y: [], times: times && [] };
-  curve.values.forEach((value, i) => {
-    if (value === null || places[i] === null || (times && times[i] === null)) return;
+  values.forEach((value, i) => {
+    if (!has(value, i)) return;
     found.x.push(places[i]);
     found.y.push(value);
     if (times) found.times.push(times[i]);
@@ -208,13 +218,11 @@ function groupCurve(group, metric, axis, smoothing, factor) {
 
 /* The epoch or step of a run's first and last value of a metric; null where it has none. */
 function endsOf(metric, run, axis) {
-  const curve = CURVES.get(metric)?.get(run);
-  if (!curve || (isTime(axis) && !timesOf(run, curve.grid, axis))) return null;
-  const places = DATA.grids[curve.grid][placeOf(axis)];
-  const times = isTime(axis) ? timesOf(run, curve.grid, axis) : places;
-  const has = (value, i) => value !== null && places[i] !== null && times[i] !== null;
-  const first = curve.values.findIndex(has);
-  return first < 0 ? null : [places[first], places[curve.values.findLastIndex(has)]];
+  const points = pointsOf(metric, run, axis);
+  if (!points) return null;
+  const { values, places, has } = points;
+  const first = values.findIndex(has);
+  return first < 0 ? null : [places[first], places[values.findLastIndex(has)]];
 }
 
 const WORTH_SAYING = 0.02; // of the extent of a group's runs

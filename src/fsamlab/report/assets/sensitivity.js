@@ -61,7 +61,7 @@ function commonNote({ lines, common }) {
 /* One key's chart, with the lines in it named above: they are others than those of the curves. */
 function buildSensitivityTo(root, sensitivity, names, start) {
   const { key, tied } = sensitivity;
-  let summary = start;
+  let found = sensitivityLines(sensitivity, start);
   const also = tied.length ? ` (${tied.join(", ")} ${tied.length > 1 ? "change" : "changes"} with it)` : "";
   const box = element("div", { class: "wide" });
   root.append(box);
@@ -72,16 +72,15 @@ function buildSensitivityTo(root, sensitivity, names, start) {
   const item = { ticks, band: true, points: true, xLog: doubling, axisLabel: key };
   const chips = element("p", { class: "legend" });
   const note = element("p", { class: "note" });
-  const draw = () => chart.draw(sensitivityLines(sensitivity, summary).lines.slice(0, MAX_GROUPS), item);
+  const draw = () => chart.draw(found.lines.slice(0, MAX_GROUPS), item);
   const name = () => {
-    const found = sensitivityLines(sensitivity, summary);
     const all = found.lines;
     chips.replaceChildren(...all.slice(0, MAX_GROUPS).map((line) => element("span", { class: "chip" }, swatch(line), line.label)));
     const many = all.length > MAX_GROUPS ? `${all.length} lines: the first ${MAX_GROUPS} are drawn.` : "";
     note.textContent = [commonNote(found), many].filter((sentence) => sentence).join(" ");
   };
-  const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), summary, (value) => {
-    summary = value;
+  const choose = select("y axis", names.map((n) => [n, n + (percentFactor(n) > 1 ? ", %" : "")]), start, (value) => {
+    found = sensitivityLines(sensitivity, value);
     name();
     draw();
   });

@@ -1,0 +1,91 @@
+"""A run's files, as W&B is to have them: rows, summary, exit code, and where they go."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fsamlab.config import TrackerConfig
+from fsamlab.files import Damaged, read_json
+from fsamlab.measure import latest
+from fsamlab.record import read_rows
+from fsamlab.sweep.runs import current_status, read_config
+from fsamlab.tracking import identity
+from fsamlab.tracking.wandb_session import wandb_id
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRun:
+    """A run's files, as W&B is to have them.
+
+    Attributes:
+        rows: of metrics.jsonl; their steps grow.
+        summary: summary.json, and what was measured at the last measured step as `measured/...`.
+        exit_code: 0 for a finished run, 1 for one that ended otherwise.
+        resumed_at: the step its last attempt went on from.
+    """
+
+    directory: Path
+    identity: dict[str, Any]
+    tracker: TrackerConfig
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    exit_code: int
+    resumed_at: int
+
+    @property
+    def wandb_id(self) -> str:
+        """The id of the W&B run."""
+        return wandb_id(self.identity["run_id"])
+
+    @property
+    def last_step(self) -> int:
+        """The last row's step, -1 if there is none."""
+        return int(self.rows[-1]["step"]) if self.rows else -1
+
+
+def read_run(run: Path, project: str | None, entity: str | None, timeout: float) -> LocalRun | str:
+    """Return a run's files, or why there is nothing to upload yet.
+
+    Raises:
+        Damaged: a file that cannot be used.
+    """
+    status = current_status(run)
+    if status["status"] == "queued":
+        return "has not started"
+    if status["status"] == "running":  # its process may be mirroring it, and two writers of one W&B run lose rows
+        return "is running; sync it when it has ended"
+    own, tracker = _place(run, status, project, entity, timeout)
+    rows = read_rows(run)
+    step = -1.0
+    for number, row in enumerate(rows, start=1):
+        here = row.get("step")
+        if not isinstance(here, int | float) or not here > step:
+            raise Damaged(f"{run / 'metrics.jsonl'}, line {number}: step {here} after {step:g}: steps have to grow")
+        step = here
+    return LocalRun(
+        run,
+        own,
+        tracker,
+        rows,
+        {**(read_json(run / "summary.json") or {}), **{f"measured/{k}": v for k, v in latest(run).items()}},
+        0 if status["status"] == "finished" else 1,
+        int(status.get("resumed_at") or 0),
+    )
+
+
+def _place(
+    run: Path, status: dict[str, Any], project: str | None, entity: str | None, timeout: float
+) -> tuple[dict[str, Any], TrackerConfig]:
+    """Return what a run is in W&B, and where it is to go."""
+    config = read_config(run)
+    if "run_id" not in status:
+        raise Damaged(f"{run / 'status.json'} has no run_id")
+    try:
+        own = config["tracker"]
+        place = {"project": project or own["project"], "entity": entity or own["entity"], "tags": own["tags"]}
+        tracker = TrackerConfig(name="wandb", mode="online", finish_timeout=timeout, **place)
+        return identity(config, status["run_id"]), tracker
+    except (KeyError, TypeError) as e:
+        raise Damaged(f"{run / 'config.yaml'} is no run's configuration: {type(e).__name__}: {e}") from e
