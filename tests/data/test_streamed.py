@@ -167,6 +167,7 @@ def test_starting_workers_leaves_the_signals_of_this_process_alone(root):
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     next(folder(root, num_workers=1, batch_size=2).train.batches(0))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert not before & set(SIGNALS)  # nor has an earlier test left them blocked
 
 
 def children():
