@@ -210,7 +210,7 @@ class Trainer:
         row.update(self.sums.means())
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row.update(self._fetched_scalars())
-        if self.optimizer.choices.ascent.name != "none":
+        if self.optimizer.choices.ascent.perturbs:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
         if evaluate:
@@ -289,7 +289,7 @@ class Trainer:
             "cost/step_ms": self.step_ms,
         }
         counts: dict[str, float] = {}
-        if self.optimizer.choices.ascent.name != "none":
+        if self.optimizer.choices.ascent.perturbs:
             counts["perturbation/num_floored"] = int(self.optimizer.num_floored)
             counts["perturbation/num_skipped"] = self.optimizer.num_nonfinite
         if int(self.diverged_at) >= 0:

@@ -23,13 +23,12 @@ from fsamlab.config.checks import (
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
 from fsamlab.config.model import ModelConfig
-from fsamlab.config.optimizer import PAPER_SIGMA_LIMIT, OptimizerConfig
+from fsamlab.config.optimizer import OptimizerConfig
 from fsamlab.config.train import TrackerConfig, TrainConfig
 
 __all__ = [
     "BATCHNORM_MODES",
     "MISSING",
-    "PAPER_SIGMA_LIMIT",
     "QUANTITIES",
     "SCHEMAS",
     "AugmentConfig",
@@ -79,9 +78,7 @@ class Config:
         one_of("on_code_change", self.on_code_change, ("warn", "refuse"))
         if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
             raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
-        if self.train.accumulate_mode == "per_micro_batch" and (
-            self.optimizer.ascent not in ("batch", "none") or self.optimizer.reference == "full"
-        ):
+        if self.train.accumulate_mode == "per_micro_batch" and not self.optimizer.chosen().per_micro_batch:
             allowed = f"needs a perturbation from the micro-batch itself; optimizer={self.optimizer.name} has none"
             raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
         if self.train.save_best and self.data.val_size == 0:

@@ -14,7 +14,11 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
         super().__init__(f"{key}={value}: {allowed}")
-        self.key = key
+        self.key, self.value, self.allowed = key, value, allowed
+
+    def under(self, prefix: str) -> ConfigError:
+        """Return the same error with the key in a group of the config: `optimizer.` and `rho`."""
+        return ConfigError(prefix + self.key, self.value, self.allowed)
 
 
 class StrayKey(ConfigError):

@@ -26,7 +26,7 @@ def adaptive(objective: Objective, metric: Adaptive) -> Tensor:
     weights = {p for name, p in objective.model.named_parameters() if "weight" in name}
     ones = [torch.ones_like(p) for p in objective.params]
     with torch.no_grad():
-        return flatten(metric.stretch(ones, list[Tensor](objective.params), weights, Loop))
+        return flatten(metric.stretch(ones, list[Tensor](objective.params), weights, {}, Loop))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Diagnostics:
         if self.cfg.perturbation_rho is not None:
             return self.cfg.perturbation_rho
         radii = [group["rho"] for group in optimizer.param_groups if group["rho"] > 0]
-        return max(radii) if radii and optimizer.choices.metric.name == "l2" else self.cfg.rho
+        return max(radii) if radii and optimizer.choices.metric.is_identity else self.cfg.rho
 
     def conventions(self, trainer: Trainer) -> dict[str, str | int | float]:
         """Return what a measured value depends on besides the model: written wherever values are."""
@@ -163,7 +163,7 @@ class Diagnostics:
                     break
 
     def _sampling(self, trainer: Trainer) -> Sampling:
-        other = trainer.optimizer.choices.ascent.name == "other_batch"
+        other = trainer.optimizer.choices.ascent.needs == "other_batch"
         cfg = trainer.cfg
         return Sampling(
             self.train.num_samples,

@@ -12,7 +12,6 @@ Each factory takes a base optimizer, or parameters and SGD's keywords. What else
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fsamlab.config import OptimizerConfig
+from fsamlab.config import OptimizerConfig, rules
 from fsamlab.optim.guards import frozen_batchnorm
 from fsamlab.optim.sharpness_aware import SharpnessAware
 
@@ -131,7 +130,6 @@ def _adamw(params: Any, cfg: OptimizerConfig) -> Optimizer:
 
 SGD_SIZED_LR = 0.03
 BASES: dict[str, Callable[[Any, OptimizerConfig], Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
-PARAMETERS = ("sigma", "lmbda", "order", "ema_init", "eta", "adaptive_form", "full_every_steps")
 SHARED = ("ascent", "component", "reference", "metric", "rho", "every", "floor", "same_rng")
 
 
@@ -141,8 +139,8 @@ def build_optimizer(
     """Return the variant that a config describes, over all parameters of `model`, weight decay on everything."""
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
-    values = dataclasses.asdict(cfg)
-    parameters = {k: values[k] for k in PARAMETERS if values[k] is not None}
     base = BASES[cfg.base]([p for p in model.parameters() if p.requires_grad], cfg)
-    shared = {k: values[k] for k in SHARED}
-    return SharpnessAware(base, **shared, model=model, seed=seed, max_grad_norm=max_grad_norm, **parameters)
+    chosen = rules.choose({axis: getattr(cfg, axis) for axis in rules.AXES})
+    names = {name for choice in chosen.values() for name in choice.of_the_optimizer()}
+    keywords = {name: getattr(cfg, name) for name in (*SHARED, *names)}
+    return SharpnessAware(base, **keywords, model=model, seed=seed, max_grad_norm=max_grad_norm)

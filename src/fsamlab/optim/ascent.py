@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor
 
-from fsamlab.config import in_range
+from fsamlab.config import rules
 from fsamlab.optim._ops import Tensors
+from fsamlab.optim.axis import Axis, State
 
-State = Mapping[Tensor, dict[str, Any]]
 
-
-class Ascent:
-    """Where the ascent gradient comes from.
-
-    Attributes:
-        needs: the extra data its closure runs on; None if it takes no closure of its own.
-        data: the same in words.
-        has_clean_loss: whether the descent batch is evaluated at the unperturbed weights.
-    """
-
-    name: ClassVar[str]
-    needs: ClassVar[str | None] = None
-    data: ClassVar[str] = ""
-    has_clean_loss: ClassVar[bool] = False
+class Ascent(rules.Ascent, Axis):
+    """Where the ascent gradient comes from."""
 
     def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
-        """Return one tensor for each parameter to build the direction from, None where it has none."""
+        """Return one tensor for each parameter to build the direction from, None where it has none.
+
+        Args:
+            params: the parameters that are perturbed, in the order of the groups.
+            state: of the parameters.
+            seed: of this step.
+        """
         return [owned_gradient(p) for p in params]
 
 
@@ -49,39 +39,22 @@ def owned_gradient(p: Tensor) -> Tensor | None:
     return grad.clone() if grad._is_view() else grad
 
 
-class NoAscent(Ascent):
+class NoAscent(rules.NoAscent, Ascent):
     """No perturbation: the base optimizer."""
 
-    name = "none"
-    has_clean_loss = True
 
-
-class Batch(Ascent):
+class Batch(rules.Batch, Ascent):
     """The descent batch itself (SAM, arXiv 2010.01412)."""
 
-    name = "batch"
-    has_clean_loss = True
 
-
-class OtherBatch(Ascent):
+class OtherBatch(rules.OtherBatch, Ascent):
     """A batch other than the descent batch, of the same or another size (SAM-db, SAM-b)."""
 
-    name = "other_batch"
-    needs = "other_batch"
-    data = "a batch other than the descent batch"
 
-
-@dataclass
-class FullSet(Ascent):
+class FullSet(rules.FullSet, Ascent):
     """The gradient over the full training set, computed every `full_every_steps` steps and kept between."""
 
-    name = "full"
-    needs = "full"
-    data = "the full training set"
-    full_every_steps: int = 1
-
-    def __post_init__(self) -> None:
-        in_range("full_every_steps", self.full_every_steps, 1)
+    state_keys = ("full_gradient",)
 
     def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
         """Return copies of the stored full gradient (components may write to what they get)."""
@@ -89,10 +62,8 @@ class FullSet(Ascent):
         return [None if g is None else g.clone() for g in stored]
 
 
-class Gaussian(Ascent):
+class Gaussian(rules.Gaussian, Ascent):
     """A direction drawn from N(0, I), a function of (seed, step)."""
-
-    name = "gaussian"
 
     def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
         """Return one draw for each trainable parameter."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fsamlab.config import in_range, one_of
+from fsamlab.config import rules
 from fsamlab.optim._ops import Ops, Tensors, global_dot
+from fsamlab.optim.axis import Axis, State
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Part:
         on_a: weight of the ascent gradient in r.
         on_m: weight of the stored tensor in r.
         params: the parameters.
+        states: the choices' state of each parameter.
         a: `alpha` times the ascent gradient minus `beta` m; the gradient itself until a component
             reuses its memory for d.
         m: the stored tensors (EMA or full gradient); empty where there are none yet.
@@ -31,6 +33,7 @@ class Part:
     on_a: float
     on_m: float
     params: Tensors = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
     a: Tensors = field(default_factory=list)
     m: Tensors = field(default_factory=list)
     d: Tensors = field(default_factory=list)
@@ -48,25 +51,22 @@ class Part:
         return r
 
 
-@dataclass
-class Ema:
-    """Moving average of the raw ascent gradients, m_t = lmbda m_{t-1} + (1 - lmbda) a_t, as reference.
+class Reference(rules.Reference, Axis):
+    """What a component is relative to: r = on_a a + on_m m, m a tensor that the state of the parameter holds."""
 
-    Order `official` (nblt/F-SAM) uses m_{t-1}, so that the first step has no reference and is SAM's;
-    `paper` (arXiv 2403.12350, Algorithm 1) uses m_t. Start `first_gradient` sets m_0 = a_0; `zero` sets
-    m_{-1} = 0; `zero_debiased` divides by 1 - lmbda^n after n updates. Starts and counts are per tensor;
-    a tensor without a gradient keeps its average. It has the dtype of its parameter.
+    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
+        """Return (m or None where there is none yet, on_a, on_m) of r for a parameter with this state."""
+        raise NotImplementedError
+
+
+class Ema(rules.Ema, Reference):
+    """Moving average of the raw ascent gradients.
+
+    Starts and counts are per tensor; a tensor without a gradient keeps its average. It has the dtype of its
+    parameter.
     """
 
-    name: ClassVar[str] = "ema"
-    lmbda: float = 0.9
-    order: str = "official"
-    ema_init: str = "first_gradient"
-
-    def __post_init__(self) -> None:
-        in_range("lmbda", self.lmbda, 0, 1, open_high=True)
-        one_of("order", self.order, ("official", "paper"))
-        one_of("ema_init", self.ema_init, ("first_gradient", "zero", "zero_debiased"))
+    state_keys = ("ema", "ema_steps")
 
     def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
         """Return (m_{t-1} or None, on_a, on_m) of r for a tensor with this state."""
@@ -79,7 +79,7 @@ class Ema:
         bias = 1 - self.lmbda ** (n + 1) if debiased else 1.0
         return m, (1 - self.lmbda) / bias, self.lmbda / bias
 
-    def update(self, part: Part, state: dict[Tensor, dict[str, Any]], ops: Ops) -> None:
+    def update(self, part: Part, state: State, ops: Ops) -> None:
         """Feed the raw gradients of a part, recovered from part.a = alpha a - beta m where it was reused."""
         new = 1 - self.lmbda
         if part.m:
@@ -95,38 +95,30 @@ class Ema:
             state[p]["ema_steps"] = state[p].get("ema_steps", 0) + 1
 
 
-@dataclass
-class FullGradient:
-    """The gradient over the full training set, recomputed every `full_every_steps` steps, as reference."""
+class FullGradient(rules.FullGradient, Reference):
+    """The gradient over the full training set; SharpnessAware stores it."""
 
-    name: ClassVar[str] = "full"
-    full_every_steps: int = 1
-
-    def __post_init__(self) -> None:
-        in_range("full_every_steps", self.full_every_steps, 1)
+    state_keys = ("full_gradient",)
 
     def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
         """Return (G or None, 0, 1)."""
         return state.get("full_gradient"), 0.0, 1.0
 
 
-Reference = Ema | FullGradient
-
-
-class Component:
+class Component(rules.Component, Axis):
     """Which part of the ascent gradient is kept. Tensors without a reference yet keep all of it."""
 
-    name: ClassVar[str]
-
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
-        """Set part.d of every part."""
+        """Set part.d of every part.
+
+        `part.a` is read afterwards, by the update of the EMA: it may be written to only where `part.alpha` and
+        `part.beta` say how to get the ascent gradient back.
+        """
         raise NotImplementedError
 
 
-class All(Component):
+class All(rules.All, Component):
     """d = a."""
-
-    name = "all"
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d = a."""
@@ -134,15 +126,8 @@ class All(Component):
             part.d = part.a
 
 
-@dataclass
-class Subtract(Component):
+class Subtract(rules.Subtract, Component):
     """d = a - sigma r (F-SAM, arXiv 2403.12350 and Algorithm 1)."""
-
-    name = "subtract"
-    sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range("sigma", self.sigma)
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a: one model copy less."""
@@ -175,10 +160,8 @@ class _Projection(Component):
         raise NotImplementedError
 
 
-class ProjectOut(_Projection):
+class ProjectOut(rules.ProjectOut, _Projection):
     """d = a - (<a, r> / |r|^2) r: the batch-specific noise (SAM-noise)."""
-
-    name = "project_out"
 
     def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
         """Return a - c r."""
@@ -187,20 +170,16 @@ class ProjectOut(_Projection):
         return projection
 
 
-class ProjectOn(_Projection):
+class ProjectOn(rules.ProjectOn, _Projection):
     """d = (<a, r> / |r|^2) r: the full-gradient component (SAM-component, Figure 1)."""
-
-    name = "project_on"
 
     def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
         """Return c r."""
         return projection
 
 
-class ReferenceOnly(Component):
+class ReferenceOnly(rules.ReferenceOnly, Component):
     """d = r (SAM-full with the EMA as estimate; VaSSO, arXiv 2309.15639)."""
-
-    name = "reference"
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d = r."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.optim._ops import LOW_PRECISION, Number, Ops, Tensors
-from fsamlab.optim.component import All, Part, Subtract
+from fsamlab.optim.component import Part
 from fsamlab.optim.perturbation import Choices
 
 PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
@@ -37,12 +37,12 @@ class Recorder:
         self.name = choices.reference.name if choices.reference else ""
         known = [part for part in parts if part.m]
         self.m = [x for part in known for x in part.m]
-        self.by_algebra = isinstance(choices.component, Subtract) and choices.metric.name == "l2" and len(parts) == 1
+        self.by_algebra = choices.component.linear and choices.metric.is_identity and len(parts) == 1
         self.a: Tensors = []
         self.dot: Tensor | None = None
         if not self.by_algebra:
-            overwritten = not isinstance(choices.component, All)  # the direction may be formed in a's own memory
-            self.a = ops.scaled(a, 1.0) if overwritten else a
+            # the direction may be formed in the memory of a
+            self.a = ops.scaled(a, 1.0) if choices.component.changes else a
             self.dot = _dot([x for part in known for x in part.a], self.m) if known else None
 
     def scalars(self, parts: list[Part], norm_d: Number, direction: Tensors) -> dict[str, Tensor]:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fsamlab.config import in_range
+from fsamlab.config import in_range, rules
 from fsamlab.optim._ops import Tensors, is_finite
-from fsamlab.optim.component import FullGradient
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.two_phase import TwoPhase
@@ -48,7 +47,8 @@ class SharpnessAware(TwoPhase):
             weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA it costs two
             synchronisations a step.
         foreach: multi-tensor calls, or a loop over tensors.
-        **parameters: of the choices: sigma, lmbda, order, ema_init, eta, adaptive_form, full_every_steps.
+        **parameters: of the choices (fsamlab.config.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
+            full_every_steps.
 
     Attributes:
         scalars: of the last step, 0-dim tensors on the device: `loss_perturbed`, and `perturbation/...` when
@@ -105,12 +105,12 @@ class SharpnessAware(TwoPhase):
     @property
     def needs_reference(self) -> bool:
         """Whether step() takes a reference_closure over the full training set."""
-        return isinstance(self.choices.reference, FullGradient)
+        return self.choices.reference is not None and self.choices.reference.needs == rules.FULL
 
     @property
     def perturbs(self) -> bool:
         """Whether the coming step perturbs the weights: its turn, and a group with rho > 0."""
-        turn = self.choices.ascent.name != "none" and self.num_steps % self.every == 0
+        turn = self.choices.ascent.perturbs and self.num_steps % self.every == 0
         return turn and any(group["rho"] > 0 for group in self.param_groups)
 
     # ------------------------------------------------------------------------------------ the step
@@ -163,8 +163,8 @@ class SharpnessAware(TwoPhase):
         Raises:
             ValueError: the ascent gradient is not the micro-batch's own.
         """
-        if self.choices.ascent.name not in ("batch", "none") or self.needs_reference:
-            raise ValueError(f"ascent={self.choices.ascent.name}: one perturbation per micro-batch needs ascent=batch")
+        if not self.choices.per_micro_batch:
+            raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
         self.scalars = {}
         perturbs, share = self.perturbs, 1 / len(closures)
         clean: Tensors = []
@@ -203,24 +203,23 @@ class SharpnessAware(TwoPhase):
         Full-set passes come first: they may be left early (a signal), and then nothing has happened yet.
         """
         choice, every = self.choices.ascent, self.choices.full_every_steps
-        if choice.name == "gaussian":
-            return None
-        if self.needs_reference or choice.name == "full":
-            closure, name = (ascent, "ascent_closure") if choice.name == "full" else (reference, "reference_closure")
+        own = choice.needs == rules.FULL
+        if self.needs_reference or own:
+            closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:
                 self._required(closure, name, "the full training set")
                 self._full_step = self.num_steps
                 for p in self.parameters():
                     if p.grad is not None:
                         self.state[p]["full_gradient"] = p.grad.clone()
-        if choice.name == "other_batch":
+        if choice.needs not in (None, rules.FULL):
             self._required(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
 
     def _required(self, closure: Closure | None, name: str, data: str) -> None:
         """Run a closure on data other than the descent batch; batch norms do not count it."""
         if closure is None:
-            raise ValueError(f"ascent={self.choices.ascent.name} needs {name}: zero_grad, forward, backward on {data}")
+            raise ValueError(f"{self.choices.words()} needs {name}: zero_grad, forward, backward on {data}")
         with ExitStack() as stack:
             if self.model is not None:
                 stack.enter_context(frozen_batchnorm(self.model))

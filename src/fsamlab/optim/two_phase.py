@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fsamlab.config import in_range
 from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, is_finite, number, radius_over_norm
-from fsamlab.optim.component import Ema, Part
+from fsamlab.optim.component import Part
 from fsamlab.optim.guards import step_seed
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.scalars import Recorder
@@ -23,8 +23,6 @@ from fsamlab.optim.wrapper import Wrapper
 
 class TwoPhase(Wrapper):
     """A wrapper with :meth:`ascend` and :meth:`descend`; arguments and attributes as in SharpnessAware."""
-
-    own_keys = ("ema", "ema_steps", "full_gradient")
 
     def __init__(
         self,
@@ -112,6 +110,7 @@ class TwoPhase(Wrapper):
             m, on_a, on_m = choices.reference.form(self.state[p]) if choices.reference else (None, 0.0, 0.0)
             part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
             part.params.append(p)
+            part.states.append(self.state[p])
             part.a.append(a)
             if m is not None:
                 part.m.append(m)
@@ -123,10 +122,10 @@ class TwoPhase(Wrapper):
         """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
         params = [p for part in parts for p in part.params]
         d = [x for part in parts for x in part.d]
-        norm_d = norm_a if self.choices.component.name == "all" else number(global_norm(d, self.ops))
-        td = self.choices.metric.stretch(d, params, self._weights, self.ops)
+        norm_d = norm_a if not self.choices.component.changes else number(global_norm(d, self.ops))
+        td = self.choices.metric.stretch(d, params, self._weights, self.state, self.ops)
         norm_td = norm_d if td is d else number(global_norm(td, self.ops))
-        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.ops)
+        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.state, self.ops)
         scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
         self.num_floored = self.num_floored + floored
         saved = [self._scratch(p) for p in params]
@@ -146,9 +145,8 @@ class TwoPhase(Wrapper):
             self._moved = []
 
     def _commit(self) -> None:
-        if isinstance(self.choices.reference, Ema):
-            for part in self._parts or []:
-                self.choices.reference.update(part, self.state, self.ops)
+        for choice in self.choices.made():
+            choice.commit(self._parts or [], self.state, self.ops)
 
     def _all_finite(self, losses: list[Tensor]) -> bool:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -169,6 +167,11 @@ class TwoPhase(Wrapper):
         if self.model is None:
             raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
         return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """The entries of a parameter's state that are not the base's."""
+        return self.choices.state_keys
 
     def own_state(self) -> dict[str, Any]:
         """Return counters, settings and choices.

@@ -17,8 +17,6 @@ class Wrapper(Optimizer):
     A parameter's state in the state_dict is the base's entries and, under other keys, the wrapper's own.
     """
 
-    own_keys: tuple[str, ...] = ()  # of a parameter's state
-
     def __init__(self, base: Optimizer, rho: float) -> None:
         self.base = base
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
@@ -42,6 +40,11 @@ class Wrapper(Optimizer):
     def parameters(self) -> Iterator[Tensor]:
         """Iterate over all parameters, in the order of the groups."""
         return (p for group in self.param_groups for p in group["params"])
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """The entries of a parameter's state that are not the base's."""
+        raise NotImplementedError
 
     def own_state(self) -> dict[str, Any]:
         """Return what is no parameter's state."""
@@ -89,10 +92,19 @@ class Wrapper(Optimizer):
         for i, p in enumerate(self.parameters()):
             for key in self.own_keys & state_dict["state"].get(i, {}).keys():
                 value = state_dict["state"][i][key]
-                self.state[p][key] = value.to(p, copy=True) if isinstance(value, Tensor) else value
+                self.state[p][key] = _like(p, value)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but a scheduler's wrapper around step()."""
         return {k: v for k, v in self.__dict__.items() if k != "step"}
+
+
+def _like(p: Tensor, value: Any) -> Any:
+    """Return a copy of an entry of p's state on p's device; what has p's shape gets p's dtype."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_floating_point() and value.shape == p.shape:
+        return value.to(p, copy=True)
+    return value.to(p.device, copy=True)
