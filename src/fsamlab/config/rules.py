@@ -54,7 +54,7 @@ def of_the_loop(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"loop": True})
 
 
-# ------------------------------------------------------------------------------------ ascent
+# --- ascent
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Gaussian(Ascent):
     has_mean = False
 
 
-# --------------------------------------------------------------------------------- component
+# --- component
 
 
 @dataclass
@@ -216,7 +216,7 @@ class ReferenceOnly(Component):
     name = "reference"
 
 
-# --------------------------------------------------------------------------------- reference
+# --- reference
 
 
 @dataclass
@@ -262,7 +262,7 @@ class FullGradient(Reference):
         in_range("full_every_steps", self.full_every_steps, 1)
 
 
-# ------------------------------------------------------------------------------------ metric
+# --- metric
 
 
 @dataclass
@@ -302,7 +302,7 @@ class Adaptive(Metric):
         one_of("adaptive_form", self.adaptive_form, ("official", "all"))
 
 
-# ---------------------------------------------------------------------------- the whole family
+# --- the whole family
 
 C = TypeVar("C", bound=Choice)
 T = TypeVar("T")

@@ -69,3 +69,6 @@ class Gaussian(rules.Gaussian, Ascent):
         """Return one draw for each trainable parameter."""
         generator = torch.Generator(params[0].device).manual_seed(seed)
         return [torch.empty_like(p).normal_(generator=generator) if p.requires_grad else None for p in params]
+
+
+ASCENTS: dict[str, type[Ascent]] = rules.table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)

@@ -40,6 +40,13 @@ class Part:
     alpha: float = 1.0
     beta: float = 0.0
 
+    def ascent(self, ops: Ops) -> Tensors:
+        """Return the ascent gradient, new tensors, also where a component has reused the memory of `a`."""
+        found = ops.scaled(self.a, 1 / self.alpha)
+        if self.beta != 0:
+            ops.add_(found, self.m, alpha=self.beta / self.alpha)
+        return found
+
     def reference(self, ops: Ops) -> Tensors | None:
         """Return r, not to be written to; None where there is no reference yet."""
         if not self.m:
@@ -111,8 +118,8 @@ class Component(rules.Component, Axis):
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set part.d of every part.
 
-        `part.a` is read afterwards, by the update of the EMA: it may be written to only where `part.alpha` and
-        `part.beta` say how to get the ascent gradient back.
+        `part.a` is read afterwards, by the update of references: it may be written to only as alpha a - beta m, with
+        `part.alpha` and `part.beta` set, so that the ascent gradient can be had back.
         """
         raise NotImplementedError
 
@@ -186,3 +193,7 @@ class ReferenceOnly(rules.ReferenceOnly, Component):
         for part in parts:
             r = part.reference(ops)
             part.d = part.a if r is None else r
+
+
+REFERENCES: dict[str, type[Reference]] = rules.table(Ema, FullGradient)
+COMPONENTS: dict[str, type[Component]] = rules.table(All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)

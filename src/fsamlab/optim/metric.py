@@ -57,3 +57,6 @@ class Adaptive(rules.Adaptive, Metric):
             for i, x in zip(chosen, stretched):
                 result[i] = x
         return result
+
+
+METRICS: dict[str, type[Metric]] = rules.table(L2, Adaptive)

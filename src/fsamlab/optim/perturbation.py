@@ -5,7 +5,7 @@
     eps  = rho T^2 d / |T d|             METRICS
 
 A variant is one choice on each axis. Norms and inner products run over all perturbed tensors jointly.
-Names, parameters and what goes together are in fsamlab.config.rules; a choice in the tables here inherits from the
+Names, parameters and what goes together are in fsamlab.config.rules; a choice in a table here inherits from the
 choice of the same name there.
 """
 
@@ -15,24 +15,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fsamlab.config import rules
-from fsamlab.optim.ascent import Ascent, Batch, FullSet, Gaussian, NoAscent, OtherBatch
-from fsamlab.optim.component import (
-    All,
-    Component,
-    Ema,
-    FullGradient,
-    ProjectOn,
-    ProjectOut,
-    Reference,
-    ReferenceOnly,
-    Subtract,
-)
-from fsamlab.optim.metric import L2, Adaptive, Metric
+from fsamlab.optim.ascent import ASCENTS, Ascent
+from fsamlab.optim.component import COMPONENTS, REFERENCES, Component, Reference
+from fsamlab.optim.metric import METRICS, Metric
 
-ASCENTS: dict[str, type[Ascent]] = rules.table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)
-COMPONENTS: dict[str, type[Component]] = rules.table(All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)
-REFERENCES: dict[str, type[Reference]] = rules.table(Ema, FullGradient)
-METRICS: dict[str, type[Metric]] = rules.table(L2, Adaptive)
 AXES: dict[str, Mapping[str, Any]] = {
     "ascent": ASCENTS,
     "component": COMPONENTS,
