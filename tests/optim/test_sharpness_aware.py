@@ -334,7 +334,9 @@ def test_micro_batches_average():
 def test_micro_batches_need_their_own_ascent():
     model = network()
     with pytest.raises(ValueError, match="ascent=other_batch"):
-        optim.SAMdb(sgd(model)).step_micro([])
+        optim.SAMdb(sgd(model)).step_micro([closure_of(model, SAM(sgd(model)), 0)])
+    with pytest.raises(ValueError, match="reference=full"):
+        optim.SAMNoise(sgd(model)).step_micro([closure_of(model, SAM(sgd(model)), 0)])
 
 
 # 8 non-finite gradients; fp16's scaler will use the same skip
@@ -461,6 +463,60 @@ def test_two_phases_are_the_closure():
             closure()
         phased.descend()
     assert same(a.state_dict().values(), b.state_dict().values())
+
+
+def smooth():
+    """A network without batch norms and dropout: what one more pass would leave in them is the caller's business."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def in_two_phases(model, optimizer, steps):
+    for k in range(steps):
+        other = optimizer.needs_ascent == "other_batch"
+        closure_of(model, optimizer, 1000 + k if other else k)()
+        optimizer.ascend()
+        closure_of(model, optimizer, k)()
+        optimizer.descend()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("more", [(), ("optimizer.every=2",), ("optimizer.rho=0",)], ids=str)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_phases_are_step_or_say_that_step_is_needed(name, more):
+    if name in ("sgd", "sgd_2x", "adamw"):
+        more = ()
+    a, b = smooth(), smooth()
+    whole, phased = variant(name, a, *more), variant(name, b, *more)
+    expected = run(a, whole, 5)
+    if name in ("sam_full", "sam_component", "sam_noise"):
+        with pytest.raises(RuntimeError, match=r"(ascent|reference)=full needs .* use step\(closure") as e:
+            in_two_phases(b, phased, 1)
+        assert "\n" not in str(e.value)
+        assert same(b.parameters(), smooth().parameters())
+    else:
+        assert same(in_two_phases(b, phased, 5), expected)
+        assert phased.num_steps == 5
+
+
+def test_same_rng_needs_step():
+    model = network(dropout=0.5)
+    with pytest.raises(RuntimeError, match=r"same_rng=True .* use step\(closure"):
+        SAM(sgd(model), same_rng=True).ascend()
+
+
+def test_a_choice_that_does_not_perturb_moves_nothing():
+    model = smooth()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = SharpnessAware(sgd(model), ascent="none", rho=0.5)
+    closure_of(model, optimizer, 0)()
+    optimizer.ascend()
+    assert same(model.parameters(), before)
+
+
+def test_no_micro_batch_at_all():
+    with pytest.raises(ValueError, match="one closure for each micro-batch"):
+        SAM(sgd(network())).step_micro([])
 
 
 def test_zeroing_gradients_in_place_cannot_reach_the_ema():

@@ -76,7 +76,7 @@ class SharpnessAware(TwoPhase):
         **parameters: Any,
     ) -> None:
         in_range("every", every, 1)
-        self.every, self.same_rng = every, same_rng
+        self.every = every
         self._full_step: int | None = None  # in which the stored full gradient was computed
         super().__init__(
             base,
@@ -88,6 +88,7 @@ class SharpnessAware(TwoPhase):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             foreach=foreach,
+            same_rng=same_rng,
         )
 
     # ------------------------------------------------------------------------------- what it needs
@@ -143,7 +144,7 @@ class SharpnessAware(TwoPhase):
             return loss
         random = rng_state(self.device) if self.same_rng else None
         clean = self._ascent_pass(descent, ascent_closure, reference_closure)
-        self.ascend()
+        self._ascend()
         if not self._finite:
             self.descend()
             return torch.full((), math.nan, device=self.device) if clean is None else clean
@@ -163,6 +164,8 @@ class SharpnessAware(TwoPhase):
         Raises:
             ValueError: the ascent gradient is not the micro-batch's own.
         """
+        if not closures:
+            raise ValueError("step_micro() needs one closure for each micro-batch, and there is none")
         if not self.choices.per_micro_batch:
             raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
         self.scalars = {}
@@ -175,7 +178,7 @@ class SharpnessAware(TwoPhase):
             random = rng_state(self.device) if self.same_rng else None
             clean.append(descent())
             if perturbs:
-                self.ascend()
+                self._ascend()
                 perturbed.append(self._perturbed_pass(descent, clean[-1], random))
                 self._restore()
                 if self._finite:

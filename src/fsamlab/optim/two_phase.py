@@ -36,12 +36,13 @@ class TwoPhase(Wrapper):
         max_grad_norm: float | None,
         skip_nonfinite: bool,
         foreach: bool,
+        same_rng: bool,
     ) -> None:
         in_range("rho", rho, 0)
         in_range("floor", floor, 0, 1, open_high=True)
         in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
         self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
-        self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
+        self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
         self.ops: Ops = Foreach if foreach else Loop
         self.scalars: dict[str, Tensor] = {}
         self.record_scalars = False
@@ -61,17 +62,44 @@ class TwoPhase(Wrapper):
         if hasattr(self, "_weights") and self.choices.metric.by_name:  # not while torch's constructor runs
             self._weights = self._named_weights()
 
-    @torch.no_grad()
+    @property
+    def perturbs(self) -> bool:
+        """Whether the coming step perturbs the weights."""
+        raise NotImplementedError
+
     def ascend(self) -> None:
         """First phase: the ascent batch's gradients are in p.grad; move the weights to w + eps.
 
-        The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only
-        when the second phase has ended well. It perturbs whatever `every` says; run the second forward
-        under :func:`frozen_batchnorm`, which only step() can do by itself.
+        The gradient tensors are taken over (p.grad is None afterwards), since the EMA is fed with them only when the
+        second phase has ended well. In a step that does not perturb (ascent=none, `every`, rho 0) the weights stay
+        where they are and :meth:`descend` is the base's step; :attr:`perturbs` tells beforehand. Run the second
+        forward under :func:`frozen_batchnorm`, which only step() can do by itself.
+
+        Raises:
+            RuntimeError: the variant needs a pass over data, or a random state, that step() alone can see to; or
+                ascend() twice.
         """
+        self._refuse_what_needs_step()
+        self.scalars = {}
+        self._ascend()
+
+    def _refuse_what_needs_step(self) -> None:
+        choices, what = self.choices, ""
+        if not choices.ascent.two_phase or (choices.reference is not None and choices.reference.needs is not None):
+            what = f"{choices.words()} needs a pass over the full training set of its own"
+        elif self.same_rng:
+            what = "same_rng=True replays the random state of the first pass"
+        if what:
+            raise RuntimeError(
+                f"{what}, which ascend() cannot make: use step(closure, ascent_closure, reference_closure)"
+            )
+
+    @torch.no_grad()
+    def _ascend(self) -> None:
+        """Move the weights, whatever made the gradients in p.grad."""
         if self._parts is not None:
             raise RuntimeError("ascend() twice without descend()")
-        parts = self._gather()
+        parts = self._gather() if self.perturbs else self._drop_gradients()
         self._parts, self._moved = parts, []
         norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
         self._finite = not self.skip_nonfinite or is_finite(norm_a)
@@ -89,7 +117,9 @@ class TwoPhase(Wrapper):
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
         self._restore()
-        if self._finite and (not self.skip_nonfinite or self._all_finite([])):
+        if not self.perturbs:
+            self._base_step()
+        elif self._finite and (not self.skip_nonfinite or self._all_finite([])):
             self._commit()
             self._base_step()
         else:
@@ -114,9 +144,14 @@ class TwoPhase(Wrapper):
             part.a.append(a)
             if m is not None:
                 part.m.append(m)
+        self._drop_gradients()
+        return list(parts.values())
+
+    def _drop_gradients(self) -> list[Part]:
+        """Set every p.grad to None, as an ascent does; return no parts."""
         for p in self.parameters():
             p.grad = None
-        return list(parts.values())
+        return []
 
     def _move(self, parts: list[Part], norm_a: Number) -> tuple[Number, Tensors]:
         """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
