@@ -6,8 +6,6 @@ device. In-place functions end in an underscore. No list may be empty.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -100,11 +98,6 @@ class Loop:
 
 
 Ops = type[Foreach] | type[Loop]
-
-
-def is_finite(x: Tensor | float) -> bool:
-    """Return whether a number is finite; waits for the device if it is not on the CPU."""
-    return math.isfinite(x if isinstance(x, float) else x.item())
 
 
 def number(x: Tensor) -> Number:

@@ -1,4 +1,8 @@
-"""Keep a second forward pass from leaving traces: batch-norm running statistics and random state."""
+"""What a second pass over a batch must not leave behind, and must not find.
+
+It must not leave traces in batch norms' running statistics and in the random state; it must not find
+copies of the weights that were made before the weights moved.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import parametrize
 
 
 @contextmanager
@@ -26,17 +31,42 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     # Instance norms pass theirs all the same, and so have to lose them for a while.
     buffers = [(m, m.running_mean, m.running_var) for m in tracking if isinstance(m, _InstanceNorm)]
-    for module in tracking:
-        module.track_running_stats = False
-    for module, _, _ in buffers:
-        module.running_mean = module.running_var = None
+
+    def switch_on() -> None:
+        for instance_norm, mean, var in buffers:
+            instance_norm.running_mean, instance_norm.running_var = mean, var
+        for norm in tracking:
+            norm.track_running_stats = True
+
+    # Ctrl-C may come at any line, also while modules are switched. Switching on again inside the try block lets
+    # the except block finish what an interrupt cut short.
     try:
-        yield
-    finally:
         for module in tracking:
-            module.track_running_stats = True
-        for module, mean, var in buffers:
-            module.running_mean, module.running_var = mean, var
+            module.track_running_stats = False
+        for module, _, _ in buffers:
+            module.running_mean = module.running_var = None
+        yield
+        switch_on()
+    except BaseException:
+        switch_on()
+        raise
+
+
+def forget_weight_copies(model: nn.Module | None = None) -> None:
+    """Drop what torch keeps of weights that have just changed in place, so that the next forward reads the weights.
+
+    These are the low-precision copies of an open `torch.autocast` block, the results of an open
+    `torch.nn.utils.parametrize.cached()` block, and the gathered weights that `fully_shard` modules of `model`
+    (given only where there are such modules) keep after a backward pass. None of them notices a change in place.
+    """
+    torch.clear_autocast_cache()
+    parametrize._cache.clear()
+    if model is not None:
+        from torch.distributed.fsdp import FSDPModule  # half a second, which only sharded models pay
+
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -54,11 +84,13 @@ def _set_rng_state(device: torch.device, state: tuple[Tensor, Tensor | None]) ->
 def replayed_rng(device: torch.device, state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
     """Run the context from an earlier random state; afterwards the state is what it was on entry."""
     now = rng_state(device)
-    _set_rng_state(device, state)
     try:
+        _set_rng_state(device, state)
         yield
-    finally:
         _set_rng_state(device, now)
+    except BaseException:
+        _set_rng_state(device, now)
+        raise
 
 
 def step_seed(seed: int, step: int) -> int:

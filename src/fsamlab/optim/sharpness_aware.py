@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fsamlab.config import in_range, rules
-from fsamlab.optim._ops import Tensors, is_finite
+from fsamlab.optim._ops import Tensors
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.two_phase import TwoPhase
@@ -44,9 +44,12 @@ class SharpnessAware(TwoPhase):
         seed: of the random direction.
         max_grad_norm: clips the descent gradient, never the ascent gradient.
         skip_nonfinite: a perturbing step with a non-finite ascent gradient, perturbed loss or descent gradient leaves
-            weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA it costs two
-            synchronisations a step.
+            weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA the host then waits twice a
+            step, in :meth:`step_micro` once for each micro-batch and once more. With torch.distributed the step is left
+            out on all ranks if it is not finite on one of them: two small reductions a step, on each rank.
         foreach: multi-tensor calls, or a loop over tensors.
+        process_group: the ranks that train these weights together; None is torch.distributed's default group. Ranks
+            that train on their own need a group of one each.
         **parameters: of the choices (fsamlab.config.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
             full_every_steps.
 
@@ -73,6 +76,7 @@ class SharpnessAware(TwoPhase):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = True,
         foreach: bool = True,
+        process_group: Any = None,
         **parameters: Any,
     ) -> None:
         in_range("every", every, 1)
@@ -89,6 +93,7 @@ class SharpnessAware(TwoPhase):
             skip_nonfinite=skip_nonfinite,
             foreach=foreach,
             same_rng=same_rng,
+            process_group=process_group,
         )
 
     # ------------------------------------------------------------------------------- what it needs
@@ -139,18 +144,20 @@ class SharpnessAware(TwoPhase):
         self.scalars = {}
         if not self.perturbs:
             loss = descent()
-            self._base_step()
-            self.num_steps += 1
+            self._finish(True, None)
             return loss
         random = rng_state(self.device) if self.same_rng else None
-        clean = self._ascent_pass(descent, ascent_closure, reference_closure)
-        self._ascend()
-        if not self._finite:
-            self.descend()
-            return torch.full((), math.nan, device=self.device) if clean is None else clean
-        perturbed = self._perturbed_pass(descent, clean, random)
-        self._finite = not self.skip_nonfinite or is_finite(perturbed)
-        self.descend()
+        try:
+            clean = self._ascent_pass(descent, ascent_closure, reference_closure)
+            self._ascend()
+            if not self._finite:
+                self._descend([])
+                return torch.full((), math.nan, device=self.device) if clean is None else clean
+            perturbed = self._perturbed_pass(descent, clean, random)
+            self._descend([perturbed])
+        except BaseException:
+            self.restore()
+            raise
         self.scalars["loss_perturbed"] = perturbed
         return perturbed if clean is None else clean
 
@@ -173,27 +180,27 @@ class SharpnessAware(TwoPhase):
         clean: Tensors = []
         perturbed: Tensors = []
         mean: dict[Tensor, Tensor] = {}
-        for closure in closures:
-            descent = torch.enable_grad()(closure)
-            random = rng_state(self.device) if self.same_rng else None
-            clean.append(descent())
-            if perturbs:
-                self._ascend()
-                perturbed.append(self._perturbed_pass(descent, clean[-1], random))
-                self._restore()
-                if self._finite:
-                    self._commit()
-                self._parts = None
+        try:
+            for closure in closures:
+                descent = torch.enable_grad()(closure)
+                random = rng_state(self.device) if self.same_rng else None
+                clean.append(descent())
+                if perturbs:
+                    self._ascend()
+                    perturbed.append(self._perturbed_pass(descent, clean[-1], random))
+                    self._put_back()
+                    parts, self._parts = self._parts or [], None
+                    if self._finite:
+                        self._commit(parts)
+                for p in self.parameters():
+                    if p.grad is not None:
+                        mean[p] = mean[p].add_(p.grad, alpha=share) if p in mean else p.grad * share
             for p in self.parameters():
-                if p.grad is not None:
-                    mean[p] = mean[p].add_(p.grad, alpha=share) if p in mean else p.grad * share
-        for p in self.parameters():
-            p.grad = mean.get(p)
-        if not perturbs or self._all_finite([*clean, *perturbed]):
-            self._base_step()
-        else:
-            self.num_nonfinite += 1
-        self.num_steps += 1
+                p.grad = mean.get(p)
+            self._finish(not perturbs or self._descent_verdict([*clean, *perturbed]), None)
+        except BaseException:
+            self.restore()
+            raise
         if perturbed:
             self.scalars["loss_perturbed"] = torch.stack(perturbed).mean()
         return torch.stack(clean).mean()
@@ -211,10 +218,10 @@ class SharpnessAware(TwoPhase):
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:
                 self._required(closure, name, "the full training set")
-                self._full_step = self.num_steps
                 for p in self.parameters():
                     if p.grad is not None:
                         self.state[p]["full_gradient"] = p.grad.clone()
+                self._full_step = self.num_steps  # last: an interrupted pass is made again
         if choice.needs not in (None, rules.FULL):
             self._required(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
@@ -223,24 +230,18 @@ class SharpnessAware(TwoPhase):
         """Run a closure on data other than the descent batch; batch norms do not count it."""
         if closure is None:
             raise ValueError(f"{self.choices.words()} needs {name}: zero_grad, forward, backward on {data}")
-        with ExitStack() as stack:
-            if self.model is not None:
-                stack.enter_context(frozen_batchnorm(self.model))
+        with frozen_batchnorm(self.model) if self.model is not None else nullcontext():
             torch.enable_grad()(closure)()
 
     def _perturbed_pass(self, descent: Closure, clean: Tensor | None, random: Any) -> Tensor:
         """Run the descent batch at w + eps; batch norms count it unless the clean pass was counted."""
-        with ExitStack() as stack:
-            if self.model is not None and clean is not None:
-                stack.enter_context(frozen_batchnorm(self.model))
-            if random is not None and clean is not None:
-                stack.enter_context(replayed_rng(self.device, random))
-            try:
-                return descent().detach()
-            except BaseException:
-                self._restore()
-                self._parts = None
-                raise
+        model = self.model if clean is not None else None
+        replayed = random is not None and clean is not None
+        with (
+            frozen_batchnorm(model) if model is not None else nullcontext(),
+            replayed_rng(self.device, random) if replayed else nullcontext(),
+        ):
+            return descent().detach()
 
     # ----------------------------------------------------------------------------------- its state
 

@@ -13,10 +13,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.config import in_range
-from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, is_finite, number, radius_over_norm
+from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
 from fsamlab.optim.component import Part
-from fsamlab.optim.guards import step_seed
+from fsamlab.optim.guards import forget_weight_copies, step_seed
 from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.wrapper import Wrapper
 
@@ -37,6 +38,7 @@ class TwoPhase(Wrapper):
         skip_nonfinite: bool,
         foreach: bool,
         same_rng: bool,
+        process_group: Any,
     ) -> None:
         in_range("rho", rho, 0)
         in_range("floor", floor, 0, 1, open_high=True)
@@ -53,6 +55,8 @@ class TwoPhase(Wrapper):
         self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
         super().__init__(base, rho)
         self.device = next(self.parameters()).device
+        self.ranks = Ranks(process_group, self.device)
+        self._alike: Tensor | bool = True  # whether all ranks had the same ascent gradients so far
         self.num_floored: Tensor | int = 0
         self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
@@ -98,11 +102,18 @@ class TwoPhase(Wrapper):
     def _ascend(self) -> None:
         """Move the weights, whatever made the gradients in p.grad."""
         if self._parts is not None:
-            raise RuntimeError("ascend() twice without descend()")
+            raise RuntimeError("ascend() twice without descend(); restore() gives up the step that was begun")
+        try:
+            self._perturb()
+        except BaseException:
+            self.restore()
+            raise
+
+    def _perturb(self) -> None:
         parts = self._gather() if self.perturbs else self._drop_gradients()
-        self._parts, self._moved = parts, []
+        self._parts = parts
         norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
-        self._finite = not self.skip_nonfinite or is_finite(norm_a)
+        self._finite = self._ascent_verdict(norm_a)
         if not parts or not self._finite:
             return
         recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
@@ -114,18 +125,58 @@ class TwoPhase(Wrapper):
     @torch.no_grad()
     def descend(self) -> None:
         """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
+        self._descend([])
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give up a step between :meth:`ascend` and :meth:`descend`: put the weights back, forget the direction.
+
+        For loops that are left between the two (an exception in the second pass, Ctrl-C). Does nothing elsewhere.
+        """
+        self._put_back()
+        self._parts = None
+
+    # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
+    # except block does the same work again, for an interrupt that came before.
+
+    def _descend(self, losses: Tensors) -> None:
+        """Make the second phase; the step is left out if one of `losses` is not finite on some rank."""
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
-        self._restore()
-        if not self.perturbs:
-            self._base_step()
-        elif self._finite and (not self.skip_nonfinite or self._all_finite([])):
-            self._commit()
+        try:
+            self._put_back()
+            perturbed = self.perturbs
+            finite = not perturbed or (self._finite and self._descent_verdict(losses))
+            parts, self._parts = self._parts, None
+            self._finish(finite, parts if perturbed else None)
+        except BaseException:
+            self.restore()
+            raise
+
+    def _finish(self, finite: bool, parts: list[Part] | None) -> None:
+        """Let the base take the step, and the choices if they are given its parts; or leave the step out. Count it."""
+        if finite:
+            if parts is not None:
+                self._commit(parts)
             self._base_step()
         else:
             self.num_nonfinite += 1
-        self._parts = None
         self.num_steps += 1
+
+    def _ascent_verdict(self, norm_a: Number) -> bool:
+        """Return whether the step may go on: the same answer on all ranks."""
+        if not self.skip_nonfinite and self.ranks.number == 1:
+            return True
+        finite, alike = self.ranks.all_finite_and_alike(norm_a)
+        self._alike = self._alike & alike
+        return not self.skip_nonfinite or bool(finite)
+
+    def _descent_verdict(self, losses: Tensors) -> bool:
+        """Return whether losses and gradients are finite: the same answer on all ranks, one read by the host."""
+        if not self.skip_nonfinite:
+            return True
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
 
     def _gather(self) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
@@ -165,33 +216,35 @@ class TwoPhase(Wrapper):
         self.num_floored = self.num_floored + floored
         saved = [self._scratch(p) for p in params]
         self.ops.copy_(saved, params)
-        self._moved = params
+        self._moved = params  # from here on there is something to put back
         start = 0
         for part in parts:
             stop = start + len(part.params)
             self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
             start = stop
+        forget_weight_copies()
         return norm_d, direction
 
-    def _restore(self) -> None:
+    def _put_back(self) -> None:
         """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
         if self._moved:
             self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
+            forget_weight_copies()
             self._moved = []
 
-    def _commit(self) -> None:
+    def _commit(self, parts: list[Part]) -> None:
         for choice in self.choices.made():
-            choice.commit(self._parts or [], self.state, self.ops)
-
-    def _all_finite(self, losses: list[Tensor]) -> bool:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        values = [*losses, global_norm(gradients, self.ops)] if gradients else losses
-        return all(is_finite(v) for v in values)
+            choice.commit(parts, self.state, self.ops)
 
     def _base_step(self) -> None:
         if self.max_grad_norm is not None:
             clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
-        self.base.step()
+        try:
+            self.base.step()
+            forget_weight_copies()
+        except BaseException:
+            forget_weight_copies()
+            raise
 
     def _scratch(self, p: Tensor) -> Tensor:
         if p not in self._saved:
