@@ -9,7 +9,7 @@ import time
 import webbrowser
 from pathlib import Path
 
-from fsamlab import door
+from fsamlab import door, output
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         return int(args.run(args))
 
-    return door.call(command)
+    first = next(iter(sys.argv[1:] if argv is None else argv), None)
+    return door.call(command, work=first in ("fetch", "resubmit", "collect", "report", "measure", "sync"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,9 +198,9 @@ def _wandb_workspace(args: argparse.Namespace) -> int:
 
     check_place(args.project, args.entity)
     if args.json:
-        print(as_json(build(args.project, args.entity or "", args.name)))
+        output.show(as_json(build(args.project, args.entity or "", args.name)))
     else:
-        print(save(args.project, args.entity, args.name))
+        output.show(save(args.project, args.entity, args.name))
     return 0
 
 
@@ -216,7 +217,7 @@ def _collect(args: argparse.Namespace) -> int:
     check_writable(csv)
     frame = collect(runs)
     try:
-        frame.to_csv(csv, index=False)
+        frame.to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
     except OSError as e:  # a full disk is reported without the file's name
         raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
@@ -236,7 +237,8 @@ def _report(args: argparse.Namespace) -> int:
     gathered = write_report(args.runs, out)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
-    print(f"{counted(len(gathered.frame), 'run')} ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
+    runs = counted(len(gathered.frame), "run")
+    output.show(f"{runs} ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
     if args.open and not webbrowser.open(out.resolve().as_uri()):
         print(
             f"error: --open: no browser found on this machine; open {out.resolve().as_uri()} elsewhere", file=sys.stderr

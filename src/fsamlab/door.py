@@ -11,7 +11,7 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
@@ -20,6 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
+from fsamlab import output
 from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, typed, unknown_key
 from fsamlab.identity import register_resolvers
 
@@ -43,42 +44,47 @@ def enter(main: Callable[[], Any]) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from fsamlab.help import page
 
-        sys.exit(call(lambda: print(page())))
+        sys.exit(call(lambda: output.show(page())))
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
-    sys.exit(call(main))
+    asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
+    sys.exit(call(main, work=not asks))
 
 
 CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
 
 
-def call(main: Callable[[], Any]) -> int:
+def call(main: Callable[[], Any], *, work: bool = False) -> int:
     """Call a program's main function and return the exit code: what it returns, that of its error, 130 after Ctrl-C.
 
-    A closed pipe (`... | head`) is silent: its reader has what it wanted.
+    A closed pipe (`... | head`) is silent: its reader has what it wanted. A stream that cannot be written to (a full
+    disk behind `> file`) is an error, but for a program whose `work` is elsewhere than in what it prints.
     """
+    output.prepare()
+    leaving: SystemExit | None = None
     try:
         try:
-            return int(main() or 0)
+            code = int(main() or 0)
         except KeyboardInterrupt:
-            return 130
+            code = 130
+        except SystemExit as e:
+            code, leaving = 0 if e.code in (None, 0) else 1, e
         except Exception as e:
-            if isinstance(e, BrokenPipeError) and any(map(has_no_reader, outputs())):
+            if isinstance(e, BrokenPipeError) and any(map(has_no_reader, output.outputs())):
                 raise
-            return report(e)
+            code = report(e)
         finally:
-            for stream in outputs():  # here, not when Python ends, which prints an error
-                stream.flush()
+            output.flush()  # here, not when Python ends, which prints an error
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in filter(has_no_reader, outputs()):
+        for stream in filter(has_no_reader, output.outputs()):
             os.dup2(nowhere, stream.fileno())
         return CLOSED_PIPE
-
-
-def outputs() -> Iterator[TextIO]:
-    """Yield the standard streams that this process has."""
-    yield from (stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed)
+    if code == 0 and output.lost and not work:
+        return 1
+    if leaving is not None:
+        raise leaving
+    return code
 
 
 def has_no_reader(stream: TextIO) -> bool:
@@ -95,10 +101,11 @@ def report(error: BaseException) -> int:
     """Print what went wrong to stderr and return the exit code; a traceback only for the unforeseen."""
     signum = getattr(error, "signum", None)
     line = one_line(error)
+    stream: Any = output.Forgiving(sys.stderr)
     if line is None:
-        traceback.print_exception(error)
+        traceback.print_exception(error, file=stream)
         line = f"{type(error).__name__}: {error}"
-    print(f"{'stopped' if signum else 'error'}: {line}", file=sys.stderr)
+    print(f"{'stopped' if signum else 'error'}: {line}", file=stream)
     return 1 if signum is None else 128 + signum
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "wandb", "fsamlab")
+CODE = ("src", "conf", "sweeps", "launch.py")
+MAX_UNTRACKED = 1_000_000  # bytes of a file; code and configurations are far smaller
 DECISIVE = ("python", "machine", "cpu", "device_name", "num_threads", "libraries")  # for bit-identity
 
 
@@ -21,7 +23,12 @@ def git_version(directory: Path) -> dict[str, Any]:
     def git(*args: str) -> str | None:
         try:
             return subprocess.run(
-                ["git", "-C", str(directory), *args], capture_output=True, text=True, check=True, timeout=30
+                ["git", "-C", str(directory), *args],
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                check=True,
+                timeout=30,
             ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
@@ -40,12 +47,30 @@ def code_version(project_root: Path) -> dict[str, Any]:
 
 
 def uncommitted(project_root: Path) -> str:
-    """Return the work tree's difference to its commit, in git's form; empty where there is none or no repository."""
-    command = ["git", "-C", str(project_root), "diff", "HEAD"]
+    """Return the work tree's difference to its commit, in git's form; empty where there is none or no repository.
+
+    With it what a run is made of and git does not know yet: the files below CODE that are neither tracked nor ignored.
+    One of more than MAX_UNTRACKED bytes is only named.
+    """
+
+    def git(*args: str, expected: tuple[int, ...] = (0,)) -> str:
+        done = subprocess.run(["git", "-C", str(project_root), *args], capture_output=True, timeout=30)
+        if done.returncode not in expected:
+            raise subprocess.SubprocessError(done.stderr)
+        return done.stdout.decode("utf-8", "surrogateescape")  # a file may hold any bytes; written back, they are these
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        parts = [git("diff", "HEAD")]
+        listed = git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE)
+        for name in sorted(filter(None, listed.split("\0"))):
+            size = (project_root / name).lstat().st_size
+            if size > MAX_UNTRACKED:
+                parts.append(f"# not tracked by git, and too large to be kept here ({size} bytes): {name}\n")
+            else:  # 1: they differ
+                parts.append(git("diff", "--no-index", "--binary", "--", os.devnull, name, expected=(0, 1)))
     except (OSError, subprocess.SubprocessError):
         return ""
+    return "".join(parts)
 
 
 def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -63,7 +88,7 @@ def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 def cpu_name() -> str:
     """Return the processor's model name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from fsamlab import output
 from fsamlab.config import Config, ConfigError, ModelConfig, typed
 from fsamlab.identity import PROJECT_ROOT
 
@@ -27,7 +28,7 @@ def fetch(overrides: list[str]) -> list[Exception]:
     wrong: list[Exception] = []
     for one in [*sets.values(), *models.values()]:
         try:
-            print(fetch_weights(one) if isinstance(one, ModelConfig) else fetch_data(one), flush=True)
+            output.show(fetch_weights(one) if isinstance(one, ModelConfig) else fetch_data(one))
         except Exception as e:  # the others are fetched all the same
             wrong.append(e)
     return wrong

@@ -31,7 +31,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step: temporary file, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as f:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         Damaged: it holds something else.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as e:

@@ -90,7 +90,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
 
 def run_config(run: Path) -> Config:
     """Return a run's configuration from its config.yaml."""
-    return from_plain(yaml.safe_load((run / "config.yaml").read_text()))
+    return from_plain(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
 
 
 def checkpoint_of(run: Path, name: str) -> Path:

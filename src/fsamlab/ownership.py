@@ -35,7 +35,7 @@ class Superseded(RuntimeError):
 def process_start(pid: int) -> str | None:
     """Return the kernel's start time of a process (tells a reused pid), None where there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = stat.rsplit(")", 1)[1].split()
@@ -71,7 +71,7 @@ class Ownership:
         self._thread.start()
 
     def _claim(self, directory: Path) -> int:
-        with (directory / ".claim").open("w") as lock:
+        with (directory / ".claim").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two launches in the same second
             owner = read_json(self.path)
             if owner is not None and not owner.get("released"):
@@ -97,7 +97,7 @@ class Ownership:
     def holds(self) -> bool:
         """Return whether this process still is the writer."""
         try:
-            return bool(json.loads(self.path.read_text())["token"] == self.token)
+            return bool(json.loads(self.path.read_text(encoding="utf-8"))["token"] == self.token)
         except FileNotFoundError:
             return False
 

@@ -285,7 +285,7 @@ def _skip(config: Config, directory: Path) -> dict[str, Any]:
 
     summary = read_json(directory / "summary.json") or {}
     log.info("already finished: %s (force=true starts it again)", directory)
-    before = yaml.safe_load((directory / "config.yaml").read_text())
+    before = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     ours = differences(config)
     for key in sorted(ours):
         value: Any = before

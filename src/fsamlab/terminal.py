@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +21,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
+from fsamlab import output
 from fsamlab.config import Config
 from fsamlab.door import project_relative
 from fsamlab.record import read_status
@@ -41,6 +43,19 @@ class _LiteralConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream, which may be full: what is printed here is about work that has been done."""
+        return cast(IO[str], output.Forgiving(cast(TextIO, super().file)))
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as this screen can show it: what an encoding lacks has another width than its stand-in."""
+        return super().render_str(output.as_shown(text, self.encoding), **options)
 
     def on_broken_pipe(self) -> None:
         raise  # rich would end the process with exit code 1, which means a failed run here

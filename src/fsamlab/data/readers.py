@@ -133,7 +133,7 @@ def _downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
     """Hold the root's lock, so that of several processes one downloads and the others then find the files."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / ".download.lock", "w") as lock:
+        with open(root / ".download.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
             yield
     except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError

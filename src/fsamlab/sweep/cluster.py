@@ -150,7 +150,9 @@ def _sacct(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
 def _run(command: list[str]) -> tuple[str, str | None]:
     """Return the output of a command, and in one line why there is none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_SECONDS
+        )
     except FileNotFoundError:
         return "", f"no {command[0]} on this machine"
     except subprocess.TimeoutExpired:

@@ -63,7 +63,7 @@ class JobRunner:
 
 def log_to(path: Path) -> None:
     """Send the log to a file, in the form of conf/hydra/job_logging/run.yaml, and to stderr where that is another."""
-    file = logging.FileHandler(path)
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.setLevel(logging.INFO)

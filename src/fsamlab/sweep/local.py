@@ -24,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 
 from fsamlab import door
 from fsamlab.config import in_range
+from fsamlab.output import outputs
 from fsamlab.sweep.job import FrozenJob, JobRunner
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,8 @@ def _redirect(directory: Path) -> None:
     output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    for stream in outputs():
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[attr-defined]
 
 
 def _job(

@@ -58,7 +58,7 @@ class Launch:
     @property
     def plans(self) -> list[JobPlan]:
         """The jobs, with the configurations they were launched with."""
-        lines = self.path.with_suffix(".configs.jsonl").read_text().splitlines()
+        lines = self.path.with_suffix(".configs.jsonl").read_text(encoding="utf-8").splitlines()
         return [
             JobPlan(job["overrides"], Path(job["directory"]), job["run_id"], job["config_hash"], json.loads(line))
             for job, line in zip(self.entry["jobs"], lines)
@@ -117,4 +117,4 @@ def add_job_ids(path: Path, ids: dict[Path, str]) -> None:
 def read_launches(sweep_dir: Path) -> list[Launch]:
     """Return the launches of a sweep, oldest first; one whose record is being written just now is left out."""
     paths = sorted((p for p in (sweep_dir / "launches").glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem))
-    return [Launch(p, json.loads(text)) for p in paths if (text := p.read_text())]
+    return [Launch(p, json.loads(text)) for p in paths if (text := p.read_text(encoding="utf-8"))]

@@ -69,7 +69,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.yaml"
     try:
-        config = yaml.load(path.read_text(), Loader=LOADER)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise Damaged(f"{path} is no run's configuration: {type(e).__name__}: {e}") from e
     if not isinstance(config, dict):

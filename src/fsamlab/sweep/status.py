@@ -135,7 +135,7 @@ def _recorded(sweep_dir: Path) -> dict[Path, SweepRun]:
 
 def _unrecorded(directory: Path) -> SweepRun:
     try:
-        overrides = yaml.safe_load((directory / "overrides.yaml").read_text()) or []
+        overrides = yaml.safe_load((directory / "overrides.yaml").read_text(encoding="utf-8")) or []
     except (OSError, yaml.YAMLError):
         overrides = []
     return SweepRun(directory, list(overrides), directory.name, None, None, directory.parent)

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fsamlab import output
 from fsamlab.config import ConfigError
 from fsamlab.door import project_relative, report
 from fsamlab.record import STATUSES
@@ -37,7 +38,7 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
     if as_json:
         if state.jobs.problem:
             print(f"note: {state.jobs.problem}", file=sys.stderr)
-        print(json.dumps([r.as_dict() for r in (state.bad if failed else state.runs)], indent=1))
+        output.show(json.dumps([r.as_dict() for r in (state.bad if failed else state.runs)], indent=1))
         return 1 if state.bad else 0
     screen = console()
     if watch is not None:

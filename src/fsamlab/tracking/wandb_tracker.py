@@ -166,7 +166,7 @@ def read_rows(metrics: Path) -> Iterator[dict[str, float]]:
     """Yield the rows of a metrics.jsonl, none if there is no file; a line that is still being written is left out."""
     if not metrics.exists():
         return
-    with metrics.open() as f:
+    with metrics.open(encoding="utf-8") as f:
         for line in f:
             if line.endswith("\n"):
                 yield json.loads(line)
