@@ -40,7 +40,7 @@ def fsam(**changes):
         ({"sigma": None}, "optimizer.sigma=null: has to be set"),
         ({"eta": 0.01}, "optimizer.eta=0.01: has no effect"),
         ({"component": "all"}, "optimizer.reference=ema"),
-        ({"reference": None}, "optimizer.reference=None"),
+        ({"reference": None}, "optimizer.reference=null"),
         ({"ascent": "none"}, "optimizer.rho=0.2"),
         ({"ascent": "gaussian"}, "optimizer.reference=ema"),
         ({"betas": [0.9]}, "optimizer.betas"),

@@ -10,7 +10,7 @@ WRONG = {
     "optimizr=sam": "optimizr: unknown key (did you mean optimizer?)",
     "data.augment.cutot=3": "data.augment.cutot: unknown key (did you mean cutout?)",
     "train.epochs=1.5": "train.epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer",
-    "name=a/b": "name='a/b': must be usable as one directory name",
+    "name=a/b": "name=a/b: must have 1 to 120 printable characters",
     "optimizer.sigma=[": "error:",
     "model.width=-3": "model.width=-3: must be finite and >= 1",
 }
@@ -52,3 +52,106 @@ def test_cfg_job_prints_the_composed_config(launch):
     done = launch("--cfg", "job", "optimizer=sgd")
     assert done.returncode == 0
     assert "name: sgd" in done.stdout
+
+
+OPTION_FILES = {
+    "stray": (
+        "batchsize: 3",
+        "data.batchsize: unknown key in conf/data/stray.yaml (did you mean batch_size?); data has",
+    ),
+    "wrong": (
+        "batch_size: abc",
+        "data.batch_size=abc: Value 'abc' of type 'str' could not be converted to Integer (in",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTION_FILES)
+def test_a_wrong_line_in_an_option_file_names_key_and_file(tmp_path, name):
+    """And a key that does not exist says which keys do."""
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab import door
+
+    line, words = OPTION_FILES[name]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / f"{name}.yaml").write_text(
+        f"defaults:\n  - /schema/data/images@_here_\n  - _self_\nname: digits\n{line}\n"
+    )
+    (tmp_path / "config.yaml").write_text(f"defaults:\n  - config_schema\n  - data: {name}\n")
+    door.register()
+    with initialize_config_dir(config_dir=str(tmp_path), version_base="1.3"), pytest.raises(Exception) as e:  # noqa: PT011
+        compose("config")
+    assert words in door.one_line(e.value)
+    if name == "stray":
+        assert "batch_size, download, drop_last" in door.one_line(e.value)
+
+
+def test_a_key_of_another_option_is_not_called_a_slip():
+    from fsamlab.door import unknown_anywhere
+
+    line = unknown_anywhere("data.num_samples")
+    assert line == "data.num_samples: the chosen option of data has no such key; options of schema synthetic have"
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["tracker=null", "data=5", "model=true", "train=[default]", "optimizer=[sam,fsam]", "optimizer=sam,null",
+     "experiment=[1]", "diagnostics=1.5", "optimizer=range(0,3)", f"optimizer={'x' * 300}", "tracker='a\nb'"],
+)  # fmt: skip
+def test_a_group_takes_the_name_of_an_option(word):
+    from fsamlab.config import ConfigError
+    from fsamlab.door import check_words
+
+    with pytest.raises(ConfigError, match="must be the name of one option") as e:
+        check_words([word])
+    assert str(e.value).startswith(word.split("=")[0] + "=")
+    assert str(e.value).isprintable()
+
+
+def test_words_that_are_right_pass():
+    from fsamlab.door import check_words
+
+    check_words(["optimizer=sam,fsam", "optimizer=glob(s*)", "+experiment=[a,b]", "~tracker", "optimizer={rho: 1}"])
+    check_words(["seed=range(0,3)", "name=null", "hydra.launcher.num_jobs=2", "hydra/launcher=slurm"])
+
+
+def test_a_number_of_thousands_of_digits_is_one_line():
+    from fsamlab.config import ConfigError
+    from fsamlab.door import check_words
+
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_words(["seed=" + "9" * 5000])
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("optimizer=glob(smam*)", "optimizer=glob(smam*): names no value"),
+        ("seed=range(0,0)", "seed=range(0,0): names no value"),
+        ("seed=range(0,5,0)", "seed=range(0,5,0): range() arg 3 must not be zero"),
+        ("seed=range(0,1000000000)", "seed=range(0,1000000000): makes more than 100000 jobs"),
+        ("seed=range(0.0,1.0,0.0)", "seed=range(0.0,1.0,0.0):"),
+    ],
+)
+def test_a_sweep_has_at_least_one_job_and_an_end(word, words):
+    from fsamlab.compose import composing, grid
+    from fsamlab.config import ConfigError
+
+    with composing() as context, pytest.raises(ConfigError) as e:
+        grid(context.config_loader, ["optimizer.rho=0.1,0.2", word])
+    assert words in str(e.value)
+
+
+def test_a_check_that_breaks_ends_before_the_run(capsys, monkeypatch):
+    """Hydra makes a warning of what a callback raises, and starts the run."""
+    from fsamlab import door
+
+    def broken(config):
+        raise TypeError("unforeseen")
+
+    monkeypatch.setattr(door, "typed", broken)
+    with pytest.raises(SystemExit) as e:
+        door.CheckBeforeRun().on_run_start({})
+    assert e.value.code == 1
+    assert "error: TypeError: unforeseen" in capsys.readouterr().err

@@ -11,17 +11,20 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
 from fsamlab import output
-from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, typed, unknown_key
+from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, shown, typed, unknown_key
 from fsamlab.identity import register_resolvers
 
 
@@ -47,8 +50,43 @@ def enter(main: Callable[[], Any]) -> None:
         sys.exit(call(lambda: output.show(page())))
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
+
+    def checked() -> Any:
+        check_words(get_args_parser().parse_args().overrides)
+        return main()
+
     asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
-    sys.exit(call(main, work=not asks))
+    sys.exit(call(checked, work=not asks))
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words of a command line that Hydra would answer with a traceback: a group set to anything but an option.
+
+    Raises:
+        ConfigError, HydraException: which word, and what is allowed.
+    """
+    words = list(words)
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except ValueError as e:  # Python's, for an integer of more than 4300 digits
+        raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
+            continue
+        for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+            check_option(key, one)
+
+
+LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]
+
+
+def check_option(key: str, value: Any) -> None:
+    """Refuse what cannot be the name of a group's option."""
+    for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
+        said = name.text if isinstance(name, QuotedString) else name
+        if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:
+            raise ConfigError(key, said, f"must be the name of one option; `ls conf/{key}` lists them")
 
 
 CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
@@ -112,7 +150,7 @@ def report(error: BaseException) -> int:
 def one_line(error: BaseException) -> str | None:
     """Return the one line for an error a user can act on, None for any other."""
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return from_hydra(error)
+        return tidy(from_hydra(error))
     known = (
         "ConfigError",
         "StrayKey",
@@ -128,10 +166,16 @@ def one_line(error: BaseException) -> str | None:
         "Damaged",
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
-        return " ".join(str(error).split())
+        return tidy(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def tidy(text: str) -> str:
+    """Return a text as one line of printable characters; a word that is no sentence's is cut."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", line)
 
 
 def from_hydra(error: BaseException) -> str:
@@ -151,14 +195,28 @@ def from_hydra(error: BaseException) -> str:
         found = re.search(r"full_key: (\S+)", detail or text)
         value = re.search(r"Value '(.*?)'", detail or text)
         key = found[1] if found else (unknown[1] if unknown else "?")
-        reason = (detail or text).splitlines()[0]
-        return f"{key}={value[1]}: {reason}" if value else f"{key}: {reason}"
+        reason, *more = [line for line in (detail or text).splitlines() if line.strip()]
+        inside = re.match(r"In '(.+)': \w+ raised while composing config:", reason)
+        if inside and more:
+            reason = f"{more[0]} (in conf/{inside[1]}.yaml)"
+            if "not in" in more[0]:
+                owner = re.search(r"not in '(\w+)'", more[0])
+                return unknown_anywhere(key, f" in conf/{inside[1]}.yaml", owner[1] if owner else "")
+        if "Missing mandatory value" in reason:
+            return f"{key}: has to be given, {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
+        return f"{key}={shown(value[1])}: {reason}" if value else f"{key}: {reason}"
     parts = [*text.splitlines(), *detail.splitlines()]
     return "; ".join(dict.fromkeys(p.strip() for p in parts if p.strip()))
 
 
-def unknown_anywhere(key: str) -> str:
-    """Return the line for a key that no schema has, with the nearest that one has."""
+def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
+    """Return the line for a key that no schema has, with the nearest that one has.
+
+    Args:
+        key: dotted.
+        file: ` in <file>`, where the key stands in one; the line names all keys then.
+        owner: the name of the class that the file's schema is, where that is known.
+    """
     group, *path = key.split(".")
     if group not in SCHEMAS or not path:
         known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
@@ -166,8 +224,16 @@ def unknown_anywhere(key: str) -> str:
     schemas: list[Any] = list(SCHEMAS[group].values())
     for name in path[:-1]:
         schemas = [get_type_hints(schema).get(name) for schema in schemas if schema is not None]
-    known = sorted({f.name for schema in schemas if is_dataclass(schema) for f in fields(schema)})
-    return unknown_key(key, path[-1], known, key.rpartition(".")[0])
+    schemas = [schema for schema in schemas if is_dataclass(schema)]
+    schemas = [schema for schema in schemas if schema.__name__ == owner] or schemas
+    known = sorted({f.name for schema in schemas for f in fields(schema)})
+    where = key.rpartition(".")[0]
+    if file:
+        return f"{shown(key)}: unknown key{file}{did_you_mean(path[-1], known)}; {where} has {', '.join(known)}"
+    if path[-1] in known:  # of another schema of the group
+        owners = [name for name, schema in SCHEMAS[group].items() if path[-1] in {f.name for f in fields(schema)}]
+        return f"{shown(key)}: the chosen option of {group} has no such key; options of schema {', '.join(owners)} have"
+    return unknown_key(key, path[-1], known, where)
 
 
 class CheckBeforeRun(Callback):
@@ -177,7 +243,7 @@ class CheckBeforeRun(Callback):
         """Leave with one line and exit code 1 when a value cannot be used."""
         try:
             typed(config)
-        except ConfigError as e:
+        except Exception as e:
             sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
 
 

@@ -40,7 +40,7 @@ def grid(overrides: list[str]) -> list[Config]:
 
     from fsamlab import compose
 
-    with compose.composing() as context:
+    with compose.composing(overrides) as context:
         loader = context.config_loader
         master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
         params = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]

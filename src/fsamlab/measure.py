@@ -54,7 +54,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
     runs = [run.resolve() for run in runs]
     root = Path(os.path.commonpath([run.parent for run in runs]))
     jobs = [[*overrides, f"root={quoted(root)}", f"run={quoted(run.relative_to(root))}"] for run in runs]
-    with composing() as context:
+    with composing(overrides) as context:
         config = compose("measure", overrides=jobs[0], return_hydra_config=True)
         wanted = typed_measure(config)
         for run in runs:

@@ -15,10 +15,16 @@ from fsamlab.config.checks import (
     MISSING,
     ConfigError,
     StrayKey,
+    check_fields,
     did_you_mean,
     in_range,
+    location,
+    number,
     one_of,
+    shown,
+    text,
     unknown_key,
+    word,
 )
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
@@ -50,6 +56,7 @@ __all__ = [
     "one_of",
     "register_schemas",
     "schema_of",
+    "shown",
     "to_plain",
     "typed",
     "typed_measure",
@@ -61,11 +68,12 @@ __all__ = [
 class Config:
     """One run."""
 
-    name: str = "default"  # groups runs: their parent directory, their W&B group
-    seed: int = 0  # split, label noise, initialisation, order, augmentation
+    name: str = text("default", 120, "/\\")  # groups runs: their parent directory, their W&B group
+    seed: int = number(0, 0, 2**31 - 1)  # split, label noise, initialisation, order, augmentation
     force: bool = False  # start again although the run is finished
-    runs_dir: str = "runs"  # relative to the project's directory
-    on_code_change: str = "warn"  # warn | refuse: src/ is another than at submission or at the last checkpoint
+    runs_dir: str = location("runs")  # relative to the project's directory
+    # src/ is another than at submission or at the last checkpoint
+    on_code_change: str = word("warn", "warn", "refuse")
     optimizer: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
@@ -74,10 +82,15 @@ class Config:
     tracker: Any = MISSING
 
     def __post_init__(self) -> None:
-        in_range("seed", self.seed, 0, 2**31 - 1)
-        one_of("on_code_change", self.on_code_change, ("warn", "refuse"))
-        if not self.name or self.name in (".", "..") or any(c in self.name for c in "/\\\0"):
-            raise ConfigError("name", repr(self.name), "must be usable as one directory name, without slashes")
+        check_fields("", self)
+        if self.name in (".", "..") or len(self.name.encode()) > 200:
+            raise ConfigError("name", self.name, "must be usable as one directory name, of 200 bytes at most")
+        for group in ("optimizer", "model", "data"):  # the run's directory is called by them
+            if len(getattr(self, group).name) > 70:
+                raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
+        if self.train.accumulate_steps > self.data.batch_size:
+            allowed = f"must be <= data.batch_size={self.data.batch_size}, which is cut into so many micro-batches"
+            raise ConfigError("train.accumulate_steps", self.train.accumulate_steps, allowed)
         if self.train.accumulate_mode == "per_micro_batch" and not self.optimizer.chosen().per_micro_batch:
             allowed = f"needs a perturbation from the micro-batch itself; optimizer={self.optimizer.name} has none"
             raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
@@ -91,16 +104,14 @@ class MeasureConfig:
 
     root: str = MISSING  # absolute directory that holds all runs of the command
     run: str = MISSING  # run directory below it
-    checkpoint: str = "last"  # last | best
+    checkpoint: str = word("last", "last", "best")
     force: bool = False  # measure again what has been measured
-    device: str = "auto"  # auto | cpu | cuda
-    num_threads: int | None = None
+    device: str = word("auto", "auto", "cpu", "cuda")
+    num_threads: int | None = number(None, 1, 1024)
     diagnostics: Any = MISSING
 
     def __post_init__(self) -> None:
-        one_of("checkpoint", self.checkpoint, ("last", "best"))
-        one_of("device", self.device, ("auto", "cpu", "cuda"))
-        in_range("num_threads", self.num_threads, 1)
+        check_fields("", self)
         if not self.diagnostics.quantities:
             allowed = "measures nothing of a checkpoint; choose diagnostics=full or list diagnostics.quantities"
             raise ConfigError("diagnostics", self.diagnostics.name, allowed)

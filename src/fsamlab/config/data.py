@@ -4,87 +4,91 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fsamlab.config.checks import MISSING, ConfigError, in_range, one_of
+from fsamlab.config.checks import (
+    COUNT,
+    MISSING,
+    ConfigError,
+    Number,
+    check_fields,
+    listed,
+    location,
+    number,
+    text,
+    word,
+)
+
+MAX_PIXELS = 2**31  # of a synthetic set: 8 GB
 
 
 @dataclass
 class AugmentConfig:
     """Whole-batch augmentation of in-memory image sets; every image draws its own values."""
 
-    crop_padding: int = 0  # zero padding in pixels before a random crop of the original size
+    crop_padding: int = number(0, 0, 1024)  # zero padding in pixels before a random crop of the original size
     flip: bool = False  # horizontal, probability 1/2
-    cutout: int = 0  # side of the square in pixels; 0 is off
-    cutout_prob: float = 0.5
+    cutout: int = number(0, 0, 1024)  # side of the square in pixels; 0 is off
+    cutout_prob: float = number(0.5, 0, 1)
 
     def __post_init__(self) -> None:
-        in_range("data.augment.crop_padding", self.crop_padding, 0)
-        in_range("data.augment.cutout", self.cutout, 0)
-        in_range("data.augment.cutout_prob", self.cutout_prob, 0, 1)
+        check_fields("data.augment.", self)
 
 
 @dataclass
 class DataConfig:
     """A data set with its split, label noise and augmentation."""
 
-    name: str = MISSING
-    import_path: str | None = None  # package.module:function for a data set of one's own
-    root: str = "data"  # relative to the project's directory
+    name: str = text(MISSING, 200)
+    import_path: str | None = text(None)  # package.module:function for a data set of one's own
+    root: str = location("data")  # relative to the project's directory
     download: bool = False
-    batch_size: int = 64
-    eval_batch_size: int = 1024
+    batch_size: int = number(64, 1, COUNT)
+    eval_batch_size: int = number(1024, 1, COUNT)
     drop_last: bool = False
-    num_workers: int = 0  # streamed data only; in-memory sets need none
-    train_size: int | None = None  # keep so many training images; null: all that the split leaves
-    val_size: int = 0  # held out from the training part, by seed; labels stay clean
-    test_size: int | None = None  # only for sets without a test part of their own
-    label_noise: float = 0.0  # share of training labels that are redrawn
-    noise_type: str = "symmetric"  # symmetric | asymmetric
+    num_workers: int = number(0, 0, 256)  # streamed data only; in-memory sets need none
+    train_size: int | None = number(None, 1, COUNT)  # keep so many training images; null: all that the split leaves
+    val_size: int = number(0, 0, COUNT)  # held out from the training part, by seed; labels stay clean
+    test_size: int | None = number(None, 1, COUNT)  # only for sets without a test part of their own
+    label_noise: float = number(0.0, 0, 1)  # share of training labels that are redrawn
+    noise_type: str = word("symmetric", "symmetric", "asymmetric")
     noise_includes_true: bool = True  # symmetric: the draw may return the true class
-    mean: list[float] = field(default_factory=lambda: [0.0])  # per channel, for pixels in 0..1
-    std: list[float] = field(default_factory=lambda: [1.0])
+    mean: list[float] = listed([0.0], Number(-1e6, 1e6), 1)  # per channel, for pixels in 0..1
+    std: list[float] = listed([1.0], Number(1e-6, 1e6), 1)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         k = "data."
-        in_range(k + "batch_size", self.batch_size, 1)
-        in_range(k + "eval_batch_size", self.eval_batch_size, 1)
-        in_range(k + "num_workers", self.num_workers, 0)
-        in_range(k + "train_size", self.train_size, 1)
-        in_range(k + "val_size", self.val_size, 0)
-        in_range(k + "test_size", self.test_size, 1)
-        in_range(k + "label_noise", self.label_noise, 0, 1)
-        one_of(k + "noise_type", self.noise_type, ("symmetric", "asymmetric"))
+        check_fields(k, self)
         if len(self.mean) != len(self.std):
             raise ConfigError(k + "mean", self.mean, f"must have as many channels as data.std={self.std}")
-        for value in self.std:
-            in_range(k + "std", value, 0, open_low=True)
 
 
 @dataclass
 class SyntheticConfig(DataConfig):
     """Gaussian images with class means: for tests and dry runs."""
 
-    num_samples: int = 512
-    num_classes: int = 10
-    image_size: int = 8
-    channels: int = 1
+    num_samples: int = number(512, 1, 10**7)
+    num_classes: int = number(10, 2, 10**5)
+    image_size: int = number(8, 1, 1024)
+    channels: int = number(1, 1, 1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in (("num_samples", 1), ("num_classes", 2), ("image_size", 1), ("channels", 1)):
-            in_range("data." + name, getattr(self, name), low)
+        pixels = max(self.num_samples, self.num_classes) * self.channels * self.image_size**2
+        if pixels > MAX_PIXELS:
+            allowed = f"{pixels:.2g} numbers with data.image_size and data.channels; {MAX_PIXELS:.2g} are held at most"
+            raise ConfigError("data.num_samples", self.num_samples, allowed)
 
 
 @dataclass
 class ImageFolderConfig(DataConfig):
     """Images in train/<class>/ and val/<class>/ folders, streamed by workers."""
 
-    image_size: int = 224
-    resize: int = 256  # shorter side before the centre crop of evaluation
-    min_scale: float = 0.08  # least area of the random resized crop
+    image_size: int = number(224, 1, 4096)
+    resize: int = number(256, 1, 8192)  # shorter side before the centre crop of evaluation
+    min_scale: float = number(0.08, 0, 1, open_low=True)  # least area of the random resized crop
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("data.image_size", self.image_size, 1)
-        in_range("data.resize", self.resize, self.image_size)
-        in_range("data.min_scale", self.min_scale, 0, 1, open_low=True)
+        if self.resize < self.image_size:
+            allowed = f"must be >= data.image_size={self.image_size}, which is cut out of it"
+            raise ConfigError("data.resize", self.resize, allowed)

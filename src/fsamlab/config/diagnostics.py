@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from fsamlab.config.checks import MISSING, ConfigError, in_range, one_of
+from fsamlab.config.checks import COUNT, MISSING, Choice, ConfigError, check_fields, listed, number, text, word
 
 BATCHNORM_MODES = ("eval", "reestimated", "batch")
 QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.py has a function for each
@@ -20,49 +20,43 @@ QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.p
     "noise",
 )
 
+RADIUS = (1e-9, 1e6)  # below, fp32 has no difference of losses left to measure
+
 
 @dataclass
 class DiagnosticsConfig:
     """Which quantities are measured, how often, on which samples, under which conventions."""
 
-    name: str = MISSING
-    every_steps: int | None = None  # the perturbation's free scalars while training; null is off
-    every_epochs: int | None = None  # the quantities below while training, and at its end; null is off
-    quantities: list[str] = field(default_factory=list)
-    num_samples: int | None = 1024  # of the training set, drawn by seed; null: all of it
+    name: str = text(MISSING, 200)
+    every_steps: int | None = number(None, 1, COUNT)  # the perturbation's free scalars while training; null is off
+    # the quantities below while training, and at its end; null is off
+    every_epochs: int | None = number(None, 1, 10**6)
+    quantities: list[str] = listed([], Choice(QUANTITIES))
+    num_samples: int | None = number(1024, 1, COUNT)  # of the training set, drawn by seed; null: all of it
     # sharpness and curvature
-    batch_size: int = 128  # m of m-sharpness; of every pass over the samples
-    batchnorm: str = "eval"  # eval | reestimated | batch
+    batch_size: int = number(128, 1, COUNT)  # m of m-sharpness; of every pass over the samples
+    batchnorm: str = word("eval", *BATCHNORM_MODES)
     augment: bool = False  # true: each sample with one fixed augmentation
-    rho: float = 0.05  # one radius for all methods, so that they can be compared
+    rho: float = number(0.05, *RADIUS)  # one radius for all methods, so that they can be compared
     adaptive: bool = True  # also in ASAM's metric
-    rho_adaptive: float = 0.5
-    eta: float = 0.01  # ASAM's, official form
-    num_ascent_steps: int = 10  # worst_case
-    num_restarts: int = 1  # worst_case
-    num_pairs: int = 5  # average_case: draws, each with both signs
-    num_eigenvalues: int = 5
-    tolerance: float = 1e-2  # eigenvalues: relative distance to the nearest true one, at most; the error is far below
-    max_products: int = 80  # eigenvalues: Hessian products, each with a vector of memory
-    num_probes: int = 10  # trace
+    rho_adaptive: float = number(0.5, *RADIUS)
+    eta: float = number(0.01, 0, 1e6)  # ASAM's, official form
+    num_ascent_steps: int = number(10, 1, 10_000)  # worst_case
+    num_restarts: int = number(1, 1, 1000)  # worst_case
+    num_pairs: int = number(5, 1, 10_000)  # average_case: draws, each with both signs
+    num_eigenvalues: int = number(5, 1, 500)
+    # eigenvalues: relative distance to the nearest true one, at most; the error is far below
+    tolerance: float = number(1e-2, 1e-12, 1)
+    max_products: int = number(80, 7, 10_000)  # eigenvalues: Hessian products, each with a vector of memory
+    num_probes: int = number(10, 1, 100_000)  # trace
     # decomposition, friendliness, direction_curvature, noise: batches as training makes them
-    num_batches: int = 8  # coming batches that are taken apart; cosines scatter much from one to the next
-    perturbation_rho: float | None = None  # null: optimizer.rho where that is an l2 radius, else diagnostics.rho
+    num_batches: int = number(8, 2, 10_000)  # coming batches that are taken apart; cosines scatter from one to the next
+    # null: optimizer.rho where that is an l2 radius, else diagnostics.rho
+    perturbation_rho: float | None = number(None, *RADIUS)
 
     def __post_init__(self) -> None:
         k = "diagnostics."
-        for name in self.quantities:
-            one_of(k + "quantities", name, QUANTITIES)
-        one_of(k + "batchnorm", self.batchnorm, BATCHNORM_MODES)
-        for name in ("every_steps", "every_epochs", "num_samples", "batch_size", "num_ascent_steps", "num_restarts"):
-            in_range(k + name, getattr(self, name), 1)
-        for name in ("num_pairs", "num_eigenvalues", "num_probes"):
-            in_range(k + name, getattr(self, name), 1)
-        in_range(k + "max_products", self.max_products, 7)
-        in_range(k + "num_batches", self.num_batches, 2)
-        for name in ("rho", "rho_adaptive", "perturbation_rho", "tolerance"):
-            in_range(k + name, getattr(self, name), 0, open_low=True)
-        in_range(k + "eta", self.eta, 0)
+        check_fields(k, self)
         if self.every_epochs is not None and not self.quantities:
             raise ConfigError(
                 k + "every_epochs", self.every_epochs, f"has nothing to measure; list some of {', '.join(QUANTITIES)}"

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fsamlab.config import rules
-from fsamlab.config.checks import MISSING, ConfigError, in_range, one_of
+from fsamlab.config.checks import (
+    COUNT,
+    MISSING,
+    ConfigError,
+    Number,
+    check_fields,
+    listed,
+    number,
+    one_of,
+    text,
+    word,
+)
 
 BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: the keys that this base alone reads
 
@@ -17,23 +28,23 @@ BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: th
 class OptimizerConfig:
     """An optimizer variant: the base, and one choice on each axis of the SAM family (rules.py)."""
 
-    name: str = MISSING
-    base: str = "sgd"  # sgd | adamw
-    lr: float = 0.05
-    weight_decay: float = 5e-4
-    momentum: float = 0.9  # base=sgd
+    name: str = text(MISSING, 70)
+    base: str = word("sgd", *BASES)
+    lr: float = number(0.05, 0, 1e6)
+    weight_decay: float = number(5e-4, 0, 1e6)
+    momentum: float = number(0.9, 0, 1, open_high=True)  # base=sgd
     nesterov: bool = False  # base=sgd
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # base=adamw
-    eps: float = 1e-8  # base=adamw
-    epoch_multiplier: int = 1  # trains train.epochs times this; 2 gives SGD the compute of a two-pass method
+    betas: list[float] = listed([0.9, 0.999], Number(0, 1, open_high=True), 2, 2)  # base=adamw
+    eps: float = number(1e-8, 1e-30, 1e6)  # base=adamw; below, fp32 has a zero
+    epoch_multiplier: int = number(1, 1, 1000)  # trains train.epochs times this; 2: the compute of a two-pass method
     # the axes
     ascent: str = "none"  # none | batch | other_batch | full | gaussian
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive
-    every: int = 1  # perturb in every k-th step, plain base steps between
-    rho: float = 0.0
-    floor: float = 1e-5  # |d| <= floor*|a| leaves the weights unperturbed
+    every: int = number(1, 1, COUNT)  # perturb in every k-th step, plain base steps between
+    rho: float = number(0.0, 0, 1e6)
+    floor: float = number(1e-5, 0, 1, open_high=True)  # |d| <= floor*|a| leaves the weights unperturbed
     same_rng: bool = False  # the perturbed pass replays the clean pass's dropout masks
 
     def __post_init__(self) -> None:
@@ -44,18 +55,7 @@ class OptimizerConfig:
             raise e.under("optimizer.") from None
 
     def _check_base(self) -> None:
-        one_of("base", self.base, tuple(BASES))
-        for name in ("lr", "weight_decay", "rho"):
-            in_range(name, getattr(self, name), 0)
-        in_range("momentum", self.momentum, 0, 1, open_high=True)
-        in_range("eps", self.eps, 0, open_low=True)
-        in_range("floor", self.floor, 0, 1, open_high=True)
-        in_range("every", self.every, 1)
-        in_range("epoch_multiplier", self.epoch_multiplier, 1)
-        if len(self.betas) != 2:
-            raise ConfigError("betas", self.betas, "must be two numbers in [0, 1)")
-        for beta in self.betas:
-            in_range("betas", beta, 0, 1, open_high=True)
+        check_fields("", self)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov", True, "needs optimizer.momentum > 0")
         for base, names in BASES.items():

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from fsamlab.config.checks import ConfigError, in_range, one_of
+from fsamlab.config.checks import COUNT, ConfigError, check_fields, number, one_of, word
 
 OTHER_BATCH, FULL = "other_batch", "full"  # data other than the descent batch that a choice may need
 PAPER_SIGMA_LIMIT = "order=paper needs sigma < 1/(1-lmbda): beyond it g - sigma*m changes sign"
@@ -21,13 +21,17 @@ PAPER_SIGMA_LIMIT = "order=paper needs sigma < 1/(1-lmbda): beyond it g - sigma*
 class Choice:
     """One choice on an axis; the fields of a subclass (a dataclass) are the parameters of the choice.
 
-    `__post_init__` refuses values out of range. A parameter that may be null has a type with None.
+    A field declares its range (`sigma: float = number(1.0, -10, 10)`), and `__post_init__` refuses values outside. A
+    parameter that may be null has a type with None.
 
     Attributes:
         name: in a config; unique on the axis.
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields("", self)
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -49,9 +53,9 @@ class Choice:
         """Refuse, as a ConfigError, values that mean nothing together with the other choices."""
 
 
-def of_the_loop(default: Any) -> Any:
+def of_the_loop(field: Any) -> Any:
     """Return a field that the training loop reads, not the optimizer: it says which data a closure runs on."""
-    return dataclasses.field(default=default, metadata={"loop": True})
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "loop": True})
 
 
 # --- ascent
@@ -111,11 +115,8 @@ class OtherBatch(Ascent):
     name = "other_batch"
     needs = OTHER_BATCH
     data = "a batch other than the descent batch"
-    ascent_batch_size: int | None = of_the_loop(None)
-    ascent_nested: bool = of_the_loop(False)
-
-    def __post_init__(self) -> None:
-        in_range("ascent_batch_size", self.ascent_batch_size, 1)
+    ascent_batch_size: int | None = of_the_loop(number(None, 1, COUNT))
+    ascent_nested: bool = of_the_loop(dataclasses.field(default=False))
 
 
 @dataclass
@@ -126,10 +127,7 @@ class FullSet(Ascent):
     needs = FULL
     data = "the full training set"
     two_phase = False
-    full_every_steps: int = 1
-
-    def __post_init__(self) -> None:
-        in_range("full_every_steps", self.full_every_steps, 1)
+    full_every_steps: int = number(1, 1, COUNT)
 
 
 @dataclass
@@ -173,10 +171,7 @@ class Subtract(Component):
 
     name = "subtract"
     linear = True
-    sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range("sigma", self.sigma)
+    sigma: float = number(1.0, -1e6, 1e6)
 
     def check(self, chosen: Chosen) -> None:
         """Refuse a sigma for which order=paper turns the gradient round, or makes the first direction zero."""
@@ -240,14 +235,9 @@ class Ema(Reference):
     """
 
     name = "ema"
-    lmbda: float = 0.9
-    order: str = "official"
-    ema_init: str = "first_gradient"
-
-    def __post_init__(self) -> None:
-        in_range("lmbda", self.lmbda, 0, 1, open_high=True)
-        one_of("order", self.order, ("official", "paper"))
-        one_of("ema_init", self.ema_init, ("first_gradient", "zero", "zero_debiased"))
+    lmbda: float = number(0.9, 0, 1, open_high=True)
+    order: str = word("official", "official", "paper")
+    ema_init: str = word("first_gradient", "first_gradient", "zero", "zero_debiased")
 
 
 @dataclass
@@ -256,10 +246,7 @@ class FullGradient(Reference):
 
     name = "full"
     needs = FULL
-    full_every_steps: int = 1
-
-    def __post_init__(self) -> None:
-        in_range("full_every_steps", self.full_every_steps, 1)
+    full_every_steps: int = number(1, 1, COUNT)
 
 
 # --- metric
@@ -294,12 +281,8 @@ class Adaptive(Metric):
     """
 
     name = "adaptive"
-    eta: float = 0.01
-    adaptive_form: str = "official"
-
-    def __post_init__(self) -> None:
-        in_range("eta", self.eta, 0)
-        one_of("adaptive_form", self.adaptive_form, ("official", "all"))
+    eta: float = number(0.01, 0, 1e6)
+    adaptive_form: str = word("official", "official", "all")
 
 
 # --- the whole family

@@ -2,72 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from fsamlab.config.checks import MISSING, in_range, one_of
+from fsamlab.config.checks import (
+    COUNT,
+    MISSING,
+    ConfigError,
+    Number,
+    Text,
+    check_fields,
+    in_range,
+    listed,
+    number,
+    text,
+    word,
+)
 
 
 @dataclass
 class TrainConfig:
     """Length, schedule, precision and bookkeeping of training."""
 
-    epochs: int = 60
-    max_steps: int | None = None  # stop after so many optimizer steps (dry runs)
-    precision: str = "fp32"  # fp32 | bf16
-    device: str = "auto"  # auto | cpu | cuda
-    num_threads: int | None = None  # intra-op threads; null: torch's choice, or the launcher's share
-    schedule: str = "cosine"  # cosine | step | constant, per iteration
-    warmup_epochs: float = 0.0  # linear from 0
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # schedule=step, shares of training
-    gamma: float = 0.1  # schedule=step
-    label_smoothing: float = 0.0
-    max_grad_norm: float | None = None  # clips the descent gradient only
-    accumulate_steps: int = 1  # micro-batches in a step
-    accumulate_mode: str = "joint"  # joint: same as one big batch | per_micro_batch: m-SAM
-    eval_every_epochs: int = 1
-    log_every_steps: int | None = None  # rows between the epochs' rows
-    checkpoint_every_minutes: float = 5.0
-    checkpoint_every_steps: int | None = None
+    epochs: int = number(60, 1, 10**6)
+    max_steps: int | None = number(None, 1, COUNT)  # stop after so many optimizer steps (dry runs)
+    precision: str = word("fp32", "fp32", "bf16")
+    device: str = word("auto", "auto", "cpu", "cuda")
+    # intra-op threads; null: torch's choice, or the launcher's share. Far more than cores exhaust the system's threads.
+    num_threads: int | None = number(None, 1, 1024)
+    schedule: str = word("cosine", "cosine", "step", "constant")  # per iteration
+    warmup_epochs: float = number(0.0, 0, 10**6)  # linear from 0
+    milestones: list[float] = listed([0.5, 0.75], Number(0, 1))  # schedule=step, shares of training, ascending
+    gamma: float = number(0.1, 1e-9, 1)  # schedule=step
+    label_smoothing: float = number(0.0, 0, 1, open_high=True)
+    max_grad_norm: float | None = number(None, 1e-9, 1e9)  # clips the descent gradient only
+    accumulate_steps: int = number(1, 1, COUNT)  # micro-batches in a step; data.batch_size at most
+    # joint: same as one big batch | per_micro_batch: m-SAM
+    accumulate_mode: str = word("joint", "joint", "per_micro_batch")
+    eval_every_epochs: int = number(1, 1, 10**6)
+    log_every_steps: int | None = number(None, 1, COUNT)  # rows between the epochs' rows
+    checkpoint_every_minutes: float = number(5.0, 0, 366 * 24 * 60)
+    checkpoint_every_steps: int | None = number(None, 1, COUNT)
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
     save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
     keep_state: bool = False  # last.pt keeps the optimizer's state after the end, the EMA for `fsamlab measure`
-    on_divergence: str = "stop"  # stop | continue
+    on_divergence: str = word("stop", "stop", "continue")
     progress: bool = True  # progress bar where the output is a terminal
 
     def __post_init__(self) -> None:
-        k = "train."
-        one_of(k + "precision", self.precision, ("fp32", "bf16"))
-        one_of(k + "device", self.device, ("auto", "cpu", "cuda"))
-        one_of(k + "schedule", self.schedule, ("cosine", "step", "constant"))
-        one_of(k + "accumulate_mode", self.accumulate_mode, ("joint", "per_micro_batch"))
-        one_of(k + "on_divergence", self.on_divergence, ("stop", "continue"))
-        for name in ("epochs", "accumulate_steps", "eval_every_epochs"):
-            in_range(k + name, getattr(self, name), 1)
-        for name in ("max_steps", "num_threads", "log_every_steps", "checkpoint_every_steps"):
-            in_range(k + name, getattr(self, name), 1)
-        in_range(k + "warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        in_range(k + "gamma", self.gamma, 0, 1, open_low=True)
-        in_range(k + "label_smoothing", self.label_smoothing, 0, 1, open_high=True)
-        in_range(k + "max_grad_norm", self.max_grad_norm, 0, open_low=True)
-        in_range(k + "checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
-        for share in self.milestones:
-            in_range(k + "milestones", share, 0, 1)
+        check_fields("train.", self)
+        in_range("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        if any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
+            raise ConfigError("train.milestones", self.milestones, "must ascend: shares of training")
+
+
+PLACE = Text(128, "/\\#?%:")  # a project or entity of W&B's
+TAG = Text(64)
 
 
 @dataclass
 class TrackerConfig:
     """Where rows go besides the run's own metrics.jsonl."""
 
-    name: str = MISSING  # wandb | none
-    mode: str = "auto"  # auto | online | offline | disabled
-    project: str = "fsamlab"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
-    init_timeout: float = 20.0  # seconds until an unreachable server is given up
-    finish_timeout: float = 120.0
+    name: str = word(MISSING, "wandb", "none")
+    mode: str = word("auto", "auto", "online", "offline", "disabled")
+    project: str = text("fsamlab", PLACE.longest, PLACE.without)
+    entity: str | None = text(None, PLACE.longest, PLACE.without)
+    tags: list[str] = listed([], TAG)
+    init_timeout: float = number(20.0, 0.01, 3600)  # seconds until an unreachable server is given up
+    finish_timeout: float = number(120.0, 0.01, 24 * 3600)
 
     def __post_init__(self) -> None:
-        one_of("tracker.name", self.name, ("wandb", "none"))
-        one_of("tracker.mode", self.mode, ("auto", "online", "offline", "disabled"))
-        in_range("tracker.init_timeout", self.init_timeout, 0, open_low=True)
-        in_range("tracker.finish_timeout", self.finish_timeout, 0, open_low=True)
+        check_fields("tracker.", self)

@@ -32,7 +32,7 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
     from fsamlab.compose import composing
     from fsamlab.sweep.slurm import SubmititLauncher
 
-    with composing() as context:
+    with composing(overrides) as context:
         master = context.config_loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=_never, config=master
@@ -91,7 +91,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     if any(word.startswith("hydra/launcher=") for word in overrides):  # another launcher has other settings
         before = [word for word in before if not word.startswith(LAUNCHER_KEYS)]
     used = [*before, *overrides]
-    with composing() as context:
+    with composing(overrides) as context:
         # the runs are what was recorded; composed are only the launcher's settings
         place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
         config = compose("config", overrides=[*used, *place], return_hydra_config=True)
