@@ -37,7 +37,7 @@ def config():
 def test_rows_are_cut_to_the_checkpoint(tmp_path, config):
     record = RunRecord(tmp_path, config, ["a=1"])
     record.append({"step": 1})
-    offset = record.offset()
+    offset = record.flush()["metrics_bytes"]
     record.append({"step": 2})
     record.close()
     record = RunRecord(tmp_path, config, [])

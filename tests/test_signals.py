@@ -25,7 +25,6 @@ def test_term_inside_slurm_only_asks_for_a_checkpoint(monkeypatch):
     try:
         with SignalFlag() as flag:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert flag.received == signal.SIGTERM
             assert not flag.stops
             os.kill(os.getpid(), signal.SIGUSR2)  # submitit sends both, back to back
             assert flag.stops

@@ -37,7 +37,7 @@ def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: 
         record.cut(0)
     else:
         trainer.load_state_dict(state)
-        record.cut(state["metrics_bytes"])
+        record.cut(state["metrics_bytes"], state.get("metrics_crc"))
         log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
         for line in decisive_differences(before, env):
             log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)

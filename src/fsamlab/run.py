@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -106,26 +107,26 @@ def run(
     """
     if is_finished(directory) and not config.force:
         return _skip(config, directory)
-    record = RunRecord(directory, config, overrides or [])
-    try:
-        if record.was_finished:
-            return _skip(config, directory)
-        with SignalFlag() as signals:
+    with SignalFlag() as signals:
+        record = RunRecord(directory, config, overrides or [])
+        try:
+            if record.was_finished:
+                return _skip(config, directory)
             summary, url = _train(config, record, signals, submitted or {})
-    except Preempted as e:
-        record.set_status("preempted", exception=str(e))
-        raise
-    except Superseded as e:
-        log.error("%s", e)
-        raise  # the newer attempt owns status.json
-    except SystemExit:
-        raise  # a requeue: submitit's handler ends the process, and the status says preempted
-    except BaseException as e:
-        record.set_status("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
-        raise
-    finally:
-        record.close()
-    terminal.print_run(config, directory, summary, url)
+        except Preempted as e:
+            record.end("preempted", str(e))
+            raise
+        except Superseded as e:
+            log.error("%s", e)
+            raise  # the newer attempt owns status.json
+        except SystemExit:
+            raise  # a requeue: submitit's handler ends the process, and the status says preempted
+        except BaseException as e:
+            record.end("failed", f"{type(e).__name__}: {e}".splitlines()[0])
+            raise
+        finally:
+            record.close()
+        terminal.print_run(config, directory, summary, url)
     return summary
 
 
@@ -158,9 +159,6 @@ def _train(
 ) -> tuple[dict[str, Any], str | None]:
     """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
     directory = record.directory
-    if record.starts_over:
-        checkpoint.discard(directory / "checkpoints")
-        (directory / "summary.json").unlink(missing_ok=True)
     device = choose_device(config.train)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
@@ -191,7 +189,8 @@ def _train(
         tracker.finish(summary or trainer.summary(), exit_code)
     record.set_status("finished", step=trainer.step)  # from here on the full checkpoint is needed no more
     if not config.train.keep_state:
-        checkpoint.finish(directory / "checkpoints", trainer.model.state_dict(), trainer.step)
+        weights = trainer.model.state_dict()
+        checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
     return summary, tracker.url
 
 
@@ -214,9 +213,12 @@ class Bookkeeper:
         self.last_status = float("-inf")
 
     def poll(self) -> None:
-        """Leave an evaluation or a full-gradient pass early when asked to stop."""
-        if self.signals.stops:
-            self._leave()
+        """Act on a signal inside an evaluation or a full-gradient pass: the state is still the last step's."""
+        signum = self.signals.take()
+        if self.signals.leaves(signum):
+            self._leave(signum)
+        elif signum is not None:
+            self._save_on(signum)
 
     def stopping(self) -> bool:
         """Return whether a signal asks for leaving."""
@@ -234,33 +236,39 @@ class Bookkeeper:
             self.last_status = time.monotonic()
 
     def boundary(self) -> None:
-        """Save when it is due or asked for; stop when a signal says so."""
+        """Save when it is due or asked for; stop when a signal says so.
+
+        The signal is taken before anything is written: one that arrives meanwhile waits for the next call.
+        """
         trainer = self.trainer
         self.bar.update(trainer)
         if self.cfg.save_best and trainer.best.improved:
-            self.record.ownership.check()
             weights = {"model": trainer.model.state_dict(), "step": trainer.step}
-            checkpoint.save(self.directory, weights, "best.pt", keep_previous=False)
+            checkpoint.save(self.directory, weights, "best.pt", keep_previous=False, guard=self.record.ownership.check)
             trainer.best.improved = False
-        if self.signals.stops:
-            self._leave()
+        signum = self.signals.take()
+        if self.signals.leaves(signum):
+            self._leave(signum)
         every = self.cfg.checkpoint_every_steps
         due = time.monotonic() - self.last_save > 60 * self.cfg.checkpoint_every_minutes
-        if due or self.signals.received is not None or (every is not None and trainer.step % every == 0):
+        if signum is not None:
+            self._save_on(signum)
+        elif due or (every is not None and trainer.step % every == 0):
             self.save()
-            if self.signals.take() is not None:
-                log.warning("signal received: checkpoint written at step %d, training goes on", trainer.step)
 
     def save(self) -> None:
         """Write last.pt, with the length of metrics.jsonl that belongs to it."""
         self.record.ownership.check()
-        state = {**self.trainer.state_dict(), "metrics_bytes": self.record.offset()}
-        checkpoint.save(self.directory, state)
+        state = {**self.trainer.state_dict(), **self.record.flush()}
+        checkpoint.save(self.directory, state, guard=self.record.ownership.check)
         self.last_save = time.monotonic()
 
-    def _leave(self) -> None:
-        signum = self.signals.take()
-        assert signum is not None
+    def _save_on(self, signum: int) -> None:
+        self.save()
+        name = signal.Signals(signum).name
+        log.warning("%s received: checkpoint written at step %d, training goes on", name, self.trainer.step)
+
+    def _leave(self, signum: int) -> None:
         self.save()
         self.record.set_status("preempted", step=self.trainer.step)
         self.signals.requeue(signum)

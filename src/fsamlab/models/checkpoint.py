@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fsamlab.config import ConfigError
 from fsamlab.identity import PROJECT_ROOT
+from fsamlab.torch_file import verify
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ def _read(checkpoint: str) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            verify(file, path)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError("model.checkpoint", checkpoint, f"is no file of weights ({reason})") from error
