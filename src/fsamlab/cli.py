@@ -188,7 +188,7 @@ def _sync(args: argparse.Namespace) -> int:
     _log()
     runs = runs_at(args.runs)
     check_place(args.project, args.entity)
-    in_range("--timeout", args.timeout, 0, open_low=True)
+    in_range("--timeout", args.timeout, 0.01, 24 * 3600)
     return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
 
 

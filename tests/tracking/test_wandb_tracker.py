@@ -16,6 +16,7 @@ from wandb_standin import StandIn
 
 from fsamlab.config import TrackerConfig
 from fsamlab.tracking import NullTracker, build_tracker, wandb_tracker
+from fsamlab.tracking.wandb_session import wandb_id
 from fsamlab.tracking.wandb_tracker import read_rows
 
 SCRIPT = Path(__file__).parent / "mirrored_loop.py"
@@ -168,7 +169,81 @@ def test_runs_of_one_process_do_not_mix(loop, server):
 
 def test_a_run_id_with_characters_that_wandb_refuses(loop, server):
     loop(server.env(), {"run_id": "rho=0.1,seed:2"}).end()
-    assert steps_of(server.run("rho=0.1-seed-2")) == ALL_STEPS
+    assert steps_of(server.run("rho=0.1-seed-2-ff28ce6c")) == ALL_STEPS
+
+
+def test_two_ids_stay_two():
+    ids = ["a b", "a-b", "a_b", "a:b", "a/b", "a;b", "a.b", "é", "e", "a  b", "quick-fsam-s0-12345678"]
+    assert len({wandb_id(i) for i in ids}) == len(ids)
+    assert all(wandb_id(i) == i for i in ("a-b", "a_b", "quick-fsam-s0-12345678"))
+    assert all(not set(wandb_id(i)) & set(":;,#?/'\\% ") for i in ids)
+
+
+@pytest.mark.parametrize("fault", [OverflowError("timestamp too large"), RuntimeError("can't start new thread")])
+def test_whatever_waiting_for_wandb_raises_is_one_warning(monkeypatch, caplog, fault):
+    def broken(future, seconds, what):
+        raise fault
+
+    class Session:
+        url, server_step, problems = None, -1, ()
+
+        def __init__(self, cfg, mode):
+            pass
+
+        def log(self, row, step):
+            pass
+
+        def finish(self, summary, exit_code):
+            pass
+
+    monkeypatch.setattr(wandb_tracker, "WandbSession", Session)
+    monkeypatch.setattr(wandb_tracker, "kill_service", lambda: None)
+    tracker = wandb_tracker.WandbTracker(TrackerConfig(name="wandb"), "offline", 0, None)
+    tracker.start()
+    monkeypatch.setattr(wandb_tracker, "wait", broken)
+    tracker.log({"a": 1.0}, 1)
+    tracker.finish({"a": 1.0})
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    assert f"W&B failed in finish: {type(fault).__name__}" in caplog.text
+
+
+def test_a_wandb_that_calls_exit_ends_no_run(monkeypatch, caplog):
+    class Session:
+        url, server_step, problems = None, -1, ()
+
+        def __init__(self, cfg, mode):
+            raise SystemExit(3)
+
+    monkeypatch.setattr(wandb_tracker, "WandbSession", Session)
+    monkeypatch.setattr(wandb_tracker, "kill_service", lambda: None)
+    tracker = wandb_tracker.WandbTracker(TrackerConfig(name="wandb"), "offline", 0, None)
+    tracker.start()
+    tracker.finish({})
+    assert "W&B failed in init: SystemExit" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["fsamlab.tracking.wandb_environment.read_environment", "threading.Thread.start"])
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_a_machine_on_which_nothing_works_trains_all_the_same(monkeypatch, caplog, tmp_path, broken, mode):
+    def no(*args, **kwargs):
+        raise RuntimeError("no\nway")
+
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr(broken, no)
+    identity = {"run_id": "r", "name": "n", "group": "g", "job_type": "j", "config": {}}
+    tracker = build_tracker(TrackerConfig(name="wandb", mode=mode), **identity, directory=tmp_path, start_step=0)
+    tracker.log({"a": 1.0}, 1)
+    tracker.finish({})
+    assert isinstance(tracker, NullTracker)
+    if mode == "online":
+        assert "W&B is not used (no way)" in caplog.text
+
+
+def test_a_home_that_does_not_exist_ends_no_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", "~no_such_user_9/wandb")
+    identity = {"run_id": "r", "name": "n", "group": "g", "job_type": "j", "config": {}}
+    cfg = TrackerConfig(name="wandb")
+    assert isinstance(build_tracker(cfg, **identity, directory=tmp_path, start_step=0), NullTracker)
 
 
 def test_auto_without_a_key_does_not_import_wandb(loop):

@@ -85,20 +85,24 @@ def build_tracker(
     mode = _mode(cfg)
     if mode == "disabled":
         return NullTracker()
-    from fsamlab.tracking.wandb_tracker import WandbTracker
+    try:
+        from fsamlab.tracking.wandb_tracker import WandbTracker
 
-    tracker = WandbTracker(cfg, mode, start_step, metrics)
-    tracker.start(run_id=run_id, name=name, group=group, job_type=job_type, config=config, directory=directory)
-    return tracker
+        tracker = WandbTracker(cfg, mode, start_step, metrics)
+        tracker.start(run_id=run_id, name=name, group=group, job_type=job_type, config=config, directory=directory)
+        return tracker
+    except Exception as e:  # no thread to be had, a broken installation: not a reason for not training
+        log.warning("%s", not_used(e))
+        return NullTracker()
 
 
 def _mode(cfg: TrackerConfig) -> str:
     """Decide between online, offline and disabled."""
     if cfg.name == "none" or cfg.mode in ("disabled", "offline"):
         return "disabled" if cfg.name == "none" else cfg.mode
-    from fsamlab.tracking.wandb_environment import PROBE_SECONDS, probe, read_environment
-
     try:
+        from fsamlab.tracking.wandb_environment import PROBE_SECONDS, probe, read_environment
+
         environment = read_environment()
         mode = environment.mode if cfg.mode == "auto" and environment.mode is not None else cfg.mode
         if mode in ("disabled", "offline"):
@@ -108,7 +112,12 @@ def _mode(cfg: TrackerConfig) -> str:
         if mode == "auto":
             probe(environment, min(PROBE_SECONDS, cfg.init_timeout))
         return "online"
-    except (OSError, ValueError) as e:
-        level = logging.WARNING if cfg.mode == "online" else logging.INFO
-        log.log(level, "W&B is not used (%s); the run's own files have everything, for `fsamlab sync`", e)
+    except Exception as e:  # what an unusual home, settings file or address can raise has no end
+        log.log(logging.WARNING if cfg.mode == "online" else logging.INFO, "%s", not_used(e))
         return "disabled"
+
+
+def not_used(why: Exception) -> str:
+    """Return the line for a W&B that cannot work here."""
+    said = " ".join(str(why).split()) or type(why).__name__
+    return f"W&B is not used ({said}); the run's own files have everything, for `fsamlab sync`"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from fsamlab.config import ConfigError
+from fsamlab.config.train import PLACE
 from fsamlab.tracking.wandb_environment import PROBE_SECONDS, WandbEnvironment, probe, read_environment
 
 QUERY_SECONDS = 19  # for one answer; wandb repeats a failed request for so long
@@ -169,10 +169,8 @@ def check_place(project: str | None, entity: str | None) -> None:
         ConfigError: which, and what is allowed.
     """
     for option, value in (("project", project), ("entity", entity)):
-        if value is None:
-            continue
-        if not value or len(value) > 128 or any(c in value for c in "/\\#?%:"):
-            raise ConfigError(option, repr(value), "must have 1 to 128 characters, none of / \\ # ? % :")
+        if value is not None:
+            PLACE.check(option, value)
 
 
 def one_line(error: BaseException) -> str:

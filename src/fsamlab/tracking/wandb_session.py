@@ -6,6 +6,7 @@ Importing this module does not import wandb; opening a session does.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -40,8 +41,12 @@ class Messages:
 
 
 def wandb_id(run_id: str) -> str:
-    """Return the id without what wandb refuses in one: :;,#?/' and the like."""
-    return re.sub(r"[^\w.=+-]", "-", run_id)
+    """Return the id without what wandb refuses in one: :;,#?/' and the like. Two ids stay two.
+
+    An id that has such characters ends with a digest of itself: `a b` and `a-b` are two runs.
+    """
+    plain = re.sub(r"[^\w.=+-]", "-", run_id)
+    return plain if plain == run_id else f"{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 class WandbSession:

@@ -117,7 +117,7 @@ class WandbTracker:
                     call()
                 if self._session is not None and self._session.problems:
                     self._warn(f"W&B reported: {' '.join(self._session.problems)}")
-            except Exception as e:
+            except (Exception, SystemExit) as e:  # wandb.teardown raises SystemExit; this is not the main thread
                 self._drop(what, e)
 
         return guarded
@@ -140,7 +140,7 @@ class WandbTracker:
     def _wait(self, future: Any, seconds: float, what: str) -> None:
         try:
             wait(future, seconds, what)
-        except TimeoutError as e:
+        except Exception as e:  # whatever it is: a mirror does not end what it mirrors
             self._drop(what, e)
 
     def _warn(self, what: str) -> None:
@@ -150,7 +150,7 @@ class WandbTracker:
             advice = "training and the run's own files are not affected; `fsamlab sync` sends what is missing"
             log.warning("%s (%s)", " ".join(what.split()), advice)
 
-    def _drop(self, what: str, why: Exception, patience: float = KILL_SECONDS) -> None:
+    def _drop(self, what: str, why: BaseException, patience: float = KILL_SECONDS) -> None:
         """Say once that W&B failed, and make sure that nothing waits for it any more."""
         if self._ended:
             return
