@@ -208,7 +208,7 @@ def _collect(args: argparse.Namespace) -> int:
     from fsamlab.files import check_writable
     from fsamlab.sweep.results import collect
     from fsamlab.sweep.runs import runs_at
-    from fsamlab.sweep.summary import print_failures, settings_table
+    from fsamlab.sweep.summary import print_failures, print_settings
     from fsamlab.terminal import console
 
     paths: list[Path] = args.runs
@@ -221,8 +221,7 @@ def _collect(args: argparse.Namespace) -> int:
     except OSError as e:  # a full disk is reported without the file's name
         raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
-    if (frame["status"] == "finished").any():
-        screen.print(settings_table(frame))
+    print_settings(frame, screen)
     print_failures(frame, screen)
     screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
     return 0

@@ -686,3 +686,31 @@ def test_measurements_made_alike_afterwards_are_compared(methods):
     rows.loc[0, rho] = 0.2
     with pytest.raises(ValueError, match=r"different perturbation_rho \(0.1, 0.2\)"):
         figures.curves(rows, runs, key)
+
+
+def test_figures_say_which_settings_change_together():
+    runs = frame(
+        *(
+            one_run("sam", seed, 0.5 + seed / 10, model__width=width, train__epochs=epochs)
+            for width, epochs in ((32, 8), (16, 24))
+            for seed in (0, 1)
+        )
+    )
+    said = "train.epochs changes together with model.width"
+    rows = rows_of(runs, test___acc1=[0.5, 0.6])
+    for figure in (
+        figures.versus(runs, "model.width"),
+        figures.by_method(runs, panel="model.width"),
+        figures.curves(rows, runs, "test/acc1", by="model.width"),
+    ):
+        assert said in words(figure).replace("\n", " ")
+    same = runs.assign(**{"train.epochs": 8})
+    assert "together" not in words(figures.versus(same, "model.width"))
+
+
+def test_figures_by_method_say_what_else_changes_with_it():
+    runs = frame(*(one_run(m, s, 0.5, train__epochs=e) for m, e in (("sgd", 24), ("sam", 12)) for s in (0, 1)))
+    runs = runs.assign(**{"final/sharpness/one_step": 0.1})
+    said = "train.epochs changes together with optimizer.name"
+    for figure in (figures.by_method(runs), figures.sharpness(runs)):
+        assert said in words(figure).replace("\n", " ")

@@ -202,3 +202,35 @@ def test_latex_has_a_table_for_each_metric_and_bold_where_markdown_has():
     assert r"data.label\_noise & SGD & SAM \\" in table
     assert r"0.4 & 50.50 $\pm$ 0.71 & \textbf{60.50 $\pm$ 0.71} \\" in table
     assert "**" not in table
+
+
+def tied_runs():
+    """Two widths, the wider trained for fewer epochs; SGD twice as long as SAM in both."""
+    return frame(
+        *(
+            one_run(method, seed, 0.5 + seed / 10, model__width=width, train__epochs=epochs * (1 + (method == "sgd")))
+            for width, epochs in ((32, 8), (16, 24))
+            for method in ("sgd", "sam")
+            for seed in (0, 1)
+        )
+    ).assign(**{"measured/curvature/trace": 1.0})
+
+
+TIED = "train.epochs changes together with model.width: a difference between its values may be due to either."
+
+
+@pytest.mark.parametrize("table", [accuracy_table, cost_table, paired_table])
+def test_what_changes_together_with_what_names_the_lines_stands_below(table):
+    runs = tied_runs()
+    assert table(runs).splitlines()[-1] == TIED
+    assert "together" not in table(runs[runs["model.width"] == 32].assign(**{"train.epochs": 8}))
+
+
+def test_what_changes_together_is_a_comment_in_latex():
+    assert accuracy_table(tied_runs(), form="latex").splitlines()[-1] == f"% {TIED}"
+
+
+def test_what_changes_with_the_method_stands_below_measured_values():
+    runs = tied_runs()
+    table = measured_table(runs[runs["model.width"] == 32], ["curvature/trace"])
+    assert table.splitlines()[-1] == TIED.replace("model.width", "optimizer.name")

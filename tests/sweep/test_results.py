@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from fsamlab.cli import main
-from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, varied_keys
+from fsamlab.sweep.plan import JobPlan
+from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, tied_words, varied_keys
 from fsamlab.sweep.runs import find_runs
-from fsamlab.sweep.summary import settings_table
+from fsamlab.sweep.summary import print_sweep, settings_table
 
 
 def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):
@@ -268,3 +269,32 @@ def test_a_csv_that_cannot_be_written_is_one_line_before_anything_is_read(tmp_pa
     (tmp_path / "file").write_text("")
     assert main(["collect", str(tmp_path / "runs"), "--csv", str(tmp_path / "file" / "x.csv")]) == 1
     assert capsys.readouterr().err.endswith("x.csv: Not a directory\n")
+
+
+def test_keys_that_name_groups_are_given_where_a_figure_has_its_own():
+    frame = settings(["sgd", "sam"] * 2, [8, 8, 16, 16], [12, 12, 24, 24], keys=("model.width", "train.epochs"))
+    assert tied_keys(frame, ["optimizer.name", "train.epochs"]) == {"train.epochs": ["model.width"]}
+    assert tied_keys(frame, ["train.epochs"]) == {"train.epochs": ["model.width"]}
+
+
+def test_what_is_said_of_ties_counts_finished_runs_only():
+    frame = settings(["sam"] * 3, [8, 16, 16], [12, 24, 12], keys=("model.width", "train.epochs"))
+    assert tied_words(frame.assign(status="finished")) == []
+    frame["status"] = ["finished", "finished", "failed"]
+    assert tied_words(frame) == ["train.epochs changes together with model.width"]
+
+
+def test_the_tables_of_a_terminal_say_what_else_changes(tmp_path, capsys):
+    for width, epochs in ((32, 8), (16, 24)):
+        for seed in (0, 1):
+            run = tmp_path / "s" / f"{width}-{seed}"
+            make_run(run, "sam", seed, 0.5 + width / 100)
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            config.update(model={"width": width}, train={"epochs": epochs})
+            (run / "config.yaml").write_text(yaml.safe_dump(config))
+    note = "note: train.epochs changes together with model.width: a difference between its values may be due to either."
+    assert main(["collect", str(tmp_path / "s")]) == 0
+    assert note in capsys.readouterr().out.splitlines()
+    plans = [JobPlan([], d, d.name, "0", {}) for d in sorted((tmp_path / "s").iterdir()) if d.is_dir()]
+    assert print_sweep(tmp_path / "s", plans) == 0
+    assert note in capsys.readouterr().out.splitlines()

@@ -20,6 +20,7 @@ from fsamlab.report.frames import AT_END, METHOD, comparable, mean_std, methods_
 from fsamlab.report.labels import axis_label, scale, value_label
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import GREY, style
+from fsamlab.sweep.results import tied_words
 
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
@@ -64,7 +65,7 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         panels[0].set_xlabel(axis_label(metric))
     else:  # as wide as a panel
         figure.supxlabel(axis_label(metric), fontsize=8)
-    heading(figure, seeds(table["n"], metric in RATIOS))
+    heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *tied_words(having, by)]))
     return figure
 
 
@@ -173,7 +174,8 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
     label_y(axes, axis_label(metric))
-    legend_below(figure, axes, seeds(table["n"], metric in RATIOS))
+    shown = done[done[parts_of(metric)[0]].notna()]
+    legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *tied_words(shown, [METHOD, key])]))
     return figure
 
 

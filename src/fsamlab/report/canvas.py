@@ -139,7 +139,10 @@ def label_y(axes: Axes, text: str) -> None:
 
 
 def heading(figure: Figure, text: str) -> None:
-    """Write what the bars are above all panels."""
+    """Write what the bars are above all panels, which keep their height."""
+    width = int(ACROSS_INCH * figure.get_figwidth())
+    text = "\n".join(textwrap.fill(part, width, break_long_words=False) for part in text.splitlines())
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * text.count("\n"))
     figure.suptitle(text, fontsize=7)
 
 

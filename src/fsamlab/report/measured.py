@@ -28,6 +28,7 @@ from fsamlab.report.frames import (
 from fsamlab.report.metric_names import DIRECTIONS, RATIOS
 from fsamlab.report.style import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
 from fsamlab.report.training_curves import end_of_line
+from fsamlab.sweep.results import tied_words
 
 LAMBDA = "optimizer.lmbda"
 EMA_QUALITY = {
@@ -104,7 +105,8 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
     lowest = float((table["mean"] - table["std"].fillna(0)).min())
     panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)
     panels[0].set_ylabel("cosine")
-    title = "\n".join([seeds(table["n"]), *dict.fromkeys(notes)])
+    tied = tied_words(comparable(runs, [LAMBDA], [method]), [LAMBDA])
+    title = "\n".join([seeds(table["n"]), *tied, *dict.fromkeys(notes)])
     legend_below(figure, panels[0], title, columns=1 if len(panels) == 1 else 2)
     return figure
 
@@ -174,5 +176,6 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
         if place % ACROSS:
             axes.tick_params(axis="y", labelleft=False)
         counts += list(tables[key]["n"])
-    heading(figure, seeds(counts, all(column in RATIOS for column in columns.values())))
+    over = seeds(counts, all(column in RATIOS for column in columns.values()))
+    heading(figure, "\n".join([over, *tied_words(done[done[METHOD].isin(methods)], [METHOD])]))
     return figure

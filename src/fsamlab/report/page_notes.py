@@ -7,24 +7,18 @@ import pandas as pd
 from fsamlab.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
-from fsamlab.sweep.results import tied_keys
+from fsamlab.sweep.results import MAX_NAMED, more, tied_keys, tied_notes
 
 OF_FAMILY = (
     ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),
     (*(f"perturbation_{key}" for key in ("num_samples", "batch_size", "batchnorm", "augment")), "num_batches"),
 )
 OF_RISES = ("perturbation_rho",)
-MAX_NAMED = 4
 
 
 def tied(gathered: Gathered) -> list[str]:
     """Return which settings of the results change together, so that a difference may be due to either; a line each."""
-    lines = []
-    for key, others in tied_settings(gathered.finished).items():
-        change = "changes" if len(others) == 1 else "change"
-        what = f"{', '.join(others[:MAX_NAMED])}{_more(others)} {change} together with {key}"
-        lines.append(f"{what}: a difference between its values may be due to either.")
-    return lines
+    return tied_notes(gathered.frame)
 
 
 def tied_settings(frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -56,15 +50,10 @@ def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str,
         by_seed = [list(map(shown, here.unique())) for _, here in columns["sample_hash"].groupby(runs["seed"])]
         found["sample_hash"] = max(by_seed, key=len, default=[])
     differing = [
-        f"{key} ({', '.join(texts[:MAX_NAMED])}{_more(texts)})" for key, texts in found.items() if len(texts) > 1
+        f"{key} ({', '.join(texts[:MAX_NAMED])}{more(texts)})" for key, texts in found.items() if len(texts) > 1
     ]
     if differing:
         return [f"{what} {when} may not be compared: runs differ in {', '.join(differing)}."]
     words = ", ".join(f"{key} {texts[0]}" for key, texts in found.items() if key != "sample_hash" and texts)
     whose = "" if len(runs) == len(finished) else " that have them"
     return [f"{what} {when}: the same {words} in all runs{whose}."] if words else []
-
-
-def _more(texts: list[str]) -> str:
-    """Return how many of several texts are not named."""
-    return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""

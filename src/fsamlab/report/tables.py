@@ -27,7 +27,17 @@ from fsamlab.report.frames import (
 from fsamlab.report.markup import FORMS, markdown
 from fsamlab.report.measured import SHARPNESS
 from fsamlab.report.style import label
-from fsamlab.sweep.results import as_text, by_setting, clearly_ahead, conditions_of, gain, own_n, plain, varied_keys
+from fsamlab.sweep.results import (
+    as_text,
+    by_setting,
+    clearly_ahead,
+    conditions_of,
+    gain,
+    own_n,
+    plain,
+    tied_notes,
+    varied_keys,
+)
 from fsamlab.terminal import fixed, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
@@ -45,6 +55,8 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     condition is bold where its lead over the second exceeds the larger of the two standard deviations, both known (n of
     2 or more). `at best validation epoch` is there for runs that held out a validation split.
 
+    Settings that change together with those that name a line are named below the tables (in LaTeX as comments).
+
     Raises:
         ValueError: no finished run, none with a test accuracy, a seed that is there twice, or another `form`.
     """
@@ -58,7 +70,8 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     conditions = conditions_of(keys)
     parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
     comment = "% " if form == "latex" else ""
-    return "\n\n".join(f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts)
+    texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
+    return "\n\n".join([*texts, *(f"{comment}{note}" for note in tied_notes(done, keys))])
 
 
 def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -133,7 +146,12 @@ def cost_table(runs: pd.DataFrame) -> str:
         ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
         lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
     names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
-    return markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys))
+    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys)), runs, keys)
+
+
+def with_notes(table: str, runs: pd.DataFrame, keys: Sequence[str]) -> str:
+    """Return a Markdown table, and below it which settings change together with those that name its lines."""
+    return "\n\n".join([table, *tied_notes(runs, keys)])
 
 
 def paired_table(runs: pd.DataFrame) -> str:
@@ -158,7 +176,8 @@ def paired_table(runs: pd.DataFrame) -> str:
             lines.append([label(method), *(plain(row[key]) for key in keys[1:]), *(gain(row, m) for m in metrics)])
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
     title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
-    return f"{title}\n\n{markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))}"
+    found = markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))
+    return with_notes(f"{title}\n\n{found}", runs, keys)
 
 
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
@@ -183,7 +202,7 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
         found = {row[METHOD]: row for row in known.to_dict("records")}
         for method, text in texts.items():
             text.append(measured(found[method], n[method]) if method in found else "-")
-    return markdown([LABEL, "n", *columns], list(texts.values()))
+    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), done, [METHOD])
 
 
 def measured(row: dict[Any, Any], n: int) -> str:

@@ -17,6 +17,7 @@ from fsamlab.report.frames import METHOD, comparable, history, methods_of, need,
 from fsamlab.report.labels import AXIS_LABELS, axis_label, scale, value_label
 from fsamlab.report.metric_names import RATIOS
 from fsamlab.report.style import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
+from fsamlab.sweep.results import tied_words
 
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
 MARGIN = 2  # per cent, above and below accuracies
@@ -60,7 +61,7 @@ def draw_curves(
         )
     if log_y and (table["mean"] <= 0).any():
         raise ValueError(f"{key} has means that are not positive: no logarithmic axis")
-    notes = []
+    notes = tied_words(comparable(runs[runs[by].notna()], [by]), [by])
     for value, one in looks.items():
         here = table[table[by] == value]
         if len(here):

@@ -124,24 +124,51 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
     return kept
 
 
-def tied_keys(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Return what else changes with each of :func:`varied_keys`: a difference between its values may be theirs.
+def tied_keys(frame: pd.DataFrame, by: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Return what else changes with each of the keys `by` that name groups.
 
-    What the optimizer's own keys are for each method belongs to the method, and is not named.
+    A difference between the groups may be due to that as well. `by` are those of :func:`varied_keys` where none are
+    given. What the optimizer's own keys are for each method belongs to the method, and is not named.
     """
-    kept = varied_keys(frame)
+    kept = varied_keys(frame) if by is None else list(by)
+    method = [key for key in kept if key == FIRST[0]]
+    refining = [key for key in kept if key not in method]
     found: dict[str, list[str]] = {}
     for other in setting_keys(frame):
-        if other in kept or as_text(frame[other]).nunique() == 1:
+        if other in kept or as_text(frame[other]).nunique() == 1 or not _follows(frame, other, kept):
             continue
-        if _follows(frame, other, kept[:1]):
-            bound = [] if other.startswith("optimizer.") else kept[:1]
+        if method and _follows(frame, other, method):
+            bound = [] if other.startswith("optimizer.") else method
         else:
-            single = [key for key in kept[1:] if _follows(frame, other, [kept[0], key])]
-            bound = single or kept[1:]  # of several together where none alone decides
+            single = [key for key in refining if _follows(frame, other, [*method, key])]
+            bound = single or refining  # of several together where none alone decides
         for key in bound:
             found.setdefault(key, []).append(other)
     return found
+
+
+MAX_NAMED = 4  # of several keys or values in a line
+
+
+def more(texts: Sequence[str]) -> str:
+    """Return how many of several texts are not named."""
+    return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
+
+
+def tied_words(frame: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
+    """Return :func:`tied_keys` of the finished runs in words, `train.epochs changes together with model.width`."""
+    known = frame[(frame["status"] == "finished") & (frame["optimizer.name"] != "unknown")]
+    found = tied_keys(known, by) if len(known) else {}
+    lines = []
+    for key, others in found.items():
+        change = "changes" if len(others) == 1 else "change"
+        lines.append(f"{', '.join(others[:MAX_NAMED])}{more(others)} {change} together with {key}")
+    return lines
+
+
+def tied_notes(frame: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
+    """Return what stands below a table or a chart whose groups differ in more than what names them; a line each."""
+    return [f"{words}: a difference between its values may be due to either." for words in tied_words(frame, by)]
 
 
 def _follows(frame: pd.DataFrame, key: str, of: Sequence[str]) -> bool:

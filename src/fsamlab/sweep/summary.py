@@ -16,7 +16,7 @@ from fsamlab.measure import FOLDER, latest
 from fsamlab.record import read_status
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import ACCURACIES, by_setting, collect, own_n, plain
+from fsamlab.sweep.results import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
 from fsamlab.terminal import console, fixed, percent_spread
 
 
@@ -38,6 +38,14 @@ def settings_table(frame: pd.DataFrame) -> Table:
         step = fixed(row["step_ms"], 1, " ms")
         table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios)
     return table
+
+
+def print_settings(frame: pd.DataFrame, screen: Console) -> None:
+    """Print the table of the finished runs, if there are any, and which settings change together."""
+    if (frame["status"] == "finished").any():
+        screen.print(settings_table(frame))
+        for note in tied_notes(frame):
+            screen.print(f"note: {note}", soft_wrap=True)
 
 
 def accuracy(row: dict[Any, Any], metric: str) -> str:
@@ -124,8 +132,7 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     """Print the end of a sweep; return how many of its runs did not finish."""
     screen = console()
     frame = collect(p.directory for p in plans)
-    if (frame["status"] == "finished").any():
-        screen.print(settings_table(frame))
+    print_settings(frame, screen)
     print_failures(frame, screen)
     num_failed = int((frame["status"] != "finished").sum())
     where = project_relative(sweep_dir)
