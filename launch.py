@@ -7,9 +7,10 @@ import hydra
 from omegaconf import DictConfig
 
 from fsamlab import door
+from fsamlab.project import PROJECT_ROOT
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
     """Run one composed job; torch is imported here and not before."""
     from fsamlab.run import run_composed
@@ -18,4 +19,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    door.enter(main, __file__)

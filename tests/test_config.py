@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsamlab.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, TrainConfig, did_you_mean, in_range
-from fsamlab.identity import PROJECT_ROOT, config_hash, differences, run_directory, run_id
+from fsamlab.identity import config_hash, differences, run_directory, run_id
+from fsamlab.project import PROJECT_ROOT
 
 FSAM = {
     "name": "fsam",

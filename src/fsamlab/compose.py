@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 
 from fsamlab import door
 from fsamlab.config import ConfigError
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT, check_project
 
 MAX_JOBS = 100_000  # of one sweep; its record holds a configuration for each
 
@@ -30,6 +30,7 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
     Args:
         words: what is going to be composed, checked here first.
     """
+    check_project()
     door.check_words(words)
     door.register()
     setup_globals()

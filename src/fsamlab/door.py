@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fsamlab import output
 from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, shown, typed, unknown_key
 from fsamlab.identity import register_resolvers
+from fsamlab.project import check_project
 
 
 class JobFailed(RuntimeError):
@@ -42,8 +43,16 @@ def register() -> None:
     register_resolvers()
 
 
-def enter(main: Callable[[], Any]) -> None:
-    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set."""
+def enter(main: Callable[[], Any], script: str) -> None:
+    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set.
+
+    Args:
+        script: the program's file, which has to belong to the project of the code that runs.
+    """
+    place = Path(script).resolve()
+    wrong = call(lambda: check_project(place.parent, place.name))
+    if wrong:
+        sys.exit(wrong)
     if {"--help", "-h"} & set(sys.argv[1:]):
         from fsamlab.help import page
 

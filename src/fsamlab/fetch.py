@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fsamlab import output
 from fsamlab.config import Config, ConfigError, ModelConfig, typed
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST"}
 NO_FILES = {"digits": "comes with scikit-learn", "synthetic": "is generated"}

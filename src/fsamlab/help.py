@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT
 
 PAGE = """\
 fsamlab: train, compare and diagnose sharpness-aware optimizers.

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, typed
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from fsamlab.project import PROJECT_ROOT
 
 NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part of the identity
     {

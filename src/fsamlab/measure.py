@@ -20,7 +20,7 @@ import yaml
 
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
 from fsamlab.files import read_json, read_json_lines, write_atomic, write_json
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT
 from fsamlab.record import now
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ from fsamlab.data import build_data
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.environment import environment, slurm_job_id
 from fsamlab.files import read_json
-from fsamlab.identity import PROJECT_ROOT, differences, is_neutral, run_id
+from fsamlab.identity import differences, is_neutral, run_id
 from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
 from fsamlab.ownership import STALE_SECONDS, DirectoryBusy, Superseded
+from fsamlab.project import PROJECT_ROOT
 from fsamlab.record import RunRecord, is_finished, read_status
 from fsamlab.resume import resume
 from fsamlab.seeding import Stream, derive_seed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fsamlab.config import ConfigError
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT
 from fsamlab.torch_file import verify
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import Any
 
 from fsamlab.config import ConfigError, from_plain
 from fsamlab.environment import code_change, code_version
-from fsamlab.identity import PROJECT_ROOT, run_id
+from fsamlab.identity import run_id
+from fsamlab.project import PROJECT_ROOT
 from fsamlab.record import read_status
 from fsamlab.sweep.plan import JobPlan, read_launches
 from fsamlab.sweep.runs import check_exist

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from fsamlab.config import ConfigError, typed
 from fsamlab.door import SweepFailed, one_line
 from fsamlab.environment import code_version
-from fsamlab.identity import PROJECT_ROOT
+from fsamlab.project import PROJECT_ROOT
 from fsamlab.sweep.cluster import job_states
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.local import LocalLauncher
