@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fsamlab.optim.sharded import is_sharded, whole
+
 Tensors = list[Tensor]
 Number = float | Tensor
 
@@ -46,19 +48,26 @@ class Foreach:
         """Return new tensors (|w| + eta) x."""
         ts = torch._foreach_abs(ws)
         torch._foreach_add_(ts, eta)
+        if any(x.is_complex() for x in xs):  # |w| is real, and cannot take x in
+            return list(torch._foreach_mul(xs, ts))
         torch._foreach_mul_(ts, xs)
         return list(ts)
 
     @staticmethod
     def norms(xs: Tensors) -> Tensors:
         """Return the l2 norm of each tensor, in float32 at least."""
-        if any(x.dtype in LOW_PRECISION for x in xs):
-            return list(torch._foreach_norm(xs, 2, dtype=torch.float32))
-        return list(torch._foreach_norm(xs))
+        low = [x for x in xs if x.dtype in LOW_PRECISION]
+        if not low:
+            return list(torch._foreach_norm(xs))
+        norms = torch._foreach_norm(low, 2, dtype=torch.float32)
+        if len(low) == len(xs):
+            return list(norms)
+        of_low, of_others = iter(norms), iter(torch._foreach_norm([x for x in xs if x.dtype not in LOW_PRECISION]))
+        return [next(of_low if x.dtype in LOW_PRECISION else of_others) for x in xs]
 
 
 class Loop:
-    """One call per tensor: the plain form, and the only one for devices without multi-tensor kernels."""
+    """One call per tensor: the plain form, and the only one for sharded tensors and for tensors on several devices."""
 
     @staticmethod
     def copy_(xs: Tensors, ys: Tensors) -> None:
@@ -71,7 +80,7 @@ class Loop:
         """x <- x + alpha y."""
         for x, y in zip(xs, ys):
             if isinstance(alpha, Tensor):
-                x.add_(y * alpha)
+                x.add_(y * alpha.to(y.device))
             else:
                 x.add_(y, alpha=alpha)
 
@@ -79,17 +88,18 @@ class Loop:
     def mul_(xs: Tensors, factor: Number) -> None:
         """x <- factor x."""
         for x in xs:
-            x.mul_(factor)
+            x.mul_(factor.to(x.device) if isinstance(factor, Tensor) else factor)
 
     @staticmethod
     def scaled(xs: Tensors, factor: Number) -> Tensors:
         """Return new tensors factor x."""
-        return [x * factor for x in xs]
+        return [x * (factor.to(x.device) if isinstance(factor, Tensor) else factor) for x in xs]
 
     @staticmethod
     def weighted(xs: Tensors, ws: Tensors, eta: float) -> Tensors:
         """Return new tensors (|w| + eta) x."""
-        return [w.abs().add_(eta).mul_(x) for x, w in zip(xs, ws)]
+        ts = [w.abs().add_(eta) for w in ws]
+        return [t * x if x.is_complex() else t.mul_(x) for x, t in zip(xs, ts)]
 
     @staticmethod
     def norms(xs: Tensors) -> Tensors:
@@ -116,15 +126,25 @@ def radius_over_norm(norm_d: Number, norm_td: Number, norm_a: Number, floor: flo
 
 
 def global_norm(xs: Tensors, ops: Ops) -> Tensor:
-    """Return the l2 norm over all tensors jointly (0-dim); zero for an empty list."""
-    return torch.linalg.vector_norm(torch.stack(ops.norms(xs))) if xs else torch.zeros(())
+    """Return the l2 norm over all tensors jointly (0-dim, on the first one's device); zero for an empty list."""
+    if not xs:
+        return torch.zeros(())
+    norms = [whole(n).to(xs[0].device) for n in ops.norms(xs)]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Return <x, y> of two tensors (0-dim, in float32 at least); of complex ones that of their real pairs.
+
+    A complex gradient is dL/dRe + i dL/dIm, so this is the inner product that gradients are made for.
+    """
+    if x.is_complex():
+        x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())
+    if x.dtype in LOW_PRECISION:
+        x, y = x.float(), y.float()
+    return whole((x * y).sum()) if is_sharded(x) else torch.dot(x.flatten(), y.flatten())
 
 
 def global_dot(xs: Tensors, ys: Tensors) -> Tensor:
-    """Return the inner product over all tensors jointly (0-dim), in float32 at least."""
-    products = []
-    for x, y in zip(xs, ys):
-        if x.dtype in LOW_PRECISION:
-            x, y = x.float(), y.float()
-        products.append(torch.dot(x.flatten(), y.flatten()))
-    return torch.stack(products).sum()
+    """Return the inner product over all tensors jointly (0-dim, on the first one's device), in float32 at least."""
+    return torch.stack([inner(x, y).to(xs[0].device) for x, y in zip(xs, ys)]).sum()

@@ -8,6 +8,8 @@ from torch import Tensor
 from fsamlab.config import rules
 from fsamlab.optim._ops import Tensors
 from fsamlab.optim.axis import Axis, State
+from fsamlab.optim.guards import step_seed
+from fsamlab.optim.sharded import normal_like
 
 
 class Ascent(rules.Ascent, Axis):
@@ -67,8 +69,11 @@ class Gaussian(rules.Gaussian, Ascent):
 
     def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
         """Return one draw for each trainable parameter."""
-        generator = torch.Generator(params[0].device).manual_seed(seed)
-        return [torch.empty_like(p).normal_(generator=generator) if p.requires_grad else None for p in params]
+        generators: dict[torch.device, torch.Generator] = {}
+        for device in dict.fromkeys(p.device for p in params):
+            own = step_seed(seed, len(generators)) if generators else seed  # no two devices draw the same numbers
+            generators[device] = torch.Generator(device).manual_seed(own)
+        return [normal_like(p, generators[p.device]) if p.requires_grad else None for p in params]
 
 
 ASCENTS: dict[str, type[Ascent]] = rules.table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)

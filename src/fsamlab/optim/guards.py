@@ -7,7 +7,7 @@ copies of the weights that were made before the weights moved.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -69,27 +69,30 @@ def forget_weight_copies(model: nn.Module | None = None) -> None:
                 module.reshard()
 
 
-def rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Return the default generators' state: CPU, and `device` if that is a CUDA device."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+RngState = tuple[Tensor, dict[torch.device, Tensor]]
 
 
-def _set_rng_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+def rng_state(devices: Iterable[torch.device]) -> RngState:
+    """Return the default generators' state: the CPU's, and that of each of `devices` which is a CUDA device."""
+    return torch.get_rng_state(), {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
+
+
+def _set_rng_state(state: RngState) -> None:
     torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+    for device, of_device in state[1].items():
+        torch.cuda.set_rng_state(of_device, device)
 
 
 @contextmanager
-def replayed_rng(device: torch.device, state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
+def replayed_rng(state: RngState) -> Iterator[None]:
     """Run the context from an earlier random state; afterwards the state is what it was on entry."""
-    now = rng_state(device)
+    now = rng_state(state[1])
     try:
-        _set_rng_state(device, state)
+        _set_rng_state(state)
         yield
-        _set_rng_state(device, now)
+        _set_rng_state(now)
     except BaseException:
-        _set_rng_state(device, now)
+        _set_rng_state(now)
         raise
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import LOW_PRECISION, Number, Ops, Tensors
+from fsamlab.optim._ops import Number, Ops, Tensors, inner
 from fsamlab.optim.component import Part
 from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.sharded import is_sharded
 
 PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
 
 
 def _dot(xs: Tensors, ys: Tensors) -> Tensor:
     """Return <x, y> over all tensors jointly, summed by pieces on the CPU; float64, 0-dim."""
-    if xs[0].device.type == "cpu":
-        xs = [piece for x in xs for piece in x.flatten().split(PIECE)]
-        ys = [piece for y in ys for piece in y.flatten().split(PIECE)]
-    if xs[0].dtype in LOW_PRECISION:
-        xs, ys = [x.float() for x in xs], [y.float() for y in ys]
-    products = [torch.dot(x.flatten(), y.flatten()) for x, y in zip(xs, ys)]
+    pairs = [pair for x, y in zip(xs, ys) for pair in _pieces(x, y)]
+    products = [inner(x, y).to(xs[0].device) for x, y in pairs]
     return torch.stack(products).sum(dtype=torch.float64)
+
+
+def _pieces(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    if x.device.type != "cpu" or is_sharded(x):
+        return [(x, y)]
+    return list(zip(x.flatten().split(PIECE), y.flatten().split(PIECE)))
 
 
 class Recorder:

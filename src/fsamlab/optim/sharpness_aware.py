@@ -11,6 +11,7 @@ The two phases are two_phase.py; here are the passes over data between and befor
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -21,11 +22,13 @@ from torch.optim import Optimizer
 
 from fsamlab.config import in_range, rules
 from fsamlab.optim._ops import Tensors
+from fsamlab.optim.component import Part
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.sharded import whole
 from fsamlab.optim.two_phase import TwoPhase
 
-Closure = Callable[[], Tensor]
+Closure = Callable[[], Tensor]  # a float is taken as well
 
 
 class SharpnessAware(TwoPhase):
@@ -47,9 +50,13 @@ class SharpnessAware(TwoPhase):
             weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA the host then waits twice a
             step, in :meth:`step_micro` once for each micro-batch and once more. With torch.distributed the step is left
             out on all ranks if it is not finite on one of them: two small reductions a step, on each rank.
-        foreach: multi-tensor calls, or a loop over tensors.
+        foreach: multi-tensor calls; False, and sharded parameters or several devices, give a loop over tensors.
         process_group: the ranks that train these weights together; None is torch.distributed's default group. Ranks
             that train on their own need a group of one each.
+        grad_scaler: the scaler whose scale() the closures' losses go through before backward(). Gradients are unscaled
+            here, in both passes, and a step in which either overflows is left out whole; call its update() after each
+            step, never its step() or unscale_(). Without this argument gradients must not be scaled: the EMA would mix
+            scales.
         **parameters: of the choices (fsamlab.config.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
             full_every_steps.
 
@@ -77,6 +84,7 @@ class SharpnessAware(TwoPhase):
         skip_nonfinite: bool = True,
         foreach: bool = True,
         process_group: Any = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
         **parameters: Any,
     ) -> None:
         in_range("every", every, 1)
@@ -94,6 +102,7 @@ class SharpnessAware(TwoPhase):
             foreach=foreach,
             same_rng=same_rng,
             process_group=process_group,
+            grad_scaler=grad_scaler,
         )
 
     # ------------------------------------------------------------------------------- what it needs
@@ -139,14 +148,17 @@ class SharpnessAware(TwoPhase):
             ValueError: a closure that the variant needs is missing.
         """
         if closure is None:
-            raise ValueError("step() needs a closure: zero_grad, forward, backward, return the loss")
-        descent = torch.enable_grad()(closure)
+            raise ValueError(
+                "step() needs a closure: zero_grad, forward, backward, return the loss; the two phases without one are "
+                "ascend() and descend(), under a GradScaler too (grad_scaler=, in place of its own step())"
+            )
+        descent = self._with_loss(closure)
         self.scalars = {}
         if not self.perturbs:
             loss = descent()
-            self._finish(True, None)
+            self._finish(self._verdict([], perturbed=False), None)
             return loss
-        random = rng_state(self.device) if self.same_rng else None
+        random = rng_state(self.devices) if self.same_rng else None
         try:
             clean = self._ascent_pass(descent, ascent_closure, reference_closure)
             self._ascend()
@@ -177,19 +189,21 @@ class SharpnessAware(TwoPhase):
             raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
         self.scalars = {}
         perturbs, share = self.perturbs, 1 / len(closures)
+        finite = True
         clean: Tensors = []
         perturbed: Tensors = []
         mean: dict[Tensor, Tensor] = {}
         try:
             for closure in closures:
-                descent = torch.enable_grad()(closure)
-                random = rng_state(self.device) if self.same_rng else None
+                descent = self._with_loss(closure)
+                random = rng_state(self.devices) if self.same_rng else None
                 clean.append(descent())
                 if perturbs:
                     self._ascend()
                     perturbed.append(self._perturbed_pass(descent, clean[-1], random))
                     self._put_back()
                     parts, self._parts = self._parts or [], None
+                    finite = finite and self._finite
                     if self._finite:
                         self._commit(parts)
                 for p in self.parameters():
@@ -197,7 +211,7 @@ class SharpnessAware(TwoPhase):
                         mean[p] = mean[p].add_(p.grad, alpha=share) if p in mean else p.grad * share
             for p in self.parameters():
                 p.grad = mean.get(p)
-            self._finish(not perturbs or self._descent_verdict([*clean, *perturbed]), None)
+            self._finish(finite and self._verdict([*clean, *perturbed], perturbs), None)
         except BaseException:
             self.restore()
             raise
@@ -218,6 +232,7 @@ class SharpnessAware(TwoPhase):
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:
                 self._required(closure, name, "the full training set")
+                self._unscale()
                 for p in self.parameters():
                     if p.grad is not None:
                         self.state[p]["full_gradient"] = p.grad.clone()
@@ -225,6 +240,26 @@ class SharpnessAware(TwoPhase):
         if choice.needs not in (None, rules.FULL):
             self._required(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
+
+    def _finish(self, finite: bool, parts: list[Part] | None) -> None:
+        if not finite and self._full_step == self.num_steps:
+            self._full_step = None  # the stored full gradient may be what was not finite: compute it again
+        super()._finish(finite, parts)
+
+    def _with_loss(self, closure: Closure) -> Closure:
+        """Return the closure with gradients enabled and its loss as a 0-dim tensor."""
+
+        def checked() -> Tensor:
+            with torch.enable_grad():
+                loss = closure()
+            if isinstance(loss, numbers.Real):
+                return torch.tensor(float(loss), device=self.device)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise TypeError(f"a closure returned {shape}: it has to return the loss, one number")
+            return whole(loss) if loss.dim() == 0 else loss.reshape(())
+
+        return checked
 
     def _required(self, closure: Closure | None, name: str, data: str) -> None:
         """Run a closure on data other than the descent batch; batch norms do not count it."""
@@ -236,10 +271,9 @@ class SharpnessAware(TwoPhase):
     def _perturbed_pass(self, descent: Closure, clean: Tensor | None, random: Any) -> Tensor:
         """Run the descent batch at w + eps; batch norms count it unless the clean pass was counted."""
         model = self.model if clean is not None else None
-        replayed = random is not None and clean is not None
         with (
             frozen_batchnorm(model) if model is not None else nullcontext(),
-            replayed_rng(self.device, random) if replayed else nullcontext(),
+            replayed_rng(random) if random is not None and clean is not None else nullcontext(),
         ):
             return descent().detach()
 

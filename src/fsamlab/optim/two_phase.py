@@ -5,6 +5,7 @@ Between the two the caller takes the gradient at w + eps; sharpness_aware.py doe
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from fsamlab.config import in_range
+from fsamlab.config import ConfigError, in_range
 from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
 from fsamlab.optim.component import Part
 from fsamlab.optim.guards import forget_weight_copies, step_seed
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
+from fsamlab.optim.sharded import is_sharded, refuse_flat
 from fsamlab.optim.wrapper import Wrapper
 
 
@@ -39,13 +41,16 @@ class TwoPhase(Wrapper):
         foreach: bool,
         same_rng: bool,
         process_group: Any,
+        grad_scaler: torch.amp.GradScaler | None,
     ) -> None:
         in_range("rho", rho, 0)
         in_range("floor", floor, 0, 1, open_high=True)
         in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
         self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
         self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
-        self.ops: Ops = Foreach if foreach else Loop
+        if grad_scaler is not None and not skip_nonfinite:
+            raise ConfigError("skip_nonfinite", False, "a step in which scaled gradients overflow has to be left out")
+        self.grad_scaler, self.foreach = grad_scaler, foreach
         self.scalars: dict[str, Tensor] = {}
         self.record_scalars = False
         self.num_steps = self.num_nonfinite = 0
@@ -58,13 +63,23 @@ class TwoPhase(Wrapper):
         self.ranks = Ranks(process_group, self.device)
         self._alike: Tensor | bool = True  # whether all ranks had the same ascent gradients so far
         self.num_floored: Tensor | int = 0
+        self._look_at_parameters()
         self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; it may bring its own `rho`."""
         super().add_param_group(param_group)
-        if hasattr(self, "_weights") and self.choices.metric.by_name:  # not while torch's constructor runs
-            self._weights = self._named_weights()
+        if hasattr(self, "_weights"):  # not while torch's constructor runs
+            self._look_at_parameters()
+            self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
+
+    def _look_at_parameters(self) -> None:
+        params = list(self.parameters())
+        refuse_flat(params)
+        self.devices = tuple(dict.fromkeys(p.device for p in params))
+        sharded = any(is_sharded(p) for p in params)
+        self._sharded_model = self.model if sharded else None
+        self.ops: Ops = Foreach if self.foreach and not sharded and len(self.devices) == 1 else Loop
 
     @property
     def perturbs(self) -> bool:
@@ -110,6 +125,7 @@ class TwoPhase(Wrapper):
             raise
 
     def _perturb(self) -> None:
+        self._unscale()
         parts = self._gather() if self.perturbs else self._drop_gradients()
         self._parts = parts
         norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
@@ -146,7 +162,7 @@ class TwoPhase(Wrapper):
         try:
             self._put_back()
             perturbed = self.perturbs
-            finite = not perturbed or (self._finite and self._descent_verdict(losses))
+            finite = (self._finite or not perturbed) and self._verdict(losses, perturbed)
             parts, self._parts = self._parts, None
             self._finish(finite, parts if perturbed else None)
         except BaseException:
@@ -155,6 +171,8 @@ class TwoPhase(Wrapper):
 
     def _finish(self, finite: bool, parts: list[Part] | None) -> None:
         """Let the base take the step, and the choices if they are given its parts; or leave the step out. Count it."""
+        if self.grad_scaler is not None:
+            self._unscale_for_the_step(self.grad_scaler, finite)
         if finite:
             if parts is not None:
                 self._commit(parts)
@@ -171,19 +189,47 @@ class TwoPhase(Wrapper):
         self._alike = self._alike & alike
         return not self.skip_nonfinite or bool(finite)
 
-    def _descent_verdict(self, losses: Tensors) -> bool:
-        """Return whether losses and gradients are finite: the same answer on all ranks, one read by the host."""
-        if not self.skip_nonfinite:
+    def _verdict(self, losses: Tensors, perturbed: bool) -> bool:
+        """Return whether losses and gradients are finite: the same answer on all ranks, one read by the host.
+
+        A step that did not perturb is the base's own business, unless its gradients are scaled.
+        """
+        if not self.skip_nonfinite or not (perturbed or self.grad_scaler is not None):
             return True
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
+
+    def _unscale(self) -> None:
+        """Divide the ascent gradients in p.grad by the scale; what overflowed is found by the verdict."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if self.grad_scaler is not None and self.grad_scaler.is_enabled() and gradients:
+            self.ops.mul_(gradients, 1 / self.grad_scaler.scale(torch.ones((), device=self.device)))
+
+    def _unscale_for_the_step(self, scaler: torch.amp.GradScaler, finite: bool) -> None:
+        """Let the scaler unscale the descent gradients, and see an overflow, whichever pass or rank it was in."""
+        if finite:
+            scaler.unscale_(self)
+            return
+        # The scaler looks for infinities in p.grad and nowhere else.
+        self._drop_gradients()
+        first = next(self.parameters())
+        first.grad = torch.full_like(first, math.inf)
+        scaler.unscale_(self)
+        first.grad = None
 
     def _gather(self) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
         choices = self.choices
         parts: dict[tuple[Any, ...], Part] = {}
         seed = step_seed(self.seed, self.num_steps)
-        active = [(group["rho"], p) for group in self.param_groups if group["rho"] > 0 for p in group["params"]]
+        # A base that maximizes is misled by a descent: its worst case is where the objective is small.
+        signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
+        active = [
+            (sign * group["rho"], p)
+            for sign, group in zip(signs, self.param_groups)
+            if group["rho"] > 0
+            for p in group["params"]
+        ]
         gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
         for (rho, p), a in zip(active, gradients):
             if a is None:
@@ -222,14 +268,14 @@ class TwoPhase(Wrapper):
             stop = start + len(part.params)
             self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
             start = stop
-        forget_weight_copies()
+        forget_weight_copies(self._sharded_model)
         return norm_d, direction
 
     def _put_back(self) -> None:
         """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
         if self._moved:
             self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
-            forget_weight_copies()
+            forget_weight_copies(self._sharded_model)
             self._moved = []
 
     def _commit(self, parts: list[Part]) -> None:
@@ -241,9 +287,9 @@ class TwoPhase(Wrapper):
             clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
         try:
             self.base.step()
-            forget_weight_copies()
+            forget_weight_copies(self._sharded_model)
         except BaseException:
-            forget_weight_copies()
+            forget_weight_copies(self._sharded_model)
             raise
 
     def _scratch(self, p: Tensor) -> Tensor:
@@ -271,11 +317,20 @@ class TwoPhase(Wrapper):
             raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
         counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
         settings = {"num_floored": int(self.num_floored), "floor": self.floor, "seed": self.seed}
-        return {**counters, **settings, **self.choices.state()}
+        # Averages of a rank's own gradients are no other rank's.
+        own = {"rank": self.ranks.rank, "num_ranks": self.ranks.number} if self.state and not self._alike else {}
+        return {**counters, **settings, **own, **self.choices.state()}
 
     def check_own_state(self, own: dict[str, Any]) -> None:
-        """Refuse the state of a variant with other choices."""
+        """Refuse the state of a variant with other choices, and another rank's own state."""
         self.choices.check_state(own)
+        here = {"rank": self.ranks.rank, "num_ranks": self.ranks.number}
+        if "rank" in own and {key: own[key] for key in here} != here:
+            raise ValueError(
+                f"this is the state of rank {own['rank']} of {own['num_ranks']}, made of that rank's own gradients "
+                f"(no_sync), and this is rank {here['rank']} of {here['num_ranks']}: save on each rank, and load on "
+                "each rank what it has saved"
+            )
 
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Restore counters and hyper-parameters."""
@@ -283,6 +338,7 @@ class TwoPhase(Wrapper):
         self.floor, self.seed = own["floor"], own["seed"]
         self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
         self.num_floored = own["num_floored"]
+        self._alike = "rank" not in own
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but scratch memory."""
