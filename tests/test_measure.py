@@ -130,7 +130,7 @@ def test_collect_joins_the_newest_step(tmp_path):
     assert row["measured/sharpness/one_step"] == latest(tmp_path / "r")["sharpness/one_step"]
     assert row["measured/diagnostics/rho"] == 0.05
     assert row["final/sharpness/one_step"] == pytest.approx(row["measured/sharpness/one_step"], rel=1e-6)
-    older = {"step": 1, "measured": "9", "sharpness/one_step": 1e9, "sharpness/old": 1.0}
+    older = {"step": 1, "epoch": 0.1, "measured": "9", "sharpness/one_step": 1e9, "sharpness/old": 1.0}
     (tmp_path / "r" / "measurements" / "older.jsonl").write_text(json.dumps(older) + "\n")
     assert "measured/sharpness/old" not in collect([tmp_path / "r"])
 

@@ -114,7 +114,7 @@ def test_collect_status_check_and_measurements(sweep, screen, capsys):
     assert all(f"{run.name}  a=[/]" in text for run in runs)
     for run in runs[:2]:
         (run / "measurements").mkdir()
-        row = {"step": 1, "measured": "2026", "note": "[/]", "sharpness/one_step": 0.5}
+        row = {"step": 1, "epoch": 1.0, "measured": "2026", "note": "[/]", "sharpness/one_step": 0.5}
         (run / "measurements" / "a.jsonl").write_text(json.dumps(row) + "\n")
     for shown in (runs[:1], runs[:2]):
         summary.print_measurements(shown, terminal.console())
@@ -199,5 +199,5 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys):
     run = put(tmp_path / "a")
     (run / "summary.json").write_text("{")
     assert main(["collect", str(tmp_path)]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {run}/summary.json is no JSON object")
+    line, *_ = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"  damaged  a: {run}/summary.json is no JSON object")

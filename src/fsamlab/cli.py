@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 import webbrowser
@@ -134,8 +135,7 @@ def _check(args: argparse.Namespace) -> int:
     from fsamlab.sweep.summary import print_check
 
     _log()
-    print_check(*check(args.words))
-    return 0
+    return 1 if print_check(*check(args.words)) else 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -216,15 +216,17 @@ def _collect(args: argparse.Namespace) -> int:
     csv: Path = args.csv or paths[0] / "results.csv"
     check_writable(csv)
     frame = collect(runs)
+    # relative to the file, which then stays true where the sweep is moved or copied
+    where = [os.path.relpath(run.resolve(), csv.parent.resolve()) for run in runs]
     try:
-        frame.to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
+        frame.assign(directory=where).to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
     except OSError as e:  # a full disk is reported without the file's name
         raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
     print_settings(frame, screen)
     print_failures(frame, screen)
     screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
-    return 0
+    return 1 if (frame["status"] == "damaged").any() else 0
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -83,11 +83,12 @@ def uncommitted(project_root: Path) -> str:
 
 def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Return `<version> -> <version>` where src/ is another than before, None where it is the same or unknown."""
-    if "source" not in before or before["source"] == now["source"]:
+    if before.get("source") in (None, now["source"]):
         return None
 
     def name(code: dict[str, Any]) -> str:
-        commit = f"commit {code['sha'][:9]}{' and changes' if code['dirty'] else ''}, " if code["sha"] else ""
+        sha, changes = code.get("sha"), " and changes" if code.get("dirty") else ""
+        commit = f"commit {sha[:9]}{changes}, " if sha else ""
         return f"{commit}source {code['source']}"
 
     return f"{name(before)} -> {name(now)}"

@@ -16,12 +16,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
-from fsamlab.files import read_json, read_json_lines, write_atomic, write_json
+from fsamlab.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
 from fsamlab.project import PROJECT_ROOT
-from fsamlab.record import now
+from fsamlab.record import NUMBER, now, read_config
+from fsamlab.sweep.runs import read_whole
 
 if TYPE_CHECKING:
     from fsamlab.sweep.job import FrozenJob
@@ -31,13 +30,16 @@ log = logging.getLogger(__name__)
 FOLDER = "measurements"
 NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
 OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
+ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
 NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
 
 
 def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | None]:
     """Measure the checkpoints of `runs`; return for each what went wrong, None where nothing did.
 
-    Empty where the jobs were only submitted (`hydra.launcher.wait=false`).
+    Only those left out where the jobs were only submitted (`hydra.launcher.wait=false`).
+
+    A run with a damaged file is left out, and its outcome names the file.
 
     Raises:
         ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
@@ -51,14 +53,20 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
     from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
     from fsamlab.sweep.slurm import SubmititLauncher
 
-    runs = [run.resolve() for run in runs]
-    root = Path(os.path.commonpath([run.parent for run in runs]))
+    damage: list[str] = []
+    asked = [run.resolve() for run in runs]
+    whole = {run: read_whole(_check_files, run, damage) for run in asked}
+    outcome: dict[Path, str | None] = dict(zip((run for run in asked if not whole[run]), damage))
+    runs = [run for run in asked if whole[run]]
+    root = Path(os.path.commonpath([run.parent for run in asked]))
     jobs = [[*overrides, f"root={quoted(root)}", f"run={quoted(run.relative_to(root))}"] for run in runs]
     with composing(overrides) as context:
-        config = compose("measure", overrides=jobs[0], return_hydra_config=True)
+        place = jobs[0] if jobs else [*overrides, f"root={quoted(root)}", "run=none"]
+        config = compose("measure", overrides=place, return_hydra_config=True)
         wanted = typed_measure(config)
+        if not runs:
+            return outcome
         for run in runs:
-            run_config(run)
             checkpoint_of(run, wanted.checkpoint)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=measure_composed, config=config
@@ -80,17 +88,45 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             if launcher.num_jobs is None:  # few runs: more threads for each
                 launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
         for run in runs:  # a job that never starts must not leave an earlier one's word
-            (run / FOLDER).mkdir(exist_ok=True)
             write_json(run / FOLDER / "status.json", {"status": "queued"})
         launcher.launch(jobs, initial_job_idx=0)
         if getattr(launcher, "detached", False):
-            return {}
-    return {run: failure(run) for run in runs}
+            return outcome
+    for run in runs:
+        words: list[str] = []
+        failed = read_whole(failure, run, words)
+        outcome[run] = words[0] if words else failed
+    return outcome
+
+
+def _check_files(run: Path) -> bool:
+    """Read what a measurement needs of a run and what lies beside its rows, and make the folder.
+
+    Raises:
+        Damaged: a file or the folder cannot be used.
+    """
+    run_config(run)
+    folder, mend = run / FOLDER, "remove it and measure again"
+    try:
+        folder.mkdir(exist_ok=True)
+        check_writable(folder / "status.json")
+    except OSError as e:
+        raise damaged(Path(e.filename), f"cannot be written: {e.strerror}", mend) from e
+    read_measurements(run)
+    return True
 
 
 def run_config(run: Path) -> Config:
-    """Return a run's configuration from its config.yaml."""
-    return from_plain(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    """Return a run's configuration from its config.yaml.
+
+    Raises:
+        Damaged: it cannot be read, or is none of this version of fsamlab.
+    """
+    plain = read_config(run)
+    try:
+        return from_plain(plain)
+    except ConfigError as e:
+        raise damaged(run / "config.yaml", f"is no run's configuration: {e}", "restore it") from e
 
 
 def checkpoint_of(run: Path, name: str) -> Path:
@@ -108,7 +144,8 @@ def checkpoint_of(run: Path, name: str) -> Path:
 
 def failure(run: Path) -> str | None:
     """Return what the last measurement of a run said when it failed; None where it ended well."""
-    status = read_json(run / FOLDER / "status.json") or {}
+    shape = {"status": str, "exception": str | None}
+    status = read_json(run / FOLDER / "status.json", shape, mend="remove it and measure again") or {}
     if status.get("status") == "finished":
         return None
     return str(status.get("exception") or f"{status.get('status')}: see {run / FOLDER / 'run.log'}")
@@ -193,9 +230,10 @@ def read_measurements(run: Path) -> list[dict[str, Any]]:
     """Return the rows of all measurements of a run, by step and time.
 
     Raises:
-        Damaged: a line is no JSON object.
+        Damaged: a line is none of a measurement.
     """
-    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path)]
+    mend = "remove it and measure again"
+    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path, ROW, mend)]
     return sorted(rows, key=lambda row: (row["step"], row["measured"]))
 
 

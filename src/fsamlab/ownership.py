@@ -33,6 +33,12 @@ class Superseded(RuntimeError):
     """A newer attempt has taken the run directory over; this one must not write any more."""
 
 
+OWNER = {  # of owner.json
+    **{"token": str, "attempt": int, "host": str, "pid": int, "pid_start": str | None},
+    **{"slurm_job_id": str | None, "slurm_restart": int, "released": bool},
+}
+
+
 def process_start(pid: int) -> str | None:
     """Return the kernel's start time of a process (tells a reused pid), None where there is no such process."""
     try:
@@ -81,12 +87,9 @@ def read_owner(directory: Path) -> dict[str, Any] | None:
     """Return what owner.json says, None where there is none; of a damaged one, only its heartbeat counts."""
     path = directory / "owner.json"
     try:
-        owner = read_json(path)
-    except Damaged:
-        owner = {}
-    if owner is None or (isinstance(owner.get("pid"), int) and isinstance(owner.get("attempt"), int)):
-        return owner
-    log.warning("%s is damaged: whether another process writes there is judged by its time alone", path)
+        return read_json(path, OWNER, ("attempt", "host", "pid", "pid_start"))
+    except Damaged as e:
+        log.warning("%s: whether another process writes there is judged by the file's time alone", e)
     return {"host": "a machine that the damaged owner.json does not name", "pid": "?", "boot_id": "?", "attempt": 1}
 
 

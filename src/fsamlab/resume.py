@@ -9,8 +9,7 @@ from typing import Any
 from fsamlab import checkpoint
 from fsamlab.config import ConfigError
 from fsamlab.environment import code_change, decisive_differences, slurm_job_id
-from fsamlab.files import read_json
-from fsamlab.record import RunRecord
+from fsamlab.record import RunRecord, read_environment
 from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: 
         ConfigError: the code changed, and `on_code_change=refuse`.
         NoProgress: SLURM has started the job again and again, and none of the last starts wrote a checkpoint.
     """
-    before = read_json(record.directory / "env.json") or {}
+    before = read_environment(record.directory) or {}
     state = checkpoint.load_latest(record.directory / "checkpoints")
     _compare_code(record, env["git"], submitted, before.get("git", {}) if state is not None else {})
     record.write_env(env)

@@ -23,13 +23,12 @@ from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plai
 from fsamlab.data import build_data
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.environment import environment, slurm_job_id
-from fsamlab.files import read_json
 from fsamlab.identity import differences, is_neutral, run_id
 from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
 from fsamlab.ownership import STALE_SECONDS, DirectoryBusy, Superseded
 from fsamlab.project import PROJECT_ROOT
-from fsamlab.record import RunRecord, is_finished, read_status
+from fsamlab.record import RunRecord, is_finished, read_config, read_status, read_summary
 from fsamlab.resume import resume
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.signals import Preempted, SignalFlag
@@ -290,11 +289,9 @@ def choose_device(cfg: TrainConfig) -> torch.device:
 
 def _skip(config: Config, directory: Path) -> dict[str, Any]:
     """Say that the run is finished, and which of the settings outside its identity are other ones now."""
-    import yaml
-
-    summary = read_json(directory / "summary.json") or {}
+    summary = read_summary(directory)
     log.info("already finished: %s (force=true starts it again)", directory)
-    before = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    before = read_config(directory)
     ours = differences(config)
     for key in sorted(ours):
         value: Any = before

@@ -26,7 +26,6 @@ from rich.text import Text
 from fsamlab import output
 from fsamlab.config import Config
 from fsamlab.door import project_relative
-from fsamlab.record import read_status
 from fsamlab.sweep.runs import current_status
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ class SweepBoard:
     def refresh(self, indices: Iterable[int]) -> None:
         """Show how far the running jobs are, from their status files."""
         for index in indices:
-            status = read_status(self.directories[index])
+            status = current_status(self.directories[index])
             done = status.get("step", 0) / max(1, status.get("last_step", 1))
             self.bar.update(self.tasks[index], completed=done, text=describe(status.get("latest") or {}))
 

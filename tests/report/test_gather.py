@@ -27,8 +27,8 @@ def test_a_command_can_be_given_again(tmp_path):
     (root / "launches" / "1.json").write_text(json.dumps(entry))
     gathered = gather([root])
     assert gathered.commands == [("2026-01-01", "launch.py -m 'seed=range(0,3)' 'name=a b'")]
-    assert len(gathered.notes) == 1  # the record of the configurations is missing: the page is made without
-    assert gathered.notes[0].startswith(f"the configurations of launch {root}/launches/1.json cannot be read")
+    # the record of the configurations is missing: the page is made without
+    assert gathered.notes == [f"configurations of a launch: {root}/launches/1.configs.jsonl does not exist"]
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, TINY, compose_tiny
+from omegaconf import OmegaConf
 
 from fsamlab import run as run_module
 from fsamlab.cli import main as fsamlab
@@ -17,10 +18,11 @@ from fsamlab.record import read_status
 from fsamlab.resume import MAX_STARTS_HERE, NoProgress
 from fsamlab.run import run, run_frozen
 from fsamlab.signals import Preempted
+from fsamlab.sweep import slurm
 from fsamlab.sweep.job import FrozenJob
-from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
-from fsamlab.sweep.submit import changed_since
+from fsamlab.sweep.submit import changed_since, choose, start, sweep_lock
 
 CODE = {"sha": "a" * 40, "dirty": False, "source": "0123456789ab"}
 
@@ -65,13 +67,13 @@ def test_a_launch_keeps_its_configurations(tmp_path):
     config, directory = one(tmp_path)
     plan = JobPlan.of(config, ["seed=0"], directory)
     dirty = {**CODE, "dirty": True}
-    path = write_launch(tmp_path, [plan], ["launch.py"], ROOT, dirty, "SubmititLauncher", ["hydra/launcher=slurm"])
-    assert path.with_suffix(".diff").exists()
+    written = write_launch(tmp_path, [plan], ["launch.py"], ROOT, dirty, "SubmititLauncher", ["hydra/launcher=slurm"])
+    assert written.path.with_suffix(".diff").exists()
     (launch,) = read_launches(tmp_path)
-    assert launch.plans == [plan]
-    assert launch.entry["jobs"][0]["slurm_job_id"] is None
-    add_job_ids(path, {directory: "12_0"})
-    assert read_launches(tmp_path)[0].entry["jobs"][0]["slurm_job_id"] == "12_0"
+    assert launch.plans() == Plans([plan], [], None)
+    assert launch.jobs[0].slurm_job_id is None
+    add_job_ids(written, {directory: "12_0"})
+    assert read_launches(tmp_path)[0].jobs[0].slurm_job_id == "12_0"
     assert changed_since(tmp_path, [plan]) == []
     other = JobPlan.of(dataclasses.replace(config, seed=1), ["seed=0"], tmp_path / "other")
     (line,) = changed_since(tmp_path, [other])
@@ -241,12 +243,17 @@ def test_a_stale_heartbeat_of_another_node_is_waited_for(tmp_path, monkeypatch):
     assert read_status(directory)["status"] == "finished"
 
 
-def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch):
+def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch, caplog):
+    """The accepted jobs are recorded and printed with the command that stops them; nobody waits, no table is shown."""
+
     class FailedJobError(RuntimeError):
         pass
 
     class Executor:
         calls = 0
+
+        def update_parameters(self, **parameters):
+            pass
 
         def map_array(self, runner, jobs):
             Executor.calls += 1
@@ -254,12 +261,24 @@ def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch):
                 raise FailedJobError("\nsbatch: error: QOSMaxSubmitJobPerUserLimit")
             return [SimpleNamespace(job_id=f"{Executor.calls}_{i}") for i in range(len(jobs))]
 
-    config, directory = one(tmp_path)
+    plans = [JobPlan.of(config, [], d) for config, d in (one(tmp_path, f"seed={seed}") for seed in range(5))]
     launcher = SubmititLauncher(max_array_size=2, submitit_folder=str(tmp_path / ".submitit" / "%j"))
-    launcher.jobs = [FrozenJob("", to_plain(config), [], directory, {})] * 5
-    told = []
-    launcher.submitted = told.append
+    hydra = {"hydra_logging": {}, "verbose": False, "sweep": {"dir": str(tmp_path)}}
+    launcher.config = OmegaConf.create({"hydra": hydra})
+    monkeypatch.setattr(slurm, "configure_log", lambda *arguments: None)
     monkeypatch.setattr(launcher, "executor", Executor)
-    with pytest.raises(SweepFailed, match="4 jobs go on, the others were refused: sbatch: error: QOSMax"):
-        launcher._submit()
-    assert told == [["1_0", "1_1"], ["1_0", "1_1", "2_0", "2_1"]]
+    monkeypatch.setattr(slurm, "local_cluster", lambda: "here")
+    caplog.set_level("INFO", "fsamlab")
+    ended = []
+    refusal = "4 jobs were submitted and go on, the other 1 were refused: sbatch: error: QOSMaxSubmitJobPerUserLimit"
+    with sweep_lock(tmp_path) as lock:
+        choice = choose(tmp_path, plans, force=False)
+        with pytest.raises(SweepFailed, match=refusal):
+            start(launcher, tmp_path, choice, lock, argv=[], hydra_overrides=[], on_end=ended.append)
+    assert ended == []
+    assert "4 jobs submitted: 1_[0-1], 2_[0-1]" in caplog.text
+    assert f"directories  {tmp_path}/" in caplog.text
+    assert "cancel       scancel 1 2" in caplog.text
+    (launch,) = read_launches(tmp_path)
+    assert [job.slurm_job_id for job in launch.jobs] == ["1_0", "1_1", "2_0", "2_1", None]
+    assert launch.cluster == "here"

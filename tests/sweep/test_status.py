@@ -229,10 +229,10 @@ def test_watch_ends_when_nothing_is_active(tmp_path, fake, capsys):
     assert "1 run: 1 failed" in capsys.readouterr().out
 
 
-def test_a_broken_status_file_is_one_failed_run(tmp_path):
+def test_a_broken_status_file_is_one_damaged_run(tmp_path):
     put(tmp_path / "a", "finished")
     (put(tmp_path / "b") / "status.json").write_text("{")
-    assert statuses(tmp_path) == {"a": "finished", "b": "failed"}
+    assert statuses(tmp_path) == {"a": "finished", "b": "damaged"}
 
 
 def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys):

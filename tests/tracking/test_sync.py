@@ -231,17 +231,17 @@ def test_a_torn_last_line_is_left_out(server, local):
     [
         ("metrics.jsonl", row(1) + '{"step": 2, "tr\n' + row(3), "metrics.jsonl, line 2: no JSON object"),
         ("metrics.jsonl", row(1) + row(1), "metrics.jsonl, line 2: step 1 after 1: steps have to grow"),
-        ("metrics.jsonl", '{"epoch": 1}\n', "metrics.jsonl, line 1: step None after -1"),
-        ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl, line 1: step x after -1"),
+        ("metrics.jsonl", '{"epoch": 1}\n', "metrics.jsonl, line 1: step is missing"),
+        ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl, line 1: step is 'x'"),
         ("metrics.jsonl", '{"step": NaN}\n', "metrics.jsonl, line 1: step nan after -1"),
         ("summary.json", "[1, 2]", "summary.json is no JSON object"),
         ("status.json", '{"status', "status.json is no JSON object"),
         ("status.json", '{"status": "finished"}', "status.json has no run_id"),
-        ("config.yaml", "a: 1", "config.yaml is no run's configuration: KeyError: 'tracker'"),
-        ("config.yaml", "tracker: {project: a, entity: null, tags: []}", "configuration: KeyError: 'name'"),
+        ("config.yaml", "a: 1", "config.yaml is no run's configuration: optimizer.name is missing"),
+        ("config.yaml", "optimizer: {name: sam}", "config.yaml is no run's configuration: KeyError: 'tracker'"),
         ("config.yaml", "[1]", "config.yaml is no run's configuration: list in place of keys"),
-        ("config.yaml", "a: [", "config.yaml is no run's configuration: ParserError"),
-        ("config.yaml", b"name: \xff", "config.yaml is no run's configuration: UnicodeDecodeError"),
+        ("config.yaml", "a: [", "config.yaml is no run's configuration: is no YAML: ParserError"),
+        ("config.yaml", b"name: \xff", "config.yaml is no run's configuration: is no YAML: ReaderError"),
         ("metrics.jsonl", None, "Is a directory"),
         ("measurements/a.jsonl", "{\n{}\n", "a.jsonl, line 1: no JSON object"),
     ],
@@ -269,7 +269,7 @@ def test_measurements_go_to_the_summary_and_newer_ones_replace_them(server, loca
     (directory / "measurements").mkdir()
 
     def measure(file, value, when, step=10):
-        row = {"step": step, "measured": when, "checkpoint": "last", "sharpness/one_step": value}
+        row = {"step": step, "epoch": step / 5, "measured": when, "checkpoint": "last", "sharpness/one_step": value}
         (directory / "measurements" / file).write_text(json.dumps(row) + "\n")
 
     measure("a.jsonl", 0.25, "2026-01-01"), measure("early.jsonl", 9.0, "2026-01-09", step=5)

@@ -209,16 +209,29 @@ def from_plain(plain: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key that this version does not know, or a value that it refuses.
     """
+    _refuse_stray(plain, {f.name for f in dataclasses.fields(Config)}, "")
     values = dict(plain)
     for group, schemas in SCHEMAS.items():
-        section = values[group]
+        section = values.get(group)
+        if not isinstance(section, dict):
+            raise ConfigError(group, section, "has to be a group of keys")
         fitting = [cls for cls in schemas.values() if set(section) <= {f.name for f in dataclasses.fields(cls)}]
         if not fitting:
-            known = {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}
-            stray = sorted(set(section) - known)
-            raise ConfigError(f"{group}.{stray[0]}", section[stray[0]], "is no key of this version of fsamlab")
+            _refuse_stray(section, {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}, f"{group}.")
         cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
-        if isinstance(section.get("augment"), dict):
-            section = {**section, "augment": AugmentConfig(**section["augment"])}
-        values[group] = cls(**section)
-    return Config(**values)
+        try:
+            if isinstance(section.get("augment"), dict):
+                section = {**section, "augment": AugmentConfig(**section["augment"])}
+            values[group] = cls(**section)
+        except TypeError as e:  # a field that is missing, or text where a number is compared
+            raise ConfigError(group, section, f"cannot be used: {e}") from e
+    try:
+        return Config(**values)
+    except TypeError as e:
+        raise ConfigError("configuration", plain.get("name"), f"cannot be used: {e}") from e
+
+
+def _refuse_stray(section: dict[str, Any], known: set[str], prefix: str) -> None:
+    stray = sorted(set(section) - known, key=str)
+    if stray:
+        raise ConfigError(f"{prefix}{stray[0]}", section[stray[0]], "is no key of this version of fsamlab")

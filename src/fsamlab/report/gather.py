@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from fsamlab.files import Damaged, read_json
 from fsamlab.measure import read_measurements
-from fsamlab.record import read_rows
+from fsamlab.record import read_environment, read_rows
 from fsamlab.report.curves import Curves, points_per_curve
-from fsamlab.sweep.plan import Launch, read_launches
+from fsamlab.sweep.plan import Launches, read_launches
 from fsamlab.sweep.results import collect_run, flatten, measured_row, varied_keys
+from fsamlab.sweep.runs import read_whole
 from fsamlab.sweep.status import RunState, sweep_state
 from fsamlab.sweep.twice import add_measured, copies
 from fsamlab.terminal import counted
 
-UNREADABLE = (ValueError, KeyError, TypeError, OSError, yaml.YAMLError)  # what a damaged file raises in its reader
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 
 
@@ -105,19 +103,18 @@ def gather(paths: Sequence[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        notes=[note for note in (state.jobs.problem, *problems, *_twice(num_twice, left_out)) if note],
+        notes=[note for note in (*state.damage, state.jobs.problem, *problems, *_twice(num_twice, left_out)) if note],
     )
 
 
-def _planned(launches: dict[Path, list[Launch]]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:
+def _planned(launches: dict[Path, Launches]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:
     """Return the configurations of the launched runs by sweep and name, and which records of them cannot be read."""
     planned, problems = {}, []
     for sweep_dir, found in launches.items():
         for launch in found:
-            try:
-                planned.update({(sweep_dir, plan.directory.name): plan.config for plan in launch.plans})
-            except UNREADABLE as e:
-                problems.append(f"the configurations of launch {launch.path} cannot be read: {e}")
+            plans = launch.plans()
+            planned.update({(sweep_dir, plan.directory.name): plan.config for plan in plans.found})
+            problems += [f"configurations of a launch: {plans.damage}"] if plans.damage is not None else []
     return planned, problems
 
 
@@ -142,17 +139,16 @@ def _read(
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
     metrics: list[dict[str, Any]] = []
-    environment: dict[str, Any] | None = None
-    try:
-        environment = read_json(directory / "env.json")
-        row.update(collect_run(directory))
-        metrics += read_rows(directory)
-        if state.status == "finished":
-            reasons += _gaps(directory, metrics, state.disk.get("step"))
-        metrics += _measured(read_measurements(directory))
-    except UNREADABLE as e:
-        name = "" if isinstance(e, Damaged) else f"{type(e).__name__}: "
-        reasons.append(f"cannot be read in full: {name}{' '.join(str(e).split())}")
+    damage: list[str] = []
+    environment = read_whole(read_environment, directory, damage)
+    row.update(collect_run(directory))
+    if row["status"] == "damaged" and state.status != "damaged":
+        damage.append(row["exception"])
+    metrics += read_whole(read_rows, directory, damage) or []
+    if state.status == "finished" and not damage:
+        reasons += _gaps(directory, metrics, state.disk.get("step"))
+    metrics += _measured(read_whole(read_measurements, directory, []) or [])  # named by collect_run
+    reasons += [f"cannot be read in full: {line}" for line in damage]
     row.setdefault("optimizer.name", "unknown")
     row["status"], row["reason"] = state.status, "; ".join(reasons) or None
     row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fsamlab.files import Damaged
 from fsamlab.sweep.results import collect_run, rows_of
-from fsamlab.sweep.runs import find_runs
+from fsamlab.sweep.runs import find_runs, read_whole
 from fsamlab.sweep.twice import add_measured, copies
 
 
@@ -18,8 +18,8 @@ def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, 
     """Return `runs`, a row for each run, and `rows`, a row for each row of their metrics, of directories of runs.
 
     A run that finished in two of them (same configuration and seed) is there once, with what either measured, see
-    :func:`~fsamlab.sweep.twice.add_measured`. Rows that cannot be read are left out with a warning, their run is
-    not.
+    :func:`~fsamlab.sweep.twice.add_measured`. What cannot be read is left out with a warning, its run is not: its
+    `status` is `damaged` unless only rows are.
 
     Args:
         directories: each a run's directory or one with runs in it.
@@ -64,10 +64,9 @@ Run = tuple[dict[str, Any], list[dict[str, Any]], Damaged | None]  # its row, it
 
 def _read(directory: Path) -> Run:
     row = collect_run(directory)
-    try:
-        return row, rows_of(directory), None
-    except Damaged as e:
-        return row, [], e
+    damage = [row["exception"]] if row["status"] == "damaged" else []
+    rows = read_whole(rows_of, directory, damage) or []
+    return row, rows, Damaged("; ".join(dict.fromkeys(damage))) if damage else None
 
 
 def _has_gaps(run: Run) -> bool:

@@ -1,15 +1,18 @@
 """What SLURM knows about jobs: squeue first, sacct for what squeue has forgotten.
 
 A scheduler that cannot be asked (no tools on this machine, slurmctld down, accounting disabled) is no
-error here: what is known comes back, and `JobStates.problem` says in one line what could not be learnt.
+error here: what is known comes back, and `problem` says in one line what could not be learnt. Several clusters may
+share a file system: a job's number means something on its own cluster only, which the tools are told by `-M`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 TIMEOUT_SECONDS = 30.0
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
@@ -64,21 +67,61 @@ class JobStates(dict[str, JobState]):
     problem: str | None = None
 
 
-def job_states(ids: Iterable[str]) -> JobStates:
+class JobRef(NamedTuple):
+    """A job or an array's task, and the cluster it was given to; None where that is not recorded: this machine's."""
+
+    id: str
+    cluster: str | None = None
+
+
+class Answer(dict[JobRef, JobState]):
+    """As :class:`JobStates`, of jobs on several clusters."""
+
+    problem: str | None = None
+
+
+def ask(jobs: Iterable[JobRef]) -> Answer:
+    """Return the states of jobs, each asked of its own cluster."""
+    wanted: dict[str | None, list[JobRef]] = {}
+    for job in jobs:
+        wanted.setdefault(job.cluster, []).append(job)
+    here = local_cluster() if any(wanted) else None
+    answer, problems = Answer(), []
+    for name, refs in wanted.items():
+        states = job_states((ref.id for ref in refs), None if name == here else name)
+        answer.update({ref: states[ref.id] for ref in refs if ref.id in states})
+        problems += [states.problem] if states.problem else []
+    answer.problem = "; ".join(dict.fromkeys(problems)) or None
+    return answer
+
+
+def local_cluster() -> str | None:
+    """Return the name of the cluster that SLURM's tools talk to by themselves, None where nobody tells."""
+    text, _ = _run(["scontrol", "show", "config"])
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.MULTILINE)
+    return found[1] if found else os.environ.get("SLURM_CLUSTER_NAME")
+
+
+def job_states(ids: Iterable[str], cluster: str | None = None) -> JobStates:
     """Return the states of jobs (`123`) and array tasks (`123_4`), with at most three calls of SLURM's tools.
 
     squeue shows ended jobs for MinJobAge (5 minutes by default); sacct is only asked for what squeue does not know.
+
+    Args:
+        ids: the jobs.
+        cluster: whose they are, None for the one that SLURM's tools talk to by themselves.
     """
+    place = ["-M", cluster] if cluster else []
     wanted = set(ids)
     answer = JobStates()
     if not wanted:
         return answer
-    queue, squeue_problem = _squeue(wanted)
+    queue, squeue_problem = _squeue(wanted, place)
     answer.update(_select(wanted, queue))
     rest = wanted - answer.keys()
     if not rest:
         return answer
-    past, sacct_problem = _sacct(rest)
+    past, sacct_problem = _sacct(rest, place)
     for name, job in _select(rest, past).items():
         # accounting goes on calling a job active that a crashed controller has lost; the controller knows better
         answer[name] = job if squeue_problem or not job.active else JobState(GONE, nodes=job.nodes, raw_id=job.raw_id)
@@ -89,12 +132,15 @@ def job_states(ids: Iterable[str]) -> JobStates:
     return answer
 
 
-def cancel_command(ids: Iterable[str], states: Mapping[str, JobState] | None = None) -> str | None:
+def cancel_command(
+    ids: Iterable[str], states: Mapping[str, JobState] | None = None, cluster: str | None = None
+) -> str | None:
     """Return the `scancel` command for jobs, None when there is nothing to cancel.
 
     Args:
         ids: all the jobs and array tasks that are meant.
         states: what the scheduler says; only the active are named then, a whole array by its own number.
+        cluster: whose they are, None for the one that SLURM's tools talk to by themselves.
     """
     tasks: dict[str, list[str]] = {}
     for name in dict.fromkeys(ids):
@@ -109,7 +155,7 @@ def cancel_command(ids: Iterable[str], states: Mapping[str, JobState] | None = N
             words.append(f"{base}_{numbers[0]}")
         elif numbers:
             words.append(f"'{base}_[{_ranges(numbers)}]'")  # quoted: zsh takes brackets for a file pattern
-    return f"scancel {' '.join(words)}" if words else None
+    return " ".join(["scancel", *(["-M", cluster] if cluster else []), *words]) if words else None
 
 
 def base_id(name: str) -> str:
@@ -121,9 +167,9 @@ def _bases(ids: Collection[str]) -> str:
     return ",".join(sorted({base_id(name) for name in ids}, key=lambda b: (len(b), b)))
 
 
-def _squeue(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
+def _squeue(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState], str | None]:
     """Return what squeue lists, by id, and what went wrong."""
-    words = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N|%A"]
+    words = ["squeue", *place, "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N|%A"]
     text, problem = _run([*words, "-j", _bases(ids)])
     if problem is not None and "invalid job id" in problem.lower():
         if len({base_id(name) for name in ids}) == 1:
@@ -136,10 +182,10 @@ def _squeue(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
     return jobs, problem
 
 
-def _sacct(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
+def _sacct(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState], str | None]:
     """Return what sacct lists, by id, and what went wrong."""
     columns = "JobID,State,NodeList,JobIDRaw"
-    text, problem = _run(["sacct", "-n", "-X", "--parsable2", "-o", columns, "-j", _bases(ids)])
+    text, problem = _run(["sacct", *place, "-n", "-X", "--parsable2", "-o", columns, "-j", _bases(ids)])
     jobs: dict[str, JobState] = {}
     for fields in _table(text, 3):
         raw = fields[3] if len(fields) > 3 else ""
@@ -149,9 +195,16 @@ def _sacct(ids: Collection[str]) -> tuple[dict[str, JobState], str | None]:
 
 def _run(command: list[str]) -> tuple[str, str | None]:
     """Return the output of a command, and in one line why there is none."""
+    env = {k: v for k, v in os.environ.items() if k != "SLURM_CLUSTERS"}  # -M in disguise
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_SECONDS
+            command,
+            env=env,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
         )
     except FileNotFoundError:
         return "", f"no {command[0]} on this machine"

@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.files import Damaged, read_json
 from fsamlab.identity import NEUTRAL
 from fsamlab.measure import latest, read_measurements
-from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status, read_config
+from fsamlab.record import read_config, read_rows, read_summary
+from fsamlab.sweep.runs import current_status, read_whole
 from fsamlab.terminal import percent
 
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
@@ -42,18 +41,20 @@ def collect(directories: Iterable[Path]) -> pd.DataFrame:
 def collect_run(directory: Path) -> dict[str, Any]:
     """Return a run's row of :func:`collect`.
 
-    Raises:
-        Damaged: a file of it cannot be read, or its config.yaml is none of a run.
+    What a damaged file holds is left out; then `status` is `damaged`, and `exception` names the file and what to do.
     """
+    damage: list[str] = []
     row: dict[str, Any] = {"directory": str(directory)}
     if (directory / "config.yaml").exists():
-        row.update(flatten(read_config(directory)))
-        if "optimizer.name" not in row:
-            raise Damaged(f"{directory / 'config.yaml'} is no run's configuration: optimizer.name is missing")
-    row.update(read_json(directory / "summary.json") or {})
-    row.update({f"measured/{key}": value for key, value in latest(directory).items()})
+        row.update(flatten(read_whole(read_config, directory, damage) or {}))
+    row.update(read_whole(read_summary, directory, damage) or {})
+    row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
     status = current_status(directory)
-    return {**row, **{key: status.get(key) for key in ("run_id", "status", "exception")}}
+    row.update({key: status.get(key) for key in ("run_id", "status", "exception")})
+    if damage:
+        words = [str(status["exception"])] if status["status"] == "damaged" else []
+        row.update(status="damaged", exception="; ".join([*words, *damage]))
+    return row
 
 
 def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeVar
 
 from fsamlab.config import ConfigError
-from fsamlab.files import Damaged, read_json
-from fsamlab.ownership import why_alive
+from fsamlab.files import Damaged
+from fsamlab.ownership import read_owner, why_alive
 from fsamlab.record import read_status
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -61,33 +57,55 @@ def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """Return a run's config.yaml as nested dictionaries.
+def current_status(directory: Path) -> dict[str, Any]:
+    """Return status.json, with `lost` for a run marked running whose process is gone, `damaged` where it is damaged.
+
+    One damaged run must not hide the others: whoever looks at runs reads their states here, and `exception` names the
+    file and says what to do.
+    """
+    try:
+        status = read_status(directory)
+        alive = status["status"] == "running" and has_living_owner(directory)
+    except Damaged as e:
+        return {"status": "damaged", "exception": str(e)}
+    if status["status"] != "running" or alive:
+        return status
+    return {**status, "status": "lost", "exception": "its process is gone without a word (killed, out of memory?)"}
+
+
+def why_unfinished(status: dict[str, Any]) -> str:
+    """Return in a few words why a run has not finished, from its :func:`current_status`."""
+    if status.get("exception"):
+        return str(status["exception"])
+    step = f"step {status['step']}" if "step" in status else "no step yet"
+    if status["status"] == "running":
+        return f"still running ({step}) in process {status.get('pid')} on {status.get('host')}"
+    return "did not run" if status["status"] == "queued" else f"stopped at {step}; see its run.log"
+
+
+T = TypeVar("T")
+
+
+def read_whole(read: Callable[[Path], T], directory: Path, damage: list[str]) -> T | None:
+    """Return what `read` finds in a run directory; None where a file is damaged, and then its line in `damage`."""
+    try:
+        return read(directory)
+    except Damaged as e:
+        damage.append(str(e))
+        return None
+
+
+def has_living_owner(directory: Path) -> bool:
+    """Return whether a process writes into a run directory, as far as this machine can know.
 
     Raises:
-        Damaged: it holds something else.
+        Damaged: owner.json cannot be read.
     """
-    path = directory / "config.yaml"
+    owner = read_owner(directory)
+    if owner is None or owner.get("released"):
+        return False
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise Damaged(f"{path} is no run's configuration: {type(e).__name__}: {e}") from e
-    if not isinstance(config, dict):
-        raise Damaged(f"{path} is no run's configuration: {type(config).__name__} in place of keys")
-    return config
-
-
-def current_status(directory: Path) -> dict[str, Any]:
-    """Return status.json, with `lost` for a run marked running whose process is gone."""
-    status = read_status(directory)
-    if status["status"] != "running":
-        return status
-    owner = read_json(directory / "owner.json")
-    age = time.time() - (directory / "owner.json").stat().st_mtime if owner else 0.0
-    if owner is None or owner.get("released") or why_alive(owner, age) is None:
-        return {
-            **status,
-            "status": "lost",
-            "exception": "its process is gone without a word (killed, out of memory?)",
-        }
-    return status
+        age = time.time() - (directory / "owner.json").stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return why_alive(owner, age) is not None

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from fsamlab.config import in_range, one_of
 from fsamlab.config.checks import ConfigError
 from fsamlab.door import SweepFailed, project_relative
-from fsamlab.record import read_status
-from fsamlab.sweep.cluster import base_id, cancel_command, job_states
+from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import FrozenJob, JobRunner
+from fsamlab.sweep.runs import current_status
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ COMMON = (  # what submitit calls by the same name on every cluster
     *("name", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
     *("timeout_min", "stderr_to_stdout"),
 )
+AT_ONCE = 256  # submitit's array_parallelism where none is given
 QUIET_POLLS = 2  # in a row without a sign of a job, before it is taken for gone
 
 
@@ -52,7 +54,8 @@ class SubmititLauncher(BaseSubmititLauncher):
 
     Attributes:
         jobs: what to submit, set by whoever calls :meth:`launch`.
-        submitted: called with the job ids, in the order of `jobs`, before anything waits.
+        submitted: called after each array with the ids of all jobs so far, in the order of `jobs`.
+        all_submitted: called once there is nothing more to submit.
         detached: whether jobs go on after :meth:`launch` has returned.
     """
 
@@ -74,7 +77,24 @@ class SubmititLauncher(BaseSubmititLauncher):
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
         self.jobs: list[FrozenJob] = []
         self.submitted: Callable[[list[str]], None] = lambda ids: None
+        self.all_submitted: Callable[[], None] = lambda: None
         self.detached = False
+        self.elsewhere: str | None = None  # the cluster's name, where SLURM's tools have to be told
+
+    def cluster_name(self) -> str | None:
+        """Return the name of the SLURM cluster that jobs are given to, None where nobody tells.
+
+        Raises:
+            ConfigError: sbatch may choose among several.
+        """
+        if self.cluster != "slurm":
+            return None
+        flags = self.params.get("additional_parameters") or {}
+        chosen = flags.get("clusters") or flags.get("M") or os.environ.get("SBATCH_CLUSTERS")
+        if chosen is not None and ("," in str(chosen) or str(chosen) == "all"):
+            key = "hydra.launcher.additional_parameters.clusters"
+            raise ConfigError(key, chosen, "has to be one cluster's name: jobs are asked about there")
+        return str(chosen) if chosen else local_cluster()
 
     def executor(self) -> Any:
         """Return submitit's executor with these settings.
@@ -128,17 +148,19 @@ class SubmititLauncher(BaseSubmititLauncher):
         assert len(self.jobs) == len(job_overrides)
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        handles = self._submit()
+        name = self.cluster_name()
+        self.elsewhere = None if name is None or name == local_cluster() else name
+        handles: list[Any] = []
+        try:
+            self._submit(handles)
+        except BaseException:
+            self.detached = bool(handles)  # what was accepted goes on
+            if handles:
+                self._tell([str(handle.job_id) for handle in handles])
+            raise
+        self.all_submitted()
         ids = [str(handle.job_id) for handle in handles]
-        sweep_dir = project_relative(Path(str(self.config.hydra.sweep.dir)))
-        cancel = cancel_command(ids) if self.cluster == "slurm" else f"kill {' '.join(ids)}"
-        arrays = Counter(base_id(i) for i in ids)
-        names = ", ".join(f"{base}_[0-{n - 1}]" if n > 1 else base for base, n in arrays.items())
-        log.info("%d jobs submitted: %s", len(ids), names)
-        log.info("  directories  %s/", sweep_dir)
-        log.info("  logs         %s/RUN/run.log, %s/.submitit/JOB/", sweep_dir, sweep_dir)
-        log.info("  watch        fsamlab status %s --watch", sweep_dir)
-        log.info("  cancel       %s", cancel)
+        cancel = self._tell(ids)
         if not self.wait:
             self.detached = True
             return []
@@ -149,7 +171,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs go on without this process")
-            log.warning("  watch   fsamlab status %s", sweep_dir)
+            log.warning("  watch   fsamlab status %s", self._sweep_dir())
             log.warning("  cancel  %s", cancel)
             raise
         except BaseException:  # whatever it is, the jobs go on
@@ -158,8 +180,26 @@ class SubmititLauncher(BaseSubmititLauncher):
         finally:
             signal.signal(signal.SIGTERM, previous)
 
-    def _submit(self) -> list[Any]:
-        """Submit all arrays; what was submitted is told to `submitted` at once.
+    def _sweep_dir(self) -> str:
+        assert self.config is not None
+        return project_relative(Path(str(self.config.hydra.sweep.dir)))
+
+    def _tell(self, ids: list[str]) -> str:
+        """Say which jobs there are now, where they write and how to stop them; return the command that does."""
+        where = f"kill {' '.join(ids)}"
+        cancel = str(cancel_command(ids, cluster=self.elsewhere)) if self.cluster == "slurm" else where
+        arrays = Counter(base_id(i) for i in ids)
+        names = ", ".join(f"{base}_[0-{n - 1}]" if n > 1 else base for base, n in arrays.items())
+        sweep_dir = self._sweep_dir()
+        log.info("%d jobs submitted: %s", len(ids), names)
+        log.info("  directories  %s/", sweep_dir)
+        log.info("  logs         %s/RUN/run.log, %s/.submitit/JOB/", sweep_dir, sweep_dir)
+        log.info("  watch        fsamlab status %s --watch", sweep_dir)
+        log.info("  cancel       %s", cancel)
+        return cancel
+
+    def _submit(self, handles: list[Any]) -> None:
+        """Submit all arrays; what is accepted is appended to `handles` and told to `submitted` at once.
 
         Raises:
             ConfigError: sbatch refused the first one, so that nothing was submitted.
@@ -167,13 +207,15 @@ class SubmititLauncher(BaseSubmititLauncher):
         """
         executor = self.executor()
         folder = Path(str(self.params["submitit_folder"])).parent
-        handles: list[Any] = []
-        for start in range(0, len(self.jobs), self.max_array_size):
-            part = self.jobs[start : start + self.max_array_size]
+        parts = arrays_of(len(self.jobs), self.max_array_size, self.params.get("array_parallelism") or AT_ONCE)
+        first_ids: list[str] = []
+        for part in parts:
             before = set(folder.glob("*.pkl"))
+            if len(parts) > 1 and self.cluster == "slurm":
+                self._bound(executor, part, first_ids)
             try:
                 with outside_of_a_job():
-                    handles += executor.map_array(JobRunner(), part)
+                    accepted = executor.map_array(JobRunner(), self.jobs[part.start : part.stop])
             except Exception as e:  # what sbatch refuses: partition, account, more GPUs than there are
                 for pickle in set(folder.glob("*.pkl")) - before:  # of jobs that have no number
                     pickle.unlink(missing_ok=True)
@@ -181,10 +223,24 @@ class SubmititLauncher(BaseSubmititLauncher):
                     raise
                 last = [line for line in str(e).splitlines() if line.strip()][-1]
                 if handles:
-                    raise SweepFailed(f"{len(handles)} jobs go on, the others were refused: {last}") from e
+                    refused = f"the other {len(self.jobs) - len(handles)} were refused: {last}"
+                    later = "`fsamlab resubmit` submits those"
+                    raise SweepFailed(f"{len(handles)} jobs were submitted and go on, {refused}; {later}") from e
                 raise ConfigError("hydra.launcher", "these settings", f"sbatch refused: {last}") from e
+            handles += accepted
+            first_ids.append(base_id(str(accepted[0].job_id)))
             self.submitted([str(handle.job_id) for handle in handles])
-        return handles
+
+    def _bound(self, executor: Any, part: ArrayPart, first_ids: list[str]) -> None:
+        """Give an array its share of `array_parallelism`, and the array that it waits for."""
+        flags = {"requeue": True, **(self.params.get("additional_parameters") or {})}
+        if part.after is not None:
+            own = flags.get("dependency")
+            if own and "?" in str(own):
+                allowed = "cannot be joined with the order of this sweep's arrays: raise array_parallelism"
+                raise ConfigError("hydra.launcher.additional_parameters.dependency", own, allowed)
+            flags["dependency"] = ",".join([*([str(own)] if own else []), f"afterany:{first_ids[part.after]}"])
+        executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
     def _wait(self, handles: list[Any], ids: list[str], since: str) -> list[JobReturn]:
         from fsamlab.terminal import SweepBoard
@@ -198,10 +254,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             while running:
                 active = self._active(handles, ids, running)
                 for i in sorted(running):
-                    try:
-                        status = read_status(directories[i])
-                    except (OSError, ValueError):  # a file server that hiccups: look again
-                        continue
+                    status = current_status(directories[i])
                     quiet[i] = 0 if i in active else quiet[i] + 1
                     of_now = status.get("updated", "") >= since  # not an earlier attempt's last word
                     finished = of_now and status["status"] == "finished"
@@ -224,10 +277,37 @@ class SubmititLauncher(BaseSubmititLauncher):
         """Return which of the running jobs may still write."""
         if self.cluster == "local":
             return {i for i in running if not handles[i].done()}
-        states = job_states(ids[i] for i in running)
+        states = job_states((ids[i] for i in running), self.elsewhere)
         if states.problem:  # accounting alone may call a job ended that is about to be started again
             return set(running)
         return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown one is not gone
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """The jobs of one array: `start` to before `stop`, `at_once` of them; `after`: the array that has to end first."""
+
+    start: int
+    stop: int
+    at_once: int
+    after: int | None
+
+
+def arrays_of(num_jobs: int, max_size: int, at_once: int) -> list[ArrayPart]:
+    """Divide jobs into arrays of at most `max_size`, so that no more than `at_once` jobs run in all of them together.
+
+    SLURM bounds one array only. The arrays are of one length and share the bound; where there are more of them than
+    `at_once`, an array waits for the end of an earlier one.
+    """
+    number = -(-num_jobs // max_size)
+    side_by_side = min(number, at_once)
+    parts, start = [], 0
+    for i in range(number):
+        stop = start + num_jobs // number + (i < num_jobs % number)
+        share = at_once // side_by_side + (i % side_by_side < at_once % side_by_side)
+        parts.append(ArrayPart(start, stop, share, i - side_by_side if i >= side_by_side else None))
+        start = stop
+    return parts
 
 
 @contextmanager

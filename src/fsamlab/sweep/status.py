@@ -5,56 +5,76 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fsamlab.record import read_status
-from fsamlab.sweep.cluster import GONE, JobState, JobStates, job_states
+from fsamlab.record import read_overrides
+from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
 from fsamlab.sweep.plan import read_launches
-from fsamlab.sweep.runs import check_exist, current_status, find_runs, no_runs
+from fsamlab.sweep.runs import check_exist, current_status, find_runs, no_runs, read_whole
 
-BAD = ("failed", "cancelled", "lost")  # what makes the exit code 1
+BAD = ("failed", "cancelled", "lost", "damaged")  # what makes the exit code 1
 LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # ended, and nobody says that the run failed
 TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as the latest launch that lists it says.
+    """One run of a sweep, as the launches that list it say.
 
     Attributes:
         directory: its run directory.
-        overrides: what Hydra composes it from.
+        overrides: what Hydra composes it from, of the latest launch.
         run_id: of the configuration at launch; the directory's name where there is no record.
-        slurm_job_id: `123` or `123_4`, None for a local run.
-        launch: number of the launch record, None for a run without one.
+        jobs: the SLURM jobs of all launches that list it, the latest first, with the time of the launch.
+        launch: number of the latest launch record, None for a run without one.
         sweep_dir: where the record and submitit's logs lie.
+        waits_since: time of a local launch that lists it and whose launcher still lives, None without one.
+        copied: whether its files came here with a copy of the sweep, and the processes they name write elsewhere.
     """
 
     directory: Path
     overrides: list[str]
     run_id: str
-    slurm_job_id: str | None
+    jobs: tuple[tuple[JobRef, str], ...]
     launch: int | None
     sweep_dir: Path
+    waits_since: str | None = None
+    copied: bool = False
+
+    @property
+    def slurm_job_id(self) -> str | None:
+        """`123` or `123_4` of the latest SLURM job, None for a run that was never given to SLURM."""
+        return self.jobs[0][0].id if self.jobs else None
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What became of a run: `status` in the words of `record.STATUSES`, and why, with the log that says more."""
+    """What became of a run: `status` in the words of `record.STATUSES`, and why, with the log that says more.
+
+    Attributes:
+        active: whether it runs or waits, as far as anyone can be asked.
+        busy: whether that is certain: the scheduler, a heartbeat or a living launcher says so.
+        job_ref, job: the SLURM job that `status` is about, and what the scheduler says of the job.
+        disk: the run's status.json.
+    """
 
     run: SweepRun
     status: str
     reason: str | None
     log: Path | None
     active: bool
-    job_id: str | None
+    busy: bool
+    job_ref: JobRef | None
     job: JobState | None
     disk: dict[str, Any] = field(repr=False)
+
+    @property
+    def job_id(self) -> str | None:
+        """The SLURM job that `status` is about."""
+        return self.job_ref.id if self.job_ref else None
 
     @property
     def never_ran(self) -> bool:
@@ -81,6 +101,7 @@ class RunState:
             "updated": get("updated"),
             "host": get("host"),
             "slurm_job_id": self.job_id,
+            "slurm_cluster": self.job_ref.cluster if self.job_ref else None,
             "slurm_state": self.job.state if self.job else None,
             "slurm_reason": self.job.reason if self.job else None,
             "slurm_nodes": self.job.nodes if self.job else None,
@@ -92,53 +113,65 @@ class RunState:
 
 @dataclass(frozen=True)
 class SweepState:
-    """All runs in the order of the record, what the scheduler said, and what it could not be asked."""
+    """All runs in the order of the record, and what the scheduler said.
+
+    Attributes:
+        jobs: the scheduler's answers; `jobs.problem` is what it could not be asked.
+        damage: a line for each launch record that cannot be read.
+    """
 
     runs: list[RunState]
-    jobs: JobStates
+    jobs: Answer
+    damage: list[str]
 
     @property
     def bad(self) -> list[RunState]:
-        """The failed, cancelled and lost runs."""
+        """The failed, cancelled, lost and damaged runs."""
         return [r for r in self.runs if r.status in BAD]
 
+    @property
+    def exit_code(self) -> int:
+        """1 where there is something for the user to do."""
+        return 1 if self.bad or self.damage else 0
 
-def sweep_runs(sweep_dir: Path) -> list[SweepRun]:
+
+def sweep_runs(sweep_dir: Path, damage: list[str] | None = None) -> list[SweepRun]:
     """Return the runs of all launches below `sweep_dir` in the order of the records, then those without a record.
 
-    A later launch's entry replaces an earlier one's. `sweep_dir` may be a run directory: then the one run.
+    A later launch's entry replaces an earlier one's. `sweep_dir` may be a run directory: then the one run. What is
+    wrong with damaged records is appended to `damage`.
     """
+    damage = [] if damage is None else damage
     if (sweep_dir / "config.yaml").exists() and not (sweep_dir / "launches").exists():
-        same = [r for r in _recorded(sweep_dir.parent).values() if r.directory.resolve() == sweep_dir.resolve()]
-        return same or [_unrecorded(sweep_dir)]
-    runs = _recorded(sweep_dir)
+        recorded = _recorded(sweep_dir.parent, []).values()  # a record that is damaged may be of other runs
+        same = [r for r in recorded if r.directory.resolve() == sweep_dir.resolve()]
+        return same or [_unrecorded(sweep_dir, damage)]
+    runs = _recorded(sweep_dir, damage)
     known = {d.resolve() for d in runs}
-    return [*runs.values(), *(_unrecorded(d) for d in find_runs([sweep_dir]) if d.resolve() not in known)]
+    return [*runs.values(), *(_unrecorded(d, damage) for d in find_runs([sweep_dir]) if d.resolve() not in known)]
 
 
-def _recorded(sweep_dir: Path) -> dict[Path, SweepRun]:
+def _recorded(sweep_dir: Path, damage: list[str]) -> dict[Path, SweepRun]:
     runs: dict[Path, SweepRun] = {}
-    for launch in read_launches(sweep_dir):
-        number, entry = int(launch.path.stem), launch.entry
-        for job in entry.get("jobs", []):
-            directory = Path(job["directory"])
-            if (sweep_dir / directory.name).exists():
-                directory = sweep_dir / directory.name  # the sweep may have been moved or copied
-            job_id = job.get("slurm_job_id")
-            if job_id is None and "slurm" in str(entry.get("launcher")) and directory in runs:
-                job_id = runs[directory].slurm_job_id  # not submitted again: the earlier job still stands for it
-            runs[directory] = SweepRun(
-                directory, list(job["overrides"]), job.get("run_id", directory.name), job_id, number, sweep_dir
+    launches = read_launches(sweep_dir)
+    damage += launches.damage
+    for launch in launches:
+        here, lives, time_ = not launch.is_of_a_copied_sweep, launch.launcher_lives, str(launch.entry.get("time", ""))
+        for job in launch.jobs:
+            before = runs.get(job.directory)
+            jobs = before.jobs if before else ()  # not submitted again: an earlier job still stands for it
+            if job.slurm_job_id is not None and here:
+                jobs = ((JobRef(job.slurm_job_id, launch.cluster), time_), *jobs)
+            waits = time_ if lives else before.waits_since if before else None
+            runs[job.directory] = SweepRun(
+                job.directory, job.overrides, job.run_id, jobs, launch.number, sweep_dir, waits, not here
             )
     return runs
 
 
-def _unrecorded(directory: Path) -> SweepRun:
-    try:
-        overrides = yaml.safe_load((directory / "overrides.yaml").read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError):
-        overrides = []
-    return SweepRun(directory, list(overrides), directory.name, None, None, directory.parent)
+def _unrecorded(directory: Path, damage: list[str]) -> SweepRun:
+    overrides = read_whole(read_overrides, directory, damage) or []
+    return SweepRun(directory, overrides, directory.name, (), None, directory.parent)
 
 
 def sweep_state(paths: Sequence[Path]) -> SweepState:
@@ -148,84 +181,134 @@ def sweep_state(paths: Sequence[Path]) -> SweepState:
         ConfigError: a path does not exist, or there are no runs at any.
     """
     check_exist(paths)
-    runs = list({run.directory: run for path in paths for run in sweep_runs(path)}.values())
-    if not runs:
+    damage: list[str] = []
+    runs = list({run.directory: run for path in paths for run in sweep_runs(path, damage)}.values())
+    if not runs and not damage:
         raise no_runs(paths, "no run directory or launch record there")
-    disks = {run.directory: _read(run.directory) for run in runs}
-    ids = {run.directory: _job_id(run, disks[run.directory]) for run in runs}
+    return SweepState(*states_of(runs), list(dict.fromkeys(damage)))
+
+
+def states_of(runs: Sequence[SweepRun]) -> tuple[list[RunState], Answer]:
+    """Return what became of runs, and the scheduler's answers about the jobs of those that have not finished."""
+    disks = {run.directory: current_status(run.directory) for run in runs}
+    refs = {run.directory: _jobs(run, disks[run.directory]) for run in runs}
     unfinished = [run.directory for run in runs if disks[run.directory]["status"] != "finished"]
-    jobs = job_states(job for d in unfinished if (job := ids[d]) is not None)
+    jobs = ask(ref for d in unfinished for ref, _ in refs[d])
     # read again after asking: a run may have finished, and its job left the queue, in between
-    disks.update({d: _read(d) for d in unfinished if ids[d] is not None})
-    return SweepState([_judge(run, disks[run.directory], ids[run.directory], jobs) for run in runs], jobs)
+    disks.update({d: current_status(d) for d in unfinished if refs[d]})
+    return [_judge(run, disks[run.directory], refs[run.directory], jobs) for run in runs], jobs
 
 
-def _job_id(run: SweepRun, disk: Mapping[str, Any]) -> str | None:
-    if run.launch is not None and run.slurm_job_id is not None:
-        return run.slurm_job_id
-    return disk.get("slurm_job_id")
+def _jobs(run: SweepRun, disk: Mapping[str, Any]) -> tuple[tuple[JobRef, str], ...]:
+    """Return every job known for a run, the latest first; the writer's is among them, launched from here or not."""
+    writer = None if run.copied else disk.get("slurm_job_id")
+    if writer is None or any(ref.id == writer for ref, _ in run.jobs) or disk.get("slurm_cluster") is None:
+        known = run.jobs
+    else:
+        known = (*run.jobs, (JobRef(writer, disk["slurm_cluster"]), str(disk.get("started", ""))))
+    if writer is not None and not known:
+        known = ((JobRef(writer), str(disk.get("started", ""))),)
+    return known
 
 
-def _read(directory: Path) -> dict[str, Any]:
-    try:
-        return read_status(directory)
-    except ValueError as e:
-        return {"status": "failed", "exception": f"status.json cannot be read: {e}"}
+def _judge(
+    run: SweepRun, disk: dict[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
+) -> RunState:
+    """Weigh the run's own word against the scheduler's.
 
-
-def _judge(run: SweepRun, disk: dict[str, Any], job_id: str | None, jobs: Mapping[str, JobState]) -> RunState:
-    """Weigh the run's own word against the scheduler's."""
-    word, job = disk["status"], jobs.get(job_id) if job_id else None
-    status, active = word, False
-    own_word = disk.get("exception")
+    The process that writes is asked first: where it lives, a second job that was refused the directory, or another
+    cluster that knows of no such job, says nothing. Then what is active, and then what came last.
+    """
+    word, own_word = disk["status"], disk.get("exception")
+    lives = word == "running" and not run.copied  # else `lost`: current_status has looked at the heartbeat
+    if run.copied and word == "running":
+        own_word = "ran where the sweep was copied from"
+    if word == "lost":
+        word = "running"
+    writer = _writers(disk, refs, jobs)
+    active = [ref for ref, _ in refs if ref in jobs and jobs[ref].active]
+    status, busy, unsure, chosen = word, False, False, None
     if word == "finished":
-        job = None
-    elif word == "running" and disk.get("slurm_job_id") is None and (job_id is None or _alive(run.directory)):
-        now = current_status(run.directory)  # a local process, perhaps after a SLURM job: its heartbeat says
-        status, own_word, active = now["status"], now.get("exception"), now["status"] == "running"
-    elif job_id is not None and job is None:  # nobody could be asked: what the disk says stays
-        active = word in ("running", "queued")
-    elif job is not None and job.active:
-        active = True
-        if job.waiting:
+        chosen = writer or next((ref for ref, _ in refs), None)
+    elif word == "damaged":
+        busy, chosen = bool(active), next(iter(active), None)
+    elif active:
+        chosen = writer if writer in active else active[0]
+        busy = True
+        if jobs[chosen].waiting and not lives:
             status = "queued"
-        elif word != "failed":  # failed: the job is about to end
+        elif word != "failed" or chosen != writer:  # failed: the job is about to end
             status = "running"
-    elif job is not None:
-        status = _ended(disk, job_id, job)
-    reason, log = None, None
-    if status not in ("finished", "running") or (status == "running" and job is not None and job.waiting):
-        reason, log = _reason(run, status, own_word, job_id, job, active)
-    return RunState(run, status, reason, log, active, job_id, job, disk)
+    elif lives and not (writer is not None and writer in jobs and jobs[writer].state not in LOST_STATES):
+        busy, chosen = True, writer
+    elif run.waits_since is not None and str(disk.get("updated", "")) < run.waits_since:
+        status, busy = "queued", True
+    elif (run.copied and not refs) or _last_was_local(disk, refs):
+        status = "lost" if word == "running" else word
+    elif refs:
+        latest = refs[0][0]
+        chosen = writer if writer is not None and writer in jobs and word in ("running", "preempted") else latest
+        job = jobs.get(chosen)
+        if job is None:  # nobody could be asked: what the disk says stays
+            unsure = word in ("running", "queued")
+        else:
+            status = _ended(word, job, by_other=writer is not None and chosen != writer)
+        if disk["status"] == "lost":  # the scheduler and the log know more than that a process is gone
+            own_word = None
+    elif word == "running":
+        status = "lost"
+    job = jobs.get(chosen) if chosen is not None and status != "finished" else None
+    state = RunState(run, status, None, None, busy or unsure, busy, chosen, job, disk)
+    if status in ("finished", "running") and not (job is not None and job.waiting):
+        return state
+    reason, log = _reason(state, own_word)
+    return replace(state, reason=reason, log=log)
 
 
-def _alive(directory: Path) -> bool:
-    return bool(current_status(directory)["status"] == "running")
+def _writers(
+    disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
+) -> JobRef | None:
+    """Return the job that wrote status.json, None for a local process and for a job that nobody knows."""
+    name = disk.get("slurm_job_id")
+    if name is None:
+        return None
+    same = [ref for ref, _ in refs if name in (ref.id, jobs[ref].raw_id if ref in jobs else None)]
+    at = [ref for ref in same if ref.cluster == disk.get("slurm_cluster")]
+    return next(iter([*at, *same]), JobRef(name, disk.get("slurm_cluster")))
 
 
-def _ended(disk: Mapping[str, Any], job_id: str | None, job: JobState) -> str:
-    """Return the status of an unfinished run whose job is over."""
-    writer = disk.get("slurm_job_id")
-    by_other = bool(writer and job.raw_id) and writer not in (job_id, job.raw_id)  # an earlier job wrote the status
-    if disk["status"] == "failed" and not by_other:
+def _last_was_local(disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...]) -> bool:
+    """Return whether a process outside of SLURM wrote the status, after the last job was given to SLURM."""
+    if "updated" not in disk or disk.get("slurm_job_id") is not None:
+        return False
+    return not refs or refs[0][1] < disk["updated"]
+
+
+def _ended(word: str, job: JobState, *, by_other: bool) -> str:
+    """Return the status of an unfinished run whose job is over; `by_other`: an earlier job wrote the word."""
+    if word == "failed" and not by_other:
         return "failed"
     if job.state == "CANCELLED":
         return "cancelled"
-    if job.state == "PREEMPTED" or (disk["status"] == "preempted" and job.state == "COMPLETED"):
+    if job.state == "PREEMPTED" or (word == "preempted" and job.state == "COMPLETED"):
         return "preempted"
     return "lost" if job.state in LOST_STATES else "failed"
 
 
-def _reason(
-    run: SweepRun, status: str, own_word: str | None, job_id: str | None, job: JobState | None, active: bool
-) -> tuple[str | None, Path | None]:
+def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | None]:
     """Return why a run is not finished, in one line, and the log that says more."""
-    if status == "queued":
-        waits = f"waits ({job.reason or job.state})" if job is not None else None
-        return waits or (None if active else "did not run"), None
+    run, job = state.run, state.job
+    if state.status == "damaged":
+        return own_word, None
+    if state.status == "queued":
+        if job is not None:
+            return f"waits ({job.reason or job.state})", None
+        if state.busy:
+            return "waits for its turn: the launcher is at work", None
+        return (None if state.active else "did not run"), None
     files = [run.directory / "run.log"]
-    if job_id is not None:
-        files.append(run.sweep_dir / ".submitit" / job_id / f"{job_id}_0_log.err")
+    if state.job_id is not None:
+        files.append(run.sweep_dir / ".submitit" / state.job_id / f"{state.job_id}_0_log.err")
     tails = {path: line for path in files if (line := last_line(path)) is not None}
     line = own_word.strip().splitlines()[-1] if own_word and own_word.strip() else next(iter(tails.values()), None)
     parts = [f"SLURM {job.state}" + (f" ({job.reason})" if job.reason else "")] if job is not None else []

@@ -18,11 +18,11 @@ from fsamlab import output
 from fsamlab.config import ConfigError
 from fsamlab.door import project_relative, report
 from fsamlab.record import STATUSES
-from fsamlab.sweep.cluster import cancel_command
+from fsamlab.sweep.cluster import cancel_command, local_cluster
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import console, counted, percent
 
-ORDER = ("finished", "running", "queued", "preempted", "failed", "cancelled", "lost")
+ORDER = ("finished", "running", "queued", "preempted", "failed", "cancelled", "lost", "damaged")
 COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow", **dict.fromkeys(BAD, "red")}
 IDLE_LOOKS = 3  # between two jobs of a local sweep there is a moment in which none runs
 assert set(ORDER) == set(STATUSES)
@@ -36,23 +36,23 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
         report(e)
         return 2
     if as_json:
-        if state.jobs.problem:
-            print(f"note: {state.jobs.problem}", file=sys.stderr)
+        for note in [*state.damage, *([state.jobs.problem] if state.jobs.problem else [])]:
+            print(f"note: {note}", file=sys.stderr)
         output.show(json.dumps([r.as_dict() for r in (state.bad if failed else state.runs)], indent=1))
-        return 1 if state.bad else 0
+        return state.exit_code
     screen = console()
     if watch is not None:
         try:
             state = _watch(paths, state, failed, watch, screen)
         except KeyboardInterrupt:
-            return 1 if state.bad else 0
+            return state.exit_code
     screen.print(counts(state), style="bold")
     shown = state.bad if failed else state.runs
     if shown:
         screen.print(table(shown))
     for line in notes(state, paths):
         screen.print(line, soft_wrap=True)
-    return 1 if state.bad else 0
+    return state.exit_code
 
 
 def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: float, screen: Console) -> SweepState:
@@ -121,7 +121,7 @@ def age(seconds: float | None) -> str:
 
 def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
     """Return the lines below the table: failures with their logs, warnings, what to type next."""
-    lines: list[Text] = []
+    lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
     for r in state.bad:
         name = r.run.directory.name
         lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without a word'}", style="red"))
@@ -131,18 +131,28 @@ def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
     lines += [Text(f"{n} of {len(state.runs)} runs: {w}", style="yellow") for w, n in warnings.items()]
     never = sum(r.never_ran for r in state.runs)
     if never:
-        lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and no job is known for them"))
+        what = "no job and no launcher at work is known for them"
+        lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and {what}"))
     if state.jobs.problem:
         lines.append(Text(f"{state.jobs.problem}; shown is what the runs themselves wrote last", style="yellow"))
-    active = [r for r in state.runs if r.active and r.job_id]
-    # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
-    siblings = [s.slurm_job_id for d in {r.run.sweep_dir for r in active} for s in sweep_runs(d) if s.slurm_job_id]
-    cancel = cancel_command([*(str(r.job_id) for r in active), *siblings], state.jobs)
-    if cancel is not None:
-        lines.append(Text(f"stop what is active: {cancel}"))
+    lines += [Text(f"stop what is active: {cancel}") for cancel in cancel_commands(state)]
     stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
     if never and not any(r.active for r in state.runs):
         stopped += [r for r in state.runs if r.never_ran]
     if stopped:
         lines.append(Text(f"run them again:      fsamlab resubmit {' '.join(project_relative(p) for p in paths)}"))
     return lines
+
+
+def cancel_commands(state: SweepState) -> list[str]:
+    """Return the `scancel` command for what is active, one for each cluster."""
+    active = [r.job_ref for r in state.runs if r.active and r.job_ref]
+    # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
+    siblings = [ref for d in {r.run.sweep_dir for r in state.runs} for s in sweep_runs(d) for ref, _ in s.jobs]
+    here = local_cluster() if any(ref.cluster for ref in active) else None
+    commands = []
+    for cluster in dict.fromkeys(ref.cluster for ref in active):
+        ids = [ref.id for ref in (*active, *siblings) if ref.cluster == cluster]
+        states = {ref.id: job for ref, job in state.jobs.items() if ref.cluster == cluster}
+        commands.append(cancel_command(ids, states, None if cluster == here else cluster))
+    return [command for command in commands if command is not None]

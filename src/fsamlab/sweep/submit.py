@@ -6,9 +6,12 @@ The sweep command, `fsamlab resubmit` and `fsamlab check` share it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -16,16 +19,20 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 from fsamlab.config import ConfigError, typed
-from fsamlab.door import SweepFailed, one_line
+from fsamlab.door import SweepFailed, one_line, project_relative
 from fsamlab.environment import code_version
+from fsamlab.files import locked
+from fsamlab.ownership import Ownership
 from fsamlab.project import PROJECT_ROOT
-from fsamlab.sweep.cluster import job_states
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
+from fsamlab.sweep.status import states_of, sweep_runs
 
 log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 600.0  # for submitting some thousand jobs to a slow controller
 
 
 def compose_all(loader: ConfigLoader, master: DictConfig, jobs: list[list[str]]) -> list[JobPlan]:
@@ -60,13 +67,13 @@ def compose_all(loader: ConfigLoader, master: DictConfig, jobs: list[list[str]])
 
 def changed_since(sweep_dir: Path, plans: Sequence[JobPlan]) -> list[str]:
     """Return a line for each job whose overrides an earlier launch had too, with another configuration."""
-    before: dict[tuple[str, ...], tuple[str, str]] = {}
+    before: dict[tuple[str, ...], tuple[str, int]] = {}
     for launch in read_launches(sweep_dir):
-        for job in launch.entry["jobs"]:
-            before[tuple(job["overrides"])] = (job["run_id"], launch.path.stem)
+        for job in launch.jobs:
+            before[tuple(job.overrides)] = (job.run_id, launch.number)
     lines = []
     for plan in plans:
-        old, number = before.get(tuple(plan.overrides), (plan.run_id, ""))
+        old, number = before.get(tuple(plan.overrides), (plan.run_id, 0))
         if old != plan.run_id:
             lines.append(f"{' '.join(plan.overrides)}: {old} in launch {number}, {plan.run_id} now")
     return lines
@@ -82,61 +89,104 @@ def say_what_changed(sweep_dir: Path, plans: Sequence[JobPlan], show: int = 3) -
         log.warning("  the earlier ones keep their directories; `fsamlab resubmit` goes on with them as they were")
 
 
-def in_the_queue(sweep_dir: Path) -> set[Path]:
-    """Return the run directories of a sweep whose SLURM jobs wait or run."""
-    ids = {
-        job["slurm_job_id"]: Path(job["directory"])
-        for launch in read_launches(sweep_dir)
-        for job in launch.entry["jobs"]
-        if job.get("slurm_job_id")
-    }
-    states = job_states(ids)
-    if states.problem:
-        log.warning("%s: jobs of an earlier launch may still be there", states.problem)
-    return {directory for i, directory in ids.items() if i in states and states[i].active}
+@contextmanager
+def sweep_lock(sweep_dir: Path) -> Iterator[ExitStack]:
+    """Hold the lock under which the runs of a sweep are chosen and given to their launcher; `close()` lets go early.
+
+    Two launches at once would choose the same runs, since neither has them in its record yet.
+
+    Raises:
+        SweepFailed: another launch has held it for long.
+    """
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    waiting = Timer(2.0, log.warning, ("another launch of %s chooses its runs; waiting for it", sweep_dir))
+    waiting.daemon = True
+    waiting.start()
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(sweep_dir / ".launch.lock", LOCK_SECONDS))
+        except TimeoutError as e:
+            raise SweepFailed(f"another launch has held {sweep_dir}/.launch.lock for {LOCK_SECONDS:g} s") from e
+        finally:
+            waiting.cancel()
+        yield lock
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a sweep is to be started, and what the table at the end is about: all that SLURM has not got already."""
+    """What of a sweep is to be started.
+
+    Attributes:
+        plans: all of it.
+        todo: what is to be started now.
+        ended: what the table at the end is about: all that no other launch is at work on.
+        damaged: a line for each run that cannot be started before the user has mended a file.
+    """
 
     plans: list[JobPlan]
     todo: list[JobPlan]
     ended: list[JobPlan]
+    damaged: list[str]
 
 
 def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
-    """Sort the jobs of a sweep, and say how many need no start."""
-    in_queue = in_the_queue(sweep_dir)
-    not_finished = [p for p in plans if force or not p.finished]
-    todo = [p for p in not_finished if p.directory not in in_queue]
-    num_finished, num_queued = len(plans) - len(not_finished), len(not_finished) - len(todo)
-    if num_finished:
-        log.info("%d of them are finished already and are not run again (force=true would)", num_finished)
-    if num_queued:
-        log.info("%d of them are in SLURM's queue or running already: fsamlab status %s", num_queued, sweep_dir)
-    return Choice(list(plans), todo, [p for p in plans if p.directory not in in_queue or p.finished])
+    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile."""
+    damage: list[str] = []
+    recorded = {run.directory.name: run for run in sweep_runs(sweep_dir, damage)}
+    known = [recorded[plan.directory.name] for plan in plans if plan.directory.name in recorded]
+    found, jobs = states_of(known)
+    states = {state.run.directory.name: state for state in found}
+    for line in damage:
+        log.warning("%s; jobs of that launch may still be there", line)
+    if jobs.problem:
+        log.warning("%s: jobs of an earlier launch may still be there", jobs.problem)
+    busy = {name for name, state in states.items() if state.busy}
+    damaged = {name: str(state.reason) for name, state in states.items() if state.status == "damaged"}
+    finished = {name for name, state in states.items() if state.status == "finished"}
+    done = set() if force else finished
+    todo = [p for p in plans if p.directory.name not in done | busy | damaged.keys()]
+    num_busy = len(busy - done)
+    if done:
+        log.info("%d of them are finished already and are not run again (force=true would)", len(done))
+    if num_busy:
+        words = "%d of them are in SLURM's queue or running already: fsamlab status %s"
+        log.info(words, num_busy, project_relative(sweep_dir))
+    for name, line in damaged.items():
+        log.error("error: %s is left out: %s", name, line)
+    ended = [p for p in plans if p.directory.name not in busy or p.directory.name in finished]
+    return Choice(list(plans), todo, ended, list(damaged.values()))
 
 
 def start(
     launcher: Any,
     sweep_dir: Path,
     choice: Choice,
+    lock: ExitStack,
     *,
     argv: list[str],
     hydra_overrides: list[str],
-    on_end: Callable[[list[JobPlan]], int],
+    on_end: Callable[[Sequence[JobPlan]], int],
 ) -> Sequence[Any]:
-    """Record the launch, start what is to be started, print the end.
+    """Write the launch's record and start what is to run.
+
+    Args:
+        launcher: Hydra's, set up.
+        sweep_dir: the sweep's directory.
+        choice: of :func:`choose`.
+        lock: the sweep's, held; released as soon as others can see what was started.
+        argv, hydra_overrides: for the record.
+        on_end: prints the table; returns how many did not finish.
 
     Raises:
         SweepFailed: some did not finish.
     """
     todo, code = choice.todo, code_version(PROJECT_ROOT)
     name = "local" if isinstance(launcher, LocalLauncher) else getattr(launcher, "cluster", type(launcher).__name__)
-    record = write_launch(sweep_dir, choice.plans, argv, PROJECT_ROOT, code, name, hydra_overrides)
+    cluster = launcher.cluster_name() if isinstance(launcher, SubmititLauncher) else None
+    record = write_launch(sweep_dir, choice.plans, argv, PROJECT_ROOT, code, name, hydra_overrides, cluster)
     returns: Sequence[Any] = []
     refused = False
+    presence: Ownership | None = None
     try:
         if todo:
             directories = [p.directory for p in todo]
@@ -147,13 +197,22 @@ def start(
                 launcher.directories = directories
             if isinstance(launcher, SubmititLauncher) and launcher.cluster == "slurm":
                 launcher.submitted = lambda ids: add_job_ids(record, dict(zip(directories, ids)))
+                launcher.all_submitted = lock.close
+            else:  # the queue is in this process: as long as it lives, its runs wait for their turn
+                record.launcher_directory.mkdir(exist_ok=True)
+                presence = Ownership(record.launcher_directory)
+                lock.close()
             returns = launcher.launch([p.overrides for p in todo], initial_job_idx=0)
     except ConfigError:  # nothing was started: no launch, no table
         refused = True
-        for path in record.parent.glob(f"{record.stem}.*"):
-            path.unlink()
         raise
     finally:
+        if presence is not None:
+            presence.release()
+            shutil.rmtree(record.launcher_directory, ignore_errors=True)
+        if refused:
+            for path in record.path.parent.glob(f"{record.number}.*"):
+                path.unlink()
         silent = refused or getattr(launcher, "detached", False) or not choice.ended
         num_failed = 0 if silent else on_end(choice.ended)
         # a forced run that never began still has its earlier result on disk
@@ -161,4 +220,6 @@ def start(
     if num_failed:
         total = len(choice.ended)
         raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
+    if choice.damaged:
+        raise SweepFailed(f"{len(choice.damaged)} of {len(choice.plans)} runs were left out: {choice.damaged[0]}")
     return returns

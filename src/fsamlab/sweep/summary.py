@@ -13,10 +13,10 @@ from rich.table import Table
 
 from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
-from fsamlab.record import read_status
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.results import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
+from fsamlab.sweep.runs import current_status, why_unfinished
 from fsamlab.terminal import console, fixed, percent_spread
 
 
@@ -109,23 +109,30 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
     """Print what did not finish, each with its last line and its log."""
     for _, row in frame[frame["status"] != "finished"].iterrows():
         directory = Path(row["directory"])
-        reason = row["exception"] if isinstance(row["exception"], str) else "did not run"
+        known = isinstance(row["exception"], str)
+        reason = row["exception"] if known else why_unfinished(current_status(directory))
         screen.print(f"{row['status']:>9}  {directory.name}: {reason}", style="red", soft_wrap=True)
         if (directory / "run.log").exists():
             screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
 
 
-def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> None:
-    """Print what a launch would run: each job with its status on disk, and a count."""
+def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
+    """Print what a launch would run, each job with its status on disk, and a count; return how many are damaged."""
     screen = console()
-    counts = Counter(read_status(plan.directory)["status"] for plan in plans)
+    counts: Counter[str] = Counter()
+    damaged = 0
     for plan in plans:
-        status = read_status(plan.directory)["status"]
-        line = f"{status if status != 'queued' else 'new':>9}  {plan.run_id}  {' '.join(plan.overrides)}"
-        screen.print(line, soft_wrap=True)
-    words = ", ".join(f"{n} {'new' if status == 'queued' else status}" for status, n in counts.items())
+        state = current_status(plan.directory)
+        status = "new" if state["status"] == "queued" else state["status"]
+        counts[status] += 1
+        screen.print(f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}", soft_wrap=True)
+        if status == "damaged":
+            damaged += 1
+            screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
+    words = ", ".join(f"{n} {status}" for status, n in counts.items())
     where = project_relative(sweep_dir)
     screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
+    return damaged
 
 
 def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:

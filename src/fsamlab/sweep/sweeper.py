@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from fsamlab.compose import grid
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start
+from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start, sweep_lock
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,13 @@ class CheckedSweeper(BasicSweeper):
         sweep_dir = Path(self.config.hydra.sweep.dir)
         log.info("%d runs below %s", len(plans), sweep_dir)
         say_what_changed(sweep_dir, plans)
-        return start(
-            self.launcher,
-            sweep_dir,
-            choose(sweep_dir, plans, bool(self.config.force)),
-            argv=sys.argv,
-            hydra_overrides=list(self.config.hydra.overrides.hydra),
-            on_end=lambda ended: print_sweep(sweep_dir, ended),
-        )
+        with sweep_lock(sweep_dir) as lock:
+            return start(
+                self.launcher,
+                sweep_dir,
+                choose(sweep_dir, plans, bool(self.config.force)),
+                lock,
+                argv=sys.argv,
+                hydra_overrides=list(self.config.hydra.overrides.hydra),
+                on_end=lambda ended: print_sweep(sweep_dir, ended),
+            )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import TrackerConfig
-from fsamlab.files import Damaged, read_json
+from fsamlab.files import Damaged
 from fsamlab.measure import latest
-from fsamlab.record import read_rows
-from fsamlab.sweep.runs import current_status, read_config
+from fsamlab.record import read_config, read_rows, read_summary
+from fsamlab.sweep.runs import current_status
 from fsamlab.tracking import identity
 from fsamlab.tracking.wandb_session import wandb_id
 
@@ -56,6 +56,8 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
         return "has not started"
     if status["status"] == "running":  # its process may be mirroring it, and two writers of one W&B run lose rows
         return "is running; sync it when it has ended"
+    if status["status"] == "damaged":
+        raise Damaged(status["exception"])
     own, tracker = _place(run, status, project, entity, timeout)
     rows = read_rows(run)
     step = -1.0
@@ -69,7 +71,7 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
         own,
         tracker,
         rows,
-        {**(read_json(run / "summary.json") or {}), **{f"measured/{k}": v for k, v in latest(run).items()}},
+        {**read_summary(run), **{f"measured/{k}": v for k, v in latest(run).items()}},
         0 if status["status"] == "finished" else 1,
         int(status.get("resumed_at") or 0),
     )
@@ -80,7 +82,7 @@ def _place(
 ) -> tuple[dict[str, Any], TrackerConfig]:
     """Return what a run is in W&B, and where it is to go."""
     config = read_config(run)
-    if "run_id" not in status:
+    if status.get("run_id") is None:
         raise Damaged(f"{run / 'status.json'} has no run_id")
     try:
         own = config["tracker"]
