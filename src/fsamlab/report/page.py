@@ -29,7 +29,7 @@ from fsamlab.sweep.results import as_text
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = (
     "uPlot.iife.min.js",
-    *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "sections.js"),
+    *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "print.js", "sections.js"),
 )
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's

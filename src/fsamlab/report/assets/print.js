@@ -1,0 +1,41 @@
+// Paper: before the page is printed every chart is drawn, in light colours and as wide as the paper has it, and a table
+// that is wider than the paper is made smaller; afterwards the page is as it was.
+
+const PAPER = 700; // CSS pixels between the margins of A4, upright
+
+let themeOnScreen; // while printing
+
+function drawAll() {
+  redraw();
+  drawn.forEach((item) => {
+    if (!item.stale || !item.node.clientWidth) return; // one inside a closed list has no place on the paper
+    item.stale = false;
+    item.draw();
+  });
+}
+
+function fitTables() {
+  document.querySelectorAll(".scroll > table").forEach((table) => {
+    table.style.zoom = "";
+    const wide = table.offsetWidth / table.parentElement.clientWidth;
+    if (wide > 1) table.style.zoom = 1 / wide;
+  });
+}
+
+addEventListener("beforeprint", () => {
+  themeOnScreen = document.documentElement.dataset.theme ?? "";
+  document.documentElement.dataset.theme = "light";
+  document.body.style.width = `${PAPER}px`;
+  document.body.classList.add("printing");
+  drawAll();
+  fitTables();
+});
+
+addEventListener("afterprint", () => {
+  document.body.classList.remove("printing");
+  document.body.style.width = "";
+  document.querySelectorAll(".scroll > table").forEach((table) => (table.style.zoom = ""));
+  if (themeOnScreen) document.documentElement.dataset.theme = themeOnScreen;
+  else delete document.documentElement.dataset.theme;
+  redraw();
+});
