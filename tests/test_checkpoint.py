@@ -1,11 +1,13 @@
 import contextlib
+import errno
 import logging
 import os
+import resource
 
 import pytest
 import torch
 
-from fsamlab import checkpoint
+from fsamlab import checkpoint, door
 
 
 def test_last_and_previous(tmp_path):
@@ -70,4 +72,41 @@ def test_a_torn_file_never_becomes_the_previous_one(tmp_path):
     assert checkpoint.load_latest(tmp_path)["step"] == 1
     checkpoint.save(tmp_path, {"step": 3, "optimizer": {}})
     (tmp_path / "last.pt").write_bytes(b"torn again")
+    assert checkpoint.load_latest(tmp_path)["step"] == 1
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_without_hard_links_the_previous_one_is_kept_too(tmp_path, monkeypatch, code):
+    def none(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", none)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, {"step": step, "optimizer": {}})
+    assert checkpoint.load(tmp_path / "previous.pt")["step"] == 2
+    real = os.replace
+
+    def die(source, target):  # between the two renames, where no last.pt is there
+        if str(target).endswith("last.pt"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, {"step": 4, "optimizer": {}})
+    assert checkpoint.load_latest(tmp_path)["step"] == 3
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save(tmp_path):
+    """The kernel's limit on a file's size stands for the full disk: write() fails after some bytes."""
+    checkpoint.save(tmp_path, {"step": 1, "optimizer": {}})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            checkpoint.save(tmp_path, {"step": 2, "optimizer": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert door.one_line(caught.value) == f"{tmp_path / 'last.pt'}: File too large"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.load_latest(tmp_path)["step"] == 1

@@ -73,11 +73,11 @@ def _keep(last: Path, previous: Path) -> None:
 
     In the second case a run that is killed before the new last.pt is there goes on from previous.pt.
     """
+    if not last.exists():
+        return
     link = previous.with_name(f".{previous.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
     try:
         os.link(last, link)
-    except FileNotFoundError:
-        return
     except OSError as e:
         if e.errno not in NO_LINKS:
             raise

@@ -18,9 +18,7 @@ import yaml
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # no room: on the disk, or in the user's quota
-NO_LOCKS = frozenset(
-    {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-)  # as on Lustre mounted without flock
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})  # as on Lustre mounted without flock
 LOCK_SECONDS = 60.0
 
 
@@ -96,15 +94,19 @@ def overwrite(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
     """Hold the lock file `path`, also where the file system has no flock.
 
     Without flock the lock is a second file, `<path>.held`, that only one process can create; what a killed process
     has left is taken for free after `seconds`. A lock is for steps of less than a second, not for a training.
 
+    Args:
+        seconds: how long to wait, None is `LOCK_SECONDS`.
+
     Raises:
         TimeoutError: another process has held the lock for `seconds`.
     """
+    seconds = LOCK_SECONDS if seconds is None else seconds
     with path.open("w", encoding="utf-8") as f:
         deadline = time.monotonic() + seconds
         while True:
