@@ -23,9 +23,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from fsamlab import door
-from fsamlab.config import in_range
 from fsamlab.output import outputs
 from fsamlab.sweep.job import FrozenJob, JobRunner
+from fsamlab.sweep.settings import check_settings
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ class LocalLauncher(Launcher):
     """
 
     def __init__(self, num_jobs: int | None = None, threads_per_job: int | None = None) -> None:
-        in_range("hydra.launcher.num_jobs", num_jobs, 1)
-        in_range("hydra.launcher.threads_per_job", threads_per_job, 1)
+        check_settings({"num_jobs": num_jobs, "threads_per_job": threads_per_job})
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
         self.directories: list[Path] | None = None  # of the jobs, from a sweeper that knows them already
         self.names: list[str] | None = None  # of the jobs, where their directories' are not telling

@@ -24,12 +24,12 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
-from fsamlab.config import in_range, one_of
 from fsamlab.config.checks import ConfigError
 from fsamlab.door import SweepFailed, project_relative
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import FrozenJob, JobRunner
 from fsamlab.sweep.runs import current_status
+from fsamlab.sweep.settings import check_settings, refusal
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,8 @@ class SubmititLauncher(BaseSubmititLauncher):
         max_array_size: int = 1000,
         **params: Any,
     ) -> None:
-        one_of("hydra.launcher.cluster", cluster, ("slurm", "local"))
-        in_range("hydra.launcher.poll_seconds", poll_seconds, 0, open_low=True)
-        in_range("hydra.launcher.max_array_size", max_array_size, 1)
-        in_range("hydra.launcher.timeout_min", params.get("timeout_min"), 0, open_low=True)
-        in_range("hydra.launcher.max_num_timeout", params.get("max_num_timeout"), 0)
-        in_range("hydra.launcher.array_parallelism", params.get("array_parallelism"), 1)
+        own = {"cluster": cluster, "wait": wait, "poll_seconds": poll_seconds, "max_array_size": max_array_size}
+        check_settings({**own, **params})
         super().__init__(**params)
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
         self.jobs: list[FrozenJob] = []
@@ -226,7 +222,7 @@ class SubmititLauncher(BaseSubmititLauncher):
                     refused = f"the other {len(self.jobs) - len(handles)} were refused: {last}"
                     later = "`fsamlab resubmit` submits those"
                     raise SweepFailed(f"{len(handles)} jobs were submitted and go on, {refused}; {later}") from e
-                raise ConfigError("hydra.launcher", "these settings", f"sbatch refused: {last}") from e
+                raise refusal(last) from e
             handles += accepted
             first_ids.append(base_id(str(accepted[0].job_id)))
             self.submitted([str(handle.job_id) for handle in handles])
