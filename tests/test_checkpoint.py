@@ -110,3 +110,15 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(tmp_path):
     assert door.one_line(caught.value) == f"{tmp_path / 'last.pt'}: File too large"
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.load_latest(tmp_path)["step"] == 1
+
+
+def test_a_file_with_other_objects_than_a_run_writes_is_refused_without_advice_to_run_them(tmp_path):
+    import pathlib
+
+    torch.save({"model": pathlib.PurePosixPath("x")}, tmp_path / "last.pt")
+    with pytest.raises(checkpoint.Damaged) as refused:
+        checkpoint.load(tmp_path / "last.pt")
+    assert "last.pt cannot be read as a checkpoint" in str(refused.value)
+    assert "they could run code" in str(refused.value)
+    assert "weights_only" not in str(refused.value)
+    assert "you have two options" not in str(refused.value)

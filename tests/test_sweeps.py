@@ -179,3 +179,22 @@ def test_commands_in_a_header_compose():
 def test_the_grid_is_hydras():
     assert len(jobs("table_cifar")) == 2 * 4 * 4 * 3
     assert len(jobs("fig2c_perturbation_batch")) == 7 * 3
+
+
+def test_digits_noise_is_the_quickstarts_setting_run_by_run():
+    door.register()
+    params = yaml.safe_load(text("quickstart"))["hydra"]["sweeper"]["params"]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        for optimizer in params["optimizer"].split(","):
+            words = [f"optimizer={optimizer}", "seed=1"]
+            one = typed(compose("config", overrides=["experiment=digits_noise", *words]))
+            of_sweep = typed(compose("config", overrides=["+sweeps=quickstart", *words]))
+            assert run_id(one) == run_id(of_sweep)
+            assert one == replace(of_sweep, name=one.name)
+
+
+@pytest.mark.parametrize("recipe", ["cifar10_fsam", "cifar100_fsam"])
+def test_a_recipe_does_not_claim_a_lambda_that_the_official_script_no_longer_has(recipe):
+    found = (ROOT / "conf" / "experiment" / "recipe" / f"{recipe}.yaml").read_text()
+    assert yaml.safe_load(found)["optimizer"]["lmbda"] == 0.95
+    assert "run.sh has .6 since" in found.replace("\n# ", " ")

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import pickle
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,8 @@ def load(path: Path) -> dict[str, Any]:
             payload = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as e:  # a torn file raises whatever the unpickler stumbles over
             reason = str(e).partition("\n")[0]
+            if isinstance(e, pickle.UnpicklingError):  # torch advises to load it with weights_only=False
+                reason = "it is damaged, or holds other Python objects than a run writes; they could run code"
             raise Damaged(f"{path} cannot be read as a checkpoint ({type(e).__name__}: {reason})") from e
     if not isinstance(payload, dict):
         raise Damaged(f"{path} is no checkpoint: it holds a {type(payload).__name__}")

@@ -72,6 +72,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             hydra_context=context, task_function=measure_composed, config=config
         )
         if isinstance(launcher, SubmititLauncher):
+            launcher.measures = True
             plain, code = dataclasses.asdict(wanted), code_version(PROJECT_ROOT)
             launcher.jobs = [
                 FrozenJob(

@@ -282,3 +282,17 @@ def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch, capl
     (launch,) = read_launches(tmp_path)
     assert [job.slurm_job_id for job in launch.jobs] == ["1_0", "1_1", "2_0", "2_1", None]
     assert launch.cluster == "here"
+
+
+def test_jobs_that_measure_are_not_followed_by_a_command_that_shows_training(tmp_path, caplog):
+    caplog.set_level("INFO", "fsamlab")
+    launcher = SubmititLauncher(submitit_folder=str(tmp_path / ".submitit" / "%j"))
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    launcher._tell(["7_0", "7_1"])
+    assert f"fsamlab status {tmp_path} --watch" in caplog.text
+    caplog.clear()
+    launcher.measures = True
+    launcher._tell(["7_0", "7_1", "8_0"])
+    assert "fsamlab status" not in caplog.text
+    assert "watch        squeue -j 7,8" in caplog.text
+    assert f"{tmp_path}/RUN/measurements/run.log" in caplog.text

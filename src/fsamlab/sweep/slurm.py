@@ -57,6 +57,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         submitted: called after each array with the ids of all jobs so far, in the order of `jobs`.
         all_submitted: called once there is nothing more to submit.
         detached: whether jobs go on after :meth:`launch` has returned.
+        measures: whether the jobs measure runs; else they train them.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         self.submitted: Callable[[list[str]], None] = lambda ids: None
         self.all_submitted: Callable[[], None] = lambda: None
         self.detached = False
+        self.measures = False
         self.elsewhere: str | None = None  # the cluster's name, where SLURM's tools have to be told
 
     def cluster_name(self) -> str | None:
@@ -167,7 +169,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs go on without this process")
-            log.warning("  watch   fsamlab status %s", self._sweep_dir())
+            log.warning("  watch   %s", self._watch(ids))
             log.warning("  cancel  %s", cancel)
             raise
         except BaseException:  # whatever it is, the jobs go on
@@ -180,6 +182,13 @@ class SubmititLauncher(BaseSubmititLauncher):
         assert self.config is not None
         return project_relative(Path(str(self.config.hydra.sweep.dir)))
 
+    def _watch(self, ids: list[str]) -> str:
+        """Return the command that shows how far the jobs are; `fsamlab status` is about training."""
+        if not self.measures:
+            return f"fsamlab status {self._sweep_dir()} --watch"
+        elsewhere = f"-M {self.elsewhere} " if self.elsewhere else ""
+        return f"squeue {elsewhere}-j {','.join(dict.fromkeys(map(base_id, ids)))}"
+
     def _tell(self, ids: list[str]) -> str:
         """Say which jobs there are now, where they write and how to stop them; return the command that does."""
         where = f"kill {' '.join(ids)}"
@@ -189,8 +198,11 @@ class SubmititLauncher(BaseSubmititLauncher):
         sweep_dir = self._sweep_dir()
         log.info("%d jobs submitted: %s", len(ids), names)
         log.info("  directories  %s/", sweep_dir)
-        log.info("  logs         %s/RUN/run.log, %s/.submitit/JOB/", sweep_dir, sweep_dir)
-        log.info("  watch        fsamlab status %s --watch", sweep_dir)
+        run = "RUN/measurements" if self.measures else "RUN"
+        log.info("  logs         %s/%s/run.log, %s/.submitit/JOB/", sweep_dir, run, sweep_dir)
+        log.info("  watch        %s", self._watch(ids))
+        if self.measures:
+            log.info("  values       %s/%s/*.jsonl; fsamlab collect %s", sweep_dir, run, sweep_dir)
         log.info("  cancel       %s", cancel)
         return cancel
 
