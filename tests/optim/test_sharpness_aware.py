@@ -90,10 +90,10 @@ def test_state_dict_holds_base_state_rho_rule_and_ema_but_no_weights():
     optimizer = FSAM(sgd(model), rho=0.3, sigma=0.7, lmbda=0.8, model=model)
     run(model, optimizer, 2)
     state = optimizer.state_dict()
-    assert set(state) == {"state", "param_groups", "sharpness_aware"}
+    assert set(state) == {"state", "param_groups"}  # as every torch optimizer's: others take these two along
     assert state["param_groups"][0]["rho"] == 0.3
-    assert state["sharpness_aware"]["parameters"]["sigma"] == 0.7
-    assert state["sharpness_aware"]["parameters"]["lmbda"] == 0.8
+    assert state["param_groups"][0]["sharpness_aware"]["parameters"]["sigma"] == 0.7
+    assert state["param_groups"][0]["sharpness_aware"]["parameters"]["lmbda"] == 0.8
     for entry in state["state"].values():
         assert set(entry) == {"momentum_buffer", "ema", "ema_steps"}
     tensors = [v for entry in state["state"].values() for v in entry.values() if isinstance(v, torch.Tensor)]

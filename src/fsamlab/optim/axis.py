@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fsamlab.optim._ops import Ops
@@ -28,6 +29,13 @@ class Axis:
 
     state_keys: ClassVar[tuple[str, ...]] = ()
     values: ClassVar[tuple[str, ...]] = ()
+
+    def blank(self, p: Tensor) -> dict[str, Any]:
+        """Return the entries for p before any step, of the types and shapes that they will have.
+
+        A checkpoint reader that needs a place to load into gets them; training starts without entries.
+        """
+        return {key: torch.zeros_like(p) for key in self.state_keys}
 
     def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
         """Take a perturbed step into the state, once its gradients are known to be finite.

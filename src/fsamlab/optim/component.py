@@ -75,6 +75,10 @@ class Ema(rules.Ema, Reference):
 
     state_keys = ("ema", "ema_steps")
 
+    def blank(self, p: Tensor) -> dict[str, Any]:
+        """Return an EMA of nothing."""
+        return {"ema": torch.zeros_like(p), "ema_steps": 0}
+
     def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
         """Return (m_{t-1} or None, on_a, on_m) of r for a tensor with this state."""
         m, n = state.get("ema"), state.get("ema_steps", 0)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from fsamlab.config import rules
 from fsamlab.optim.ascent import ASCENTS, Ascent
 from fsamlab.optim.component import COMPONENTS, REFERENCES, Component, Reference
@@ -64,6 +66,10 @@ class Choices(rules.Chosen):
     def state_keys(self) -> frozenset[str]:
         """The entries of a parameter's state that belong to the choices."""
         return frozenset(key for axis in self.made() for key in axis.state_keys)
+
+    def blank(self, p: Tensor) -> dict[str, Any]:
+        """Return the entries of a parameter's state before any step."""
+        return {key: value for axis in self.made() for key, value in axis.blank(p).items()}
 
     def made(self) -> Iterator[Any]:
         """Iterate over the choices that are made."""

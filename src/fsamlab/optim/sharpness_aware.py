@@ -26,7 +26,9 @@ from fsamlab.optim.component import Part
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.sharded import whole
+from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
+from fsamlab.optim.wrapper import hooked
 
 Closure = Callable[[], Tensor]  # a float is taken as well
 
@@ -66,6 +68,8 @@ class SharpnessAware(TwoPhase):
         num_floored: steps left unperturbed by the floor; a 0-dim tensor unless the device is the CPU.
     """
 
+    _full_step = Shared["int | None"]()  # in which the stored full gradient was computed
+
     def __init__(
         self,
         base: Optimizer,
@@ -89,7 +93,6 @@ class SharpnessAware(TwoPhase):
     ) -> None:
         in_range("every", every, 1)
         self.every = every
-        self._full_step: int | None = None  # in which the stored full gradient was computed
         super().__init__(
             base,
             Choices(ascent, component, reference, metric, parameters),
@@ -104,6 +107,7 @@ class SharpnessAware(TwoPhase):
             process_group=process_group,
             grad_scaler=grad_scaler,
         )
+        self._full_step = None
 
     # ------------------------------------------------------------------------------- what it needs
 
@@ -126,7 +130,7 @@ class SharpnessAware(TwoPhase):
     def perturbs(self) -> bool:
         """Whether the coming step perturbs the weights: its turn, and a group with rho > 0."""
         turn = self.choices.ascent.perturbs and self.num_steps % self.every == 0
-        return turn and any(group["rho"] > 0 for group in self.param_groups)
+        return any(rho > 0 for rho in self.radii()) and turn
 
     # ------------------------------------------------------------------------------------ the step
 
@@ -148,10 +152,14 @@ class SharpnessAware(TwoPhase):
             ValueError: a closure that the variant needs is missing.
         """
         if closure is None:
+            if self._asked_for_state():
+                self._make_blank_state(self.choices.blank if self.choices.ascent.perturbs else lambda p: {})
+                return torch.zeros((), device=self.device)
             raise ValueError(
                 "step() needs a closure: zero_grad, forward, backward, return the loss; the two phases without one are "
                 "ascend() and descend(), under a GradScaler too (grad_scaler=, in place of its own step())"
             )
+        self._forget_blank_state()
         descent = self._with_loss(closure)
         self.scalars = {}
         if not self.perturbs:
@@ -173,6 +181,15 @@ class SharpnessAware(TwoPhase):
         self.scalars["loss_perturbed"] = perturbed
         return perturbed if clean is None else clean
 
+    def _asked_for_state(self) -> bool:
+        """Return whether torch.distributed.checkpoint asks for a state to load into.
+
+        It calls step() without a closure, with lr 0 and gradients of 0, on an optimizer that has no state.
+        """
+        rates = [float(group["lr"]) for group in self.param_groups if "lr" in group]
+        return not self.state and bool(rates) and not any(rates)
+
+    @hooked
     @torch.no_grad()
     def step_micro(self, closures: Sequence[Closure]) -> Tensor:
         """m-SAM: one perturbation for each micro-batch, one base step with the mean of their gradients.
@@ -187,6 +204,7 @@ class SharpnessAware(TwoPhase):
             raise ValueError("step_micro() needs one closure for each micro-batch, and there is none")
         if not self.choices.per_micro_batch:
             raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
+        self._forget_blank_state()
         self.scalars = {}
         perturbs, share = self.perturbs, 1 / len(closures)
         finite = True
@@ -235,7 +253,7 @@ class SharpnessAware(TwoPhase):
                 self._unscale()
                 for p in self.parameters():
                     if p.grad is not None:
-                        self.state[p]["full_gradient"] = p.grad.clone()
+                        self._own[p]["full_gradient"] = p.grad.clone()
                 self._full_step = self.num_steps  # last: an interrupted pass is made again
         if choice.needs not in (None, rules.FULL):
             self._required(ascent, "ascent_closure", choice.data)

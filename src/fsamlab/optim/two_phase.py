@@ -21,11 +21,22 @@ from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.sharded import is_sharded, refuse_flat
-from fsamlab.optim.wrapper import Wrapper
+from fsamlab.optim.state import Shared, like
+from fsamlab.optim.wrapper import Wrapper, hooked
 
 
 class TwoPhase(Wrapper):
     """A wrapper with :meth:`ascend` and :meth:`descend`; arguments and attributes as in SharpnessAware."""
+
+    num_steps = Shared[int]()
+    num_nonfinite = Shared[int]()
+    num_floored = Shared["Tensor | int"]()
+    scalars = Shared[dict[str, Tensor]]()
+    record_scalars = Shared[bool]()
+    _parts = Shared["list[Part] | None"]()  # between ascend() and descend()
+    _moved = Shared[Tensors]()  # the parameters that are perturbed now
+    _finite = Shared[bool]()
+    _alike = Shared["Tensor | bool"]()  # whether all ranks had the same ascent gradients so far
 
     def __init__(
         self,
@@ -51,18 +62,14 @@ class TwoPhase(Wrapper):
         if grad_scaler is not None and not skip_nonfinite:
             raise ConfigError("skip_nonfinite", False, "a step in which scaled gradients overflow has to be left out")
         self.grad_scaler, self.foreach = grad_scaler, foreach
-        self.scalars: dict[str, Tensor] = {}
-        self.record_scalars = False
-        self.num_steps = self.num_nonfinite = 0
-        self._parts: list[Part] | None = None  # between ascend() and descend()
-        self._moved: Tensors = []  # the parameters that are perturbed now
-        self._finite = True
         self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
         super().__init__(base, rho)
-        self.device = next(self.parameters()).device
+        self.scalars, self.record_scalars = {}, False
+        self.num_steps = self.num_nonfinite = 0
+        self.num_floored = 0
+        self._parts, self._moved, self._finite = None, [], True
         self.ranks = Ranks(process_group, self.device)
-        self._alike: Tensor | bool = True  # whether all ranks had the same ascent gradients so far
-        self.num_floored: Tensor | int = 0
+        self._alike = True
         self._look_at_parameters()
         self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
@@ -99,6 +106,7 @@ class TwoPhase(Wrapper):
                 ascend() twice.
         """
         self._refuse_what_needs_step()
+        self._forget_blank_state()
         self.scalars = {}
         self._ascend()
 
@@ -138,6 +146,7 @@ class TwoPhase(Wrapper):
         if recorder is not None:
             self.scalars.update(recorder.scalars(parts, norm_d, direction))
 
+    @hooked
     @torch.no_grad()
     def descend(self) -> None:
         """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
@@ -225,19 +234,21 @@ class TwoPhase(Wrapper):
         # A base that maximizes is misled by a descent: its worst case is where the objective is small.
         signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
         active = [
-            (sign * group["rho"], p)
-            for sign, group in zip(signs, self.param_groups)
-            if group["rho"] > 0
+            (sign * rho, p)
+            for sign, rho, group in zip(signs, self.radii(), self.param_groups)
+            if rho > 0
             for p in group["params"]
         ]
-        gradients = choices.ascent.gradients([p for _, p in active], self.state, seed)
+        for _, p in active:
+            self._follow(p)
+        gradients = choices.ascent.gradients([p for _, p in active], self._own, seed)
         for (rho, p), a in zip(active, gradients):
             if a is None:
                 continue
-            m, on_a, on_m = choices.reference.form(self.state[p]) if choices.reference else (None, 0.0, 0.0)
+            m, on_a, on_m = choices.reference.form(self._own[p]) if choices.reference else (None, 0.0, 0.0)
             part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
             part.params.append(p)
-            part.states.append(self.state[p])
+            part.states.append(self._own[p])
             part.a.append(a)
             if m is not None:
                 part.m.append(m)
@@ -255,9 +266,9 @@ class TwoPhase(Wrapper):
         params = [p for part in parts for p in part.params]
         d = [x for part in parts for x in part.d]
         norm_d = norm_a if not self.choices.component.changes else number(global_norm(d, self.ops))
-        td = self.choices.metric.stretch(d, params, self._weights, self.state, self.ops)
+        td = self.choices.metric.stretch(d, params, self._weights, self._own, self.ops)
         norm_td = norm_d if td is d else number(global_norm(td, self.ops))
-        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self.state, self.ops)
+        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self._own, self.ops)
         scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
         self.num_floored = self.num_floored + floored
         saved = [self._scratch(p) for p in params]
@@ -280,22 +291,29 @@ class TwoPhase(Wrapper):
 
     def _commit(self, parts: list[Part]) -> None:
         for choice in self.choices.made():
-            choice.commit(parts, self.state, self.ops)
+            choice.commit(parts, self._own, self.ops)
 
     def _base_step(self) -> None:
         if self.max_grad_norm is not None:
             clip_grad_norm_(list(self.parameters()), self.max_grad_norm)
         try:
-            self.base.step()
+            self._step_base()
             forget_weight_copies(self._sharded_model)
         except BaseException:
             forget_weight_copies(self._sharded_model)
             raise
 
     def _scratch(self, p: Tensor) -> Tensor:
-        if p not in self._saved:
-            self._saved[p] = torch.empty_like(p)
-        return self._saved[p]
+        scratch = self._saved.get(p)
+        if scratch is None or _differ(scratch, p):
+            scratch = self._saved[p] = torch.empty_like(p)
+        return scratch
+
+    def _follow(self, p: Tensor) -> None:
+        """Convert the choices' state of a parameter that model.to() has converted since the last step."""
+        for key, value in self._own[p].items():
+            if isinstance(value, Tensor) and value.shape == p.shape and _differ(value, p):
+                self._own[p][key] = like(p, value)
 
     def _named_weights(self) -> frozenset[Tensor]:
         if self.model is None:
@@ -318,7 +336,7 @@ class TwoPhase(Wrapper):
         counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
         settings = {"num_floored": int(self.num_floored), "floor": self.floor, "seed": self.seed}
         # Averages of a rank's own gradients are no other rank's.
-        own = {"rank": self.ranks.rank, "num_ranks": self.ranks.number} if self.state and not self._alike else {}
+        own = {"rank": self.ranks.rank, "num_ranks": self.ranks.number} if self._own and not self._alike else {}
         return {**counters, **settings, **own, **self.choices.state()}
 
     def check_own_state(self, own: dict[str, Any]) -> None:
@@ -343,3 +361,8 @@ class TwoPhase(Wrapper):
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but scratch memory."""
         return {**super().__getstate__(), "_saved": {}}
+
+
+def _differ(x: Tensor, p: Tensor) -> bool:
+    """Return whether x cannot hold a copy of p as it is."""
+    return x.dtype != p.dtype or x.device != p.device or x.shape != p.shape

@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fsamlab.config import in_range
+from fsamlab.optim.state import Shared, States, like
+
+KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state
+R = TypeVar("R")
+
+
+def hooked(func: Callable[..., R]) -> Callable[..., R]:
+    """Make a method a step to torch's step hooks, as torch makes step() itself one; left early, it is given up."""
+
+    @functools.wraps(func)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> R:
+        try:
+            for pre_hook in chain(_global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()):
+                pre_hook(self, (self, *args), kwargs)
+            result = func(self, *args, **kwargs)
+            for post_hook in chain(self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values()):
+                post_hook(self, (self, *args), kwargs)
+            return result
+        except BaseException:
+            self.restore()
+            raise
+
+    return wrapper
+
+
+@contextmanager
+def _no_global_hooks() -> Iterator[None]:
+    """Hide the step hooks of all optimizers inside the context."""
+    everyones: tuple[dict[int, Any], ...] = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+    hidden = [(hooks, dict(hooks)) for hooks in everyones if hooks]
+    try:
+        for hooks, _ in hidden:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, kept in hidden:
+            hooks.update(kept)
 
 
 class Wrapper(Optimizer):
     """What a torch optimizer has, on top of `base`: groups, hooks, schedulers, state_dict, pickling.
 
-    A parameter's state in the state_dict is the base's entries and, under other keys, the wrapper's own.
+    A parameter's state is the base's entries and, under other keys, the wrapper's own. In a state_dict the rest of the
+    wrapper's state stands in every group under one key, where torch.distributed.checkpoint takes it along.
     """
+
+    # state made by a step with lr 0 and without gradients, for checkpoint readers to load into: see step()
+    _blank = Shared[bool]()
 
     def __init__(self, base: Optimizer, rho: float) -> None:
         self.base = base
+        self._shared: dict[str, Any] = {}
+        self._blank = False
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
+        self._keep_rho_on_load()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -31,15 +82,59 @@ class Wrapper(Optimizer):
         if groups:  # the constructor of torch's class starts from an empty list
             self.base.param_groups = groups
 
+    @property  # type: ignore[override]
+    def state(self) -> States:
+        """Each parameter's state, the base's entries and the wrapper's own; what is written goes where it belongs."""
+        return States(self._own, self.base.state, self.own_keys)
+
+    @state.setter
+    def state(self, states: dict[Tensor, dict[str, Any]]) -> None:
+        if "_own" not in self.__dict__:  # the constructor of torch's class; the base may have been trained already
+            self._own: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+            return
+        self.state.clear()
+        self.state.update(states)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter."""
+        return next(self.parameters()).device
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; it may bring its own `rho`."""
         in_range("rho", param_group.setdefault("rho", self.defaults["rho"]), 0)
         if not any(group is param_group for group in self.param_groups):
             self.base.add_param_group(param_group)
+        param_group[KEY] = None  # a key of the group, and so of what torch's tools read back; filled in by state_dict()
 
     def parameters(self) -> Iterator[Tensor]:
         """Iterate over all parameters, in the order of the groups."""
         return (p for group in self.param_groups for p in group["params"])
+
+    def radii(self) -> list[float]:
+        """Return rho of each group; groups that were added to the base itself get the default.
+
+        Raises:
+            ConfigError: a value that somebody has set since is negative or not finite.
+        """
+        found = []
+        for i, group in enumerate(self.param_groups):
+            rho = group.setdefault("rho", self.defaults["rho"])
+            if not 0 <= rho < math.inf:
+                in_range(f"param_groups[{i}]['rho']", rho, 0)
+            found.append(rho)
+        return found
+
+    def restore(self) -> None:
+        """Give up a step that was begun."""
+        raise NotImplementedError
+
+    def _step_base(self) -> None:
+        with _no_global_hooks():  # they are called for this optimizer's own step
+            self.base.step()
+        self._opt_called = True  # what schedulers look at; torch sets it in step() only
+
+    # ------------------------------------------------------------------------------------ the state
 
     @property
     def own_keys(self) -> frozenset[str]:
@@ -62,13 +157,14 @@ class Wrapper(Optimizer):
         """Return base state, own state, groups with rho; no copy of the weights."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        own = self.own_state()
+        own = {**self.own_state(), "blank": self._blank}
         packed = self.base.state_dict()
-        state = {i: dict(s) for i, s in packed["state"].items()}
-        for i, p in enumerate(self.parameters()):
-            if self.state.get(p):
-                state.setdefault(i, {}).update(self.state[p])
-        result = {**packed, "state": state, "sharpness_aware": own}
+        state = {i: dict(self.state[p]) for i, p in enumerate(self.parameters())}
+        result = {
+            **packed,
+            "state": state if any(state.values()) else {},
+            "param_groups": [{**group, KEY: own} for group in packed["param_groups"]],
+        }
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             result = post_hook(self, result) or result
         return result
@@ -81,30 +177,55 @@ class Wrapper(Optimizer):
         """
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        if "sharpness_aware" not in state_dict:
+        groups = state_dict["param_groups"]
+        own = next((found[KEY] for found in (state_dict, *groups) if found.get(KEY)), None)  # older ones: at the top
+        if own is None:
             raise ValueError("this is the state of a plain optimizer; load it into `.base`")
-        self.check_own_state(state_dict["sharpness_aware"])
+        self.check_own_state(own)
         theirs = {i: {k: v for k, v in s.items() if k not in self.own_keys} for i, s in state_dict["state"].items()}
-        packed = {"state": {i: s for i, s in theirs.items() if s}, "param_groups": state_dict["param_groups"]}
-        self.base.load_state_dict(packed)
-        self.load_own_state(state_dict["sharpness_aware"])
-        self.state.clear()
-        for i, p in enumerate(self.parameters()):
-            for key in self.own_keys & state_dict["state"].get(i, {}).keys():
-                value = state_dict["state"][i][key]
-                self.state[p][key] = _like(p, value)
+        self.base.load_state_dict({"state": {i: s for i, s in theirs.items() if s}, "param_groups": groups})
+        self.load_own_state(own)
+        self._blank = own.get("blank", False)
+        self._own.clear()
+        names = chain.from_iterable(group["params"] for group in groups)
+        for name, p in zip(names, self.parameters()):
+            for key in self.own_keys & state_dict["state"].get(name, {}).keys():
+                self._own[p][key] = like(p, state_dict["state"][name][key], copy=True)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def _keep_rho_on_load(self) -> None:
+        """Have the base keep each group's rho when it loads a state without one: that of a plain optimizer."""
+
+        def complete(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            groups = state_dict["param_groups"]
+            if len(groups) != len(self.param_groups):
+                return state_dict  # which the base refuses
+            kept = [{"rho": mine["rho"], **theirs, KEY: None} for mine, theirs in zip(self.param_groups, groups)]
+            return {**state_dict, "param_groups": kept}
+
+        self.base.register_load_state_dict_pre_hook(complete)
+
+    def _make_blank_state(self, entries: Callable[[Tensor], dict[str, Any]]) -> None:
+        """Make the state that checkpoint readers load into, from a step of the base with lr 0 and no gradients."""
+        self._step_base()
+        for rho, group in zip(self.radii(), self.param_groups):
+            for p in group["params"]:
+                if rho > 0 and p.requires_grad:
+                    self._own[p].update(entries(p))
+        self._blank = bool(self.state)
+
+    def _forget_blank_state(self) -> None:
+        """Start a real step: state that was made only to be loaded into, and was not, is no state."""
+        if self._blank:
+            self.state.clear()
+            self._blank = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but a scheduler's wrapper around step()."""
         return {k: v for k, v in self.__dict__.items() if k != "step"}
 
-
-def _like(p: Tensor, value: Any) -> Any:
-    """Return a copy of an entry of p's state on p's device; what has p's shape gets p's dtype."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.is_floating_point() and value.shape == p.shape:
-        return value.to(p, copy=True)
-    return value.to(p.device, copy=True)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the attributes, and the hook that copying a base does not copy."""
+        super().__setstate__(state)
+        self._keep_rho_on_load()
