@@ -1,4 +1,5 @@
 import pytest
+from helpers import TINY
 
 WRONG = {
     "optimizer.rhoo=1": "optimizer.rhoo: unknown key (did you mean rho?)",
@@ -155,3 +156,45 @@ def test_a_check_that_breaks_ends_before_the_run(capsys, monkeypatch):
         door.CheckBeforeRun().on_run_start({})
     assert e.value.code == 1
     assert "error: TypeError: unforeseen" in capsys.readouterr().err
+
+
+LATE = {  # values that only the built pieces can judge
+    "model.name=no_such_model": "model.name=no_such_model: must be one of",
+    "model.import_path=math:sqrt model.width=null": "model.import_path=math:sqrt: cannot be called with",
+    "data.import_path=os:getcwd": "data.import_path=os:getcwd: cannot be called with",
+    "data.batch_size=1000": "data.batch_size=1000: must be <= ",
+    "model.checkpoint=no/such/file.pt": "model.checkpoint=no/such/file.pt:",
+}
+
+
+@pytest.mark.parametrize("wrong", LATE)
+def test_a_command_that_is_wrong_in_the_run_leaves_no_directory(launch, tmp_path, wrong):
+    done = launch(*TINY, *wrong.split())
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert LATE[wrong] in done.stderr
+    assert not list((tmp_path / "runs").glob("**/*")), list((tmp_path / "runs").glob("**/*"))
+
+
+def test_what_a_run_has_trained_and_files_of_others_stay(tmp_path):
+    from fsamlab.run import discard_untrained
+
+    run = tmp_path / "study" / "run"
+    run.mkdir(parents=True)
+    for name in ("status.json", "run.log", "metrics.jsonl", "notes.txt"):
+        (run / name).touch()
+    discard_untrained(run)
+    assert [p.name for p in run.iterdir()] == ["notes.txt"]
+    (run / "metrics.jsonl").write_text("{}\n")
+    (run / "status.json").touch()
+    discard_untrained(run)
+    assert (run / "status.json").exists()
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory"])
+def test_too_little_memory_is_one_line(text):
+    from fsamlab.door import one_line
+
+    assert one_line(RuntimeError(f"{text}: more\nlines")).startswith(f"out of memory: {text}")
+    assert one_line(MemoryError()) is not None
+    assert one_line(RuntimeError("shapes differ")) is None

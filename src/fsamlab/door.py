@@ -176,6 +176,9 @@ def one_line(error: BaseException) -> str | None:
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
         return tidy(str(error))
+    if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
+        advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
+        return tidy(f"out of memory: {(str(error).splitlines() or ['no more to be had'])[0][:200]}; {advice}")
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None

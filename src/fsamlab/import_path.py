@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
         raise ConfigError(key, path, "must have the form package.module:function")
     try:
         module = importlib.import_module(module_name)
+    except (TypeError, ValueError):  # a relative name, which has no package here
+        raise ConfigError(key, path, "must have the form package.module:function") from None
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
@@ -32,4 +35,30 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(key, path, f"{module_name} has no function {function_name}")
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in types
+        raise ConfigError(key, path, f"{function_name} does not tell its arguments; name a Python function") from None
     return function
+
+
+def call_imported(key: str, path: str, kind: type, *args: Any, **kwargs: Any) -> Any:
+    """Return what the function that `path` names makes of the arguments.
+
+    Args:
+        kind: what the function has to return.
+
+    Raises:
+        ConfigError: the function cannot take the arguments, or returns something else. An error inside the function
+            is left as it is.
+    """
+    function = import_function(key, path)
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        names = ", ".join([*(type(a).__name__ for a in args), *(f"{name}=" for name in kwargs)])
+        raise ConfigError(key, path, f"cannot be called with ({names}): {error}") from None
+    made = function(*args, **kwargs)
+    if not isinstance(made, kind):
+        raise ConfigError(key, path, f"returned a {type(made).__name__}, not a {kind.__module__}.{kind.__qualname__}")
+    return made

@@ -20,7 +20,7 @@ import torch
 
 from fsamlab import checkpoint, door, terminal
 from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
-from fsamlab.data import build_data
+from fsamlab.data import Data, build_data
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.environment import environment, slurm_job_id
 from fsamlab.identity import differences, is_neutral, run_id
@@ -38,6 +38,9 @@ from fsamlab.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+BEFORE_THE_FIRST_STEP = frozenset(  # files of a run directory
+    ("config.yaml", "overrides.yaml", "status.json", "owner.json", "env.json", "metrics.jsonl", "run.log", ".claim")
+)
 STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
 
 
@@ -47,9 +50,13 @@ def run_composed(cfg: Any) -> None:
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    is_new = not (directory / "status.json").exists()
     try:
-        run(typed(cfg), Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+        run(typed(cfg), directory, list(hydra.overrides.task))
     except Exception as e:
+        if is_new and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
+            discard_untrained(directory)
         failure: Exception = e
         if door.one_line(e) is None:
             log.error("%s", traceback.format_exc())
@@ -57,6 +64,23 @@ def run_composed(cfg: Any) -> None:
         if hydra.mode is RunMode.RUN:
             sys.exit(door.report(failure))  # before Hydra prints a message of its own
         raise failure from e
+
+
+def discard_untrained(directory: Path) -> None:
+    """Remove a run directory in which nothing was trained, as a wrong command line leaves one.
+
+    Only files that a run writes before its first step are removed, and no directory that has anything else in it.
+    """
+    if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").stat().st_size > 0:
+        return
+    for path in directory.iterdir():
+        if path.name in BEFORE_THE_FIRST_STEP:
+            path.unlink()
+    for place in (directory, directory.parent):
+        try:
+            place.rmdir()
+        except OSError:  # other files, or other runs of the study
+            return
 
 
 def run_frozen(job: FrozenJob) -> None:
@@ -133,6 +157,8 @@ def run(
 def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]]:
     """Build data, model, optimizer and trainer; return the trainer and the facts of the data."""
     data = build_data(config.data, config.seed, device, PROJECT_ROOT)
+    if not isinstance(data, Data):
+        raise ConfigError("data.import_path", config.data.import_path, f"returned a {type(data).__name__}, not a Data")
     torch.manual_seed(derive_seed(config.seed, Stream.INIT))
     model = build_model(config.model, data.num_classes, data.in_channels).to(device)
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)

@@ -13,7 +13,7 @@ from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
 from fsamlab.data.streamed import build_streamed
-from fsamlab.import_path import import_function
+from fsamlab.import_path import call_imported
 
 __all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
 
@@ -40,7 +40,8 @@ def build_data(cfg: DataConfig, seed: int, device: torch.device, project_root: P
         ConfigError: unknown name, missing files, or sizes that do not fit the set.
     """
     if cfg.import_path is not None:
-        return import_function("data.import_path", cfg.import_path)(cfg, seed, device, project_root)
+        made: Data = call_imported("data.import_path", cfg.import_path, object, cfg, seed, device, project_root)
+        return made
     if cfg.name not in DATASETS:
         known = list(DATASETS)
         hint = did_you_mean(cfg.name, known)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from fsamlab.config import ConfigError, ModelConfig, did_you_mean
-from fsamlab.import_path import import_function
+from fsamlab.import_path import call_imported, import_function
 from fsamlab.models.checkpoint import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
 from fsamlab.models.resnet import resnet18, small_cnn
@@ -49,7 +49,12 @@ def build_model(cfg: ModelConfig, num_classes: int, in_channels: int) -> nn.Modu
             raise ConfigError(f"model.{name}", value, f"has no effect in model={cfg.name}; leave it null")
     if cfg.library == "timm" and cfg.import_path is None:
         options |= {"name": cfg.name, "pretrained": cfg.pretrained}
-    model = builder(num_classes=num_classes, in_channels=in_channels, **options)
+    model: nn.Module
+    if cfg.import_path is not None:
+        sizes = {"num_classes": num_classes, "in_channels": in_channels}
+        model = call_imported("model.import_path", cfg.import_path, nn.Module, **sizes, **options)
+    else:
+        model = builder(num_classes=num_classes, in_channels=in_channels, **options)
     if cfg.checkpoint is not None:
         load_weights(model, cfg.checkpoint)
     return model
