@@ -228,3 +228,116 @@ def test_a_run_that_has_no_checkpoint_yet(tmp_path, capfd):
     assert main(["measure", str(tmp_path), "diagnostics=full"]) == 1
     assert "the run has not got that far" in capfd.readouterr().err
     assert dataclasses.asdict(run_config(Path(tmp_path) / "r")) == to_plain(config)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count what is measured."""
+    from fsamlab.diagnostics import Diagnostics
+
+    calls, real = [], Diagnostics.measure
+
+    def measure(self, trainer, *args):
+        calls.append(trainer.step)
+        return real(self, trainer, *args)
+
+    monkeypatch.setattr(Diagnostics, "measure", measure)
+    return calls
+
+
+def test_a_forced_start_takes_the_measurements_of_the_old_weights_with_it(tmp_path, counted, monkeypatch):
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
+    first = measure(directory, "diagnostics=light")
+    old = first.read_text()
+    monkeypatch.setattr("fsamlab.run.derive_seed", lambda *a: 77)  # as after a change of the code: other weights
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off", "force=true"), directory)
+    assert read_measurements(directory) == []
+    assert measure(directory, "diagnostics=light") == first
+    assert len(counted) == 2
+    new = json.loads(first.read_text())
+    assert measured(new) != measured(json.loads(old))
+    first.write_text(old)  # copied back, or written by a process that began before the forced start
+    measure(directory, "diagnostics=light")
+    assert measured(json.loads(first.read_text())) == measured(new)
+    measure(directory, "diagnostics=light")
+    assert len(counted) == 3
+
+
+def test_a_forced_start_during_a_measurement_keeps_its_row_out(tmp_path, monkeypatch):
+    from fsamlab.diagnostics import Diagnostics
+
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
+    real = Diagnostics.measure
+
+    def started_over(self, trainer, *args):
+        monkeypatch.setattr(Diagnostics, "measure", real)
+        run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off", "force=true"), directory)
+        return real(self, trainer, *args)
+
+    monkeypatch.setattr(Diagnostics, "measure", started_over)
+    with pytest.raises(ConfigError, match="was started over during the measurement"):
+        measure(directory, "diagnostics=light")
+    assert read_measurements(directory) == []
+    status = json.loads((directory / "status.json").read_text())
+    (directory / "status.json").write_text(json.dumps({**status, "status": "running", "starting_over": True}))
+    with pytest.raises(ConfigError, match="is starting over"):
+        measure(directory, "diagnostics=light")
+
+
+def test_two_launches_at_once_measure_once(tmp_path, counted, monkeypatch):
+    import threading
+
+    from fsamlab import measure as module
+
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
+    config = measure_config(directory, "diagnostics=light")
+    threads = [threading.Thread(target=module.measure_typed, args=(config,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(counted) == 1
+    assert len(read_measurements(directory)) == 1
+
+
+def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted, monkeypatch):
+    from fsamlab.measure import measure_frozen
+    from fsamlab.sweep.job import FrozenJob
+
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
+    plain = dataclasses.asdict(measure_config(directory, "diagnostics=light", "force=true"))
+    job = FrozenJob("", plain, [], directory / "measurements", {})
+    for number in ("7", "7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        measure_frozen(job)
+    assert len(counted) == 2  # job 7's second start is SLURM's restart of it; job 8 was asked to measure again
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    from fsamlab.files import Damaged
+
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
+    path = directory / "checkpoints" / "last.pt"
+    content = bytearray(path.read_bytes())
+    tensor = max(checkpoint.load(path)["model"].values(), key=torch.numel)
+    content[bytes(content).index(tensor.numpy().tobytes()) + 2] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"last\.pt is damaged: the checksum"):
+        measure(directory, "diagnostics=light")
+
+
+def test_a_run_that_is_named_twice_is_measured_once(two_runs, monkeypatch):
+    from fsamlab import measure as module
+
+    monkeypatch.setattr(
+        "fsamlab.sweep.local.LocalLauncher.launch", lambda self, jobs, initial_job_idx: jobs_of.extend(jobs)
+    )
+    jobs_of = []
+    module.measure_runs([two_runs / "r0", two_runs / "r0", two_runs / "r1" / ".." / "r0"], ["diagnostics=light"])
+    assert len(jobs_of) == 1

@@ -7,22 +7,29 @@ One job measures one run; the jobs go through Hydra's launchers, so that many ru
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
+from fsamlab.environment import slurm_job_id
 from fsamlab.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
+from fsamlab.ownership import DirectoryBusy, Ownership
 from fsamlab.project import PROJECT_ROOT
-from fsamlab.record import NUMBER, now, read_config
+from fsamlab.record import NUMBER, now, read_config, read_status
 from fsamlab.sweep.runs import read_whole
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fsamlab.sweep.job import FrozenJob
 
 log = logging.getLogger(__name__)
@@ -31,6 +38,7 @@ FOLDER = "measurements"
 NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
 OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
 ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
+POLL_SECONDS = 1.0  # while another process makes the same measurement
 NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
 
 
@@ -54,7 +62,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
     from fsamlab.sweep.slurm import SubmititLauncher
 
     damage: list[str] = []
-    asked = [run.resolve() for run in runs]
+    asked = list(dict.fromkeys(run.resolve() for run in runs))  # one that is named twice is measured once
     whole = {run: read_whole(_check_files, run, damage) for run in asked}
     outcome: dict[Path, str | None] = dict(zip((run for run in asked if not whole[run]), damage))
     runs = [run for run in asked if whole[run]]
@@ -160,26 +168,61 @@ def measure_composed(cfg: Any) -> None:
 def measure_frozen(job: FrozenJob) -> None:
     """Measure one run as it was asked for at submission: the task of a SLURM job."""
     diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
-    measure_typed(MeasureConfig(**{**job.config, "diagnostics": diagnostics}))
+    config = MeasureConfig(**{**job.config, "diagnostics": diagnostics})
+    status = read_json(job.directory / "status.json") or {}
+    if status.get("status") == "finished" and slurm_job_id() and status.get("slurm_job_id") == slurm_job_id():
+        config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has measured already
+    measure_typed(config)
 
 
 def measure_typed(config: MeasureConfig) -> None:
     """Measure one run, with a status file beside the rows."""
-    folder = Path(config.root) / config.run / FOLDER
+    run = Path(config.root) / config.run
+    folder = run / FOLDER
     folder.mkdir(exist_ok=True)
-    write_json(folder / "status.json", {"status": "running", "pid": os.getpid()})
+
+    def say(status: str, **fields: Any) -> None:
+        write_json(folder / "status.json", {"status": status, "slurm_job_id": slurm_job_id(), **fields})
+
+    say("running", pid=os.getpid())
     try:
-        path = measure_run(Path(config.root) / config.run, config)
+        with _alone(folder / f".{config.checkpoint}-{digest(config.diagnostics)}"):
+            path = measure_run(run, config)
     except Exception as e:
-        write_json(
-            folder / "status.json", {"status": "failed", "exception": f"{type(e).__name__}: {e}".splitlines()[0]}
-        )
+        say("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
         raise
-    write_json(folder / "status.json", {"status": "finished", "file": path.name, "updated": now()})
+    say("finished", file=path.name, updated=now())
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold the right to make one measurement of a run; wait for another process that is about to make the same one."""
+    place.mkdir(exist_ok=True)
+    said = False
+    while True:
+        try:
+            owner = Ownership(place)
+            break
+        except DirectoryBusy as e:
+            if not said:
+                log.info("waiting: the same measurement is being made (%s)", e)
+            said = True
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        owner.release()
 
 
 def measure_run(run: Path, config: MeasureConfig) -> Path:
-    """Measure the checkpoint of a run and write the row; return the file, also where it was there already."""
+    """Measure the checkpoint of a run and write the row; return the file, also where it was there already.
+
+    A measurement belongs to the weights that it was made of: their digest is in the row.
+
+    Raises:
+        ConfigError: the run is starting over, or did so during the measurement.
+        Damaged: the checkpoint cannot be used.
+    """
     import torch
 
     from fsamlab import checkpoint
@@ -187,12 +230,13 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     from fsamlab.optim.component import Ema
     from fsamlab.run import build, choose_device
 
-    trained = run_config(run)
+    trained, life = run_config(run), _life(run)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     state = checkpoint.load(checkpoint_of(run, config.checkpoint))
+    weights = weights_digest(state["model"])
     path = run / FOLDER / f"{config.checkpoint}-step{state['step']}-{digest(config.diagnostics)}.jsonl"
-    if path.exists() and not config.force:
+    if path.exists() and not config.force and _is_of(path, weights):
         log.info("measured already: %s (force=true measures again)", path)
         return path
     device = choose_device(dataclasses.replace(trained.train, device=config.device))
@@ -211,14 +255,52 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         "step": trainer.step,
         "epoch": trainer.step / trainer.steps_per_epoch,
         "checkpoint": config.checkpoint,
+        "weights": weights,
         "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
         "git_sha": git_version(PROJECT_ROOT)["sha"],
         **note,
         **trainer.diagnostics.measure(trainer),
         **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
     }
-    write_atomic(path, json.dumps(row) + "\n")
+
+    def same_life() -> None:
+        if _life(run) != life:
+            raise ConfigError("run", run.name, "was started over during the measurement; measure it again")
+
+    same_life()  # before the folder that a forced start has deleted is made again
+    write_atomic(path, json.dumps(row) + "\n", same_life)
     return path
+
+
+def _life(run: Path) -> str | None:
+    """Return what tells the lives of a run that was started over; None in its first one.
+
+    Raises:
+        ConfigError: it is just starting over, and its checkpoints are those of the earlier life.
+    """
+    status = read_status(run)
+    if status.get("starting_over"):
+        raise ConfigError("run", run.name, "is starting over (force=true); measure it when it has a new checkpoint")
+    life: str | None = status.get("life")
+    return life
+
+
+def _is_of(path: Path, weights: str) -> bool:
+    """Return whether a measurement is of these weights; one of an earlier version does not tell, and counts."""
+    rows = read_json_lines(path, ROW)
+    return bool(rows) and rows[-1].get("weights", weights) == weights
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return 12 hex digits over names, types, shapes and bytes of a state_dict on the CPU."""
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def digest(diagnostics: DiagnosticsConfig) -> str:

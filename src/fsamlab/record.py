@@ -53,6 +53,7 @@ STATUS = {  # of status.json
     **{"status": str, "run_id": str | None, "config_hash": str, "started": str, "updated": str, "host": str},
     **{"slurm_job_id": str | None, "slurm_cluster": str | None, "exception": str | None, "warnings": [str]},
     **{"attempts": int, "pid": int, "resumed_at": int, "starts_here": int, "forced": bool},
+    **{"starting_over": bool, "life": str},
     **{"step": int, "last_step": int, "epoch": NUMBER, "latest": {str: NUMBER}},
 }
 
