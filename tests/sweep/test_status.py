@@ -1,5 +1,6 @@
 import json
 import os
+import time
 
 import pytest
 from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
@@ -245,3 +246,99 @@ def test_a_thousand_runs_and_a_finished_sweep_asks_nobody(tmp_path, fake, capsys
     assert main(["status", str(sweep)]) == 0
     assert capsys.readouterr().out.startswith("1000 runs: 1000 finished\n")
     assert calls() == []
+
+
+def jobs_of(sweep, number, jobs, time, cluster=None, **fields):
+    """A launch record with time and cluster, as they are written now."""
+    record(sweep, number, jobs)
+    path = sweep / "launches" / f"{number}.json"
+    entry = json.loads(path.read_text())
+    write_json(path, {**entry, "time": time, "cluster": cluster, "sweep_dir": str(sweep), **fields})
+
+
+LIVING = {"token": "x", "attempt": 1, "host": "another machine", "pid": 7, "pid_start": "1"}
+
+
+def test_a_second_job_that_was_refused_the_directory_says_nothing_of_a_healthy_run(tmp_path, fake):
+    fake(squeue=lines("8|RUNNING|None|n1|8", "9|FAILED|NonZeroExitCode|n2|9"))
+    jobs_of(tmp_path, 1, {"a": "8"}, "2026-01-01T00:00:00+00:00")
+    jobs_of(tmp_path, 2, {"a": "9"}, "2026-01-01T00:00:00+00:00")
+    put(tmp_path / "a", "running", slurm_job_id="8")
+    (state,) = sweep_state([tmp_path]).runs
+    assert (state.status, state.active, state.job_id) == ("running", True, "8")
+
+
+def test_a_healthy_run_in_the_earlier_launch_is_not_given_to_slurm_again(tmp_path, fake):
+    fake(squeue=lines("8|PENDING|Priority||8", "9|CANCELLED|None||9"))
+    jobs_of(tmp_path, 1, {"a": "8"}, "2026-01-01T00:00:00+00:00")
+    jobs_of(tmp_path, 2, {"a": "9"}, "2026-01-01T00:00:01+00:00")
+    (state,) = sweep_state([tmp_path]).runs
+    assert (state.status, state.busy, state.job_id) == ("queued", True, "8")
+
+
+def test_a_killed_writer_is_not_hidden_by_a_job_that_was_refused(tmp_path, fake):
+    fake(squeue=lines("8|OUT_OF_MEMORY|None|n1|8", "9|COMPLETED|None|n2|9"))
+    jobs_of(tmp_path, 1, {"a": "8"}, "2026-01-01T00:00:00+00:00")
+    jobs_of(tmp_path, 2, {"a": "9"}, "2026-01-01T00:00:01+00:00")
+    put(tmp_path / "a", "running", slurm_job_id="8")
+    (state,) = sweep_state([tmp_path]).runs
+    assert (state.status, state.reason, state.busy) == ("failed", "SLURM OUT_OF_MEMORY", False)
+
+
+@pytest.mark.parametrize(("age", "expected"), [(1, "running"), (100, "lost")])
+def test_a_fresh_heartbeat_is_never_lost(tmp_path, fake, age, expected):
+    """The scheduler here knows of no such job: it runs on another cluster with the same file system."""
+    fake(squeue=INVALID, sacct=DISABLED)
+    record(tmp_path, 1, {"a": "8"})
+    put(tmp_path / "a", "running", slurm_job_id="8")
+    write_json(tmp_path / "a" / "owner.json", LIVING)
+    now = time.time()
+    os.utime(tmp_path / "a" / "owner.json", (now - age, now - age))
+    (state,) = sweep_state([tmp_path]).runs
+    assert (state.status, state.busy) == (expected, expected == "running")
+
+
+def test_a_job_is_asked_about_on_its_own_cluster(tmp_path, fake, capsys):
+    """Numbers mean something on one cluster only: job 8 of this one has failed, job 8 of the other one runs."""
+    body = 'case "$*" in *"-M far"*) echo "8|RUNNING|None|f1|8";; *) echo "8|FAILED|None|n1|8";; esac'
+    calls = fake(squeue=body, scontrol="echo 'ClusterName             = near'")
+    time_ = "2026-01-01T00:00:00+00:00"
+    jobs_of(tmp_path / "s", 1, {"a": "8"}, time_, cluster="far")
+    jobs_of(tmp_path / "s", 2, {"b": "8"}, time_, cluster="near")
+    assert statuses(tmp_path / "s") == {"a": "running", "b": "failed"}
+    squeue = [call for call in calls() if call.startswith("squeue")]
+    assert [("-M far" in call, "-M near" in call) for call in squeue] == [(True, False), (False, False)]
+    assert main(["status", str(tmp_path / "s")]) == 1
+    assert "scancel -M far 8" in capsys.readouterr().out
+
+
+def test_a_run_waits_for_its_turn_in_a_living_local_sweep(tmp_path, capsys):
+    """The launcher is at work on another run: nobody has forgotten this one, and no resubmission is asked for."""
+    from fsamlab.ownership import Ownership
+
+    sweep = tmp_path / "s"
+    jobs_of(sweep, 1, {"a": None, "b": None}, "2026-01-01T00:00:00+00:00", launcher="local")
+    put(sweep / "a", "finished")
+    (sweep / "launches" / "1.launcher").mkdir()
+    owner = Ownership(sweep / "launches" / "1.launcher")
+    try:
+        waiting = sweep_state([sweep]).runs[1]
+        assert (waiting.status, waiting.busy) == ("queued", True)
+        assert waiting.reason == "waits for its turn: the launcher is at work"
+        assert main(["status", str(sweep)]) == 0
+        out = capsys.readouterr().out
+        assert "no job" not in out
+        assert "resubmit" not in out
+    finally:
+        owner.release()
+    assert not sweep_state([sweep]).runs[1].busy
+
+
+def test_a_record_that_is_damaged_is_said_and_the_runs_are_shown(tmp_path, capsys):
+    put(tmp_path / "a", "finished")
+    record(tmp_path, 1, {"a": None}, launcher="local")
+    (tmp_path / "launches" / "2.json").touch()
+    assert main(["status", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 run: 1 finished" in out
+    assert f"{tmp_path}/launches/2.json is no JSON object" in out.replace("\n", "")
