@@ -149,7 +149,10 @@ class TwoPhase(Wrapper):
     @hooked
     @torch.no_grad()
     def descend(self) -> None:
-        """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base."""
+        """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base.
+
+        It sees the gradients and not the loss: a loss that is not finite with finite gradients does not stop the step.
+        """
         self._descend([])
 
     @torch.no_grad()
@@ -162,7 +165,8 @@ class TwoPhase(Wrapper):
         self._parts = None
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
-    # except block does the same work again, for an interrupt that came before.
+    # except block does the same work again, for an interrupt that came before. What EMA and base have taken in until
+    # then stays: a step that is cut short there may count in one of them and not in the other.
 
     def _descend(self, losses: Tensors) -> None:
         """Make the second phase; the step is left out if one of `losses` is not finite on some rank."""
