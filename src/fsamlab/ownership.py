@@ -34,7 +34,7 @@ class Superseded(RuntimeError):
 
 
 OWNER = {  # of owner.json
-    **{"token": str, "attempt": int, "host": str, "pid": int, "pid_start": str | None},
+    **{"token": str, "directory": str, "attempt": int, "host": str, "pid": int, "pid_start": str | None},
     **{"slurm_job_id": str | None, "slurm_restart": int, "released": bool},
 }
 
@@ -87,10 +87,19 @@ def read_owner(directory: Path) -> dict[str, Any] | None:
     """Return what owner.json says, None where there is none; of a damaged one, only its heartbeat counts."""
     path = directory / "owner.json"
     try:
-        return read_json(path, OWNER, ("attempt", "host", "pid", "pid_start"))
+        owner = read_json(path, OWNER, ("attempt", "host", "pid", "pid_start"))
+        return {**owner, "released": True} if owner is not None and _came_with_a_copy(owner, directory) else owner
     except Damaged as e:
         log.warning("%s: whether another process writes there is judged by the file's time alone", e)
     return {"host": "a machine that the damaged owner.json does not name", "pid": "?", "boot_id": "?", "attempt": 1}
+
+
+def _came_with_a_copy(owner: dict[str, Any], directory: Path) -> bool:
+    """Return whether owner.json was copied here with its directory: the process it names writes into the original."""
+    try:
+        return "directory" in owner and not Path(owner["directory"]).samefile(directory)
+    except OSError:  # moved, or seen under another path from here
+        return False
 
 
 class Ownership:
@@ -127,6 +136,7 @@ class Ownership:
     def _entry(self, attempt: int) -> dict[str, Any]:
         return {
             "token": self.token,
+            "directory": str(self.path.parent.resolve()),
             "attempt": attempt,
             **pid_scope(),
             "pid": os.getpid(),

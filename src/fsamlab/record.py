@@ -247,6 +247,7 @@ class RunRecord:
             host=socket.gethostname(),
             pid=os.getpid(),
             slurm_job_id=slurm_job_id(),
+            slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
             exception=None,
             forced=self.config.force or bool(self.starts_over and self.before.get("forced")),
             starting_over=self.starts_over,

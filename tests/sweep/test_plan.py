@@ -250,3 +250,25 @@ def test_a_run_that_is_trained_by_hand_is_not_started_twice(sweep, started):
     finally:
         owner.release()
     assert plan.directory not in [job.directory for job in started]
+
+
+def test_the_process_of_the_original_does_not_write_into_the_copy(tmp_path):
+    """owner.json came with the copy; its process lives, and trains the original."""
+    from fsamlab.ownership import Ownership
+    from fsamlab.sweep.runs import current_status
+
+    original = tmp_path / "sweep" / "run"
+    original.mkdir(parents=True)
+    write_json(original / "status.json", {"status": "running"})
+    owner = Ownership(original)
+    try:
+        shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
+        assert current_status(original)["status"] == "running"
+        assert current_status(tmp_path / "copy" / "run")["status"] == "lost"
+        Ownership(tmp_path / "copy" / "run").release()
+        assert owner.holds()
+        (tmp_path / "sweep").rename(tmp_path / "moved")
+        assert current_status(tmp_path / "moved" / "run")["status"] == "running"
+        (tmp_path / "moved").rename(tmp_path / "sweep")
+    finally:
+        owner.release()
