@@ -38,7 +38,7 @@ def command(*words, **options):
 def sweep(tmp_path):
     """Two seeds of two methods, so that the table has a ± and the page more."""
     for method, seed, accuracy in (("sam", 0, 0.5), ("sam", 1, 0.6), ("sgd", 0, 0.4), ("sgd", 1, 0.45)):
-        put(tmp_path / "läufe" / f"{method}-s{seed}", name=method, accuracy=accuracy, seed=seed)
+        put(tmp_path / "läufe" / f"{method}-ä-s{seed}", name=method, accuracy=accuracy, seed=seed)
     return tmp_path / "läufe"
 
 
@@ -78,7 +78,7 @@ def test_results_are_shown_and_written_in_a_locale_without_utf8(sweep, encoding)
     lines = done.stdout.decode(encoding or "utf-8").splitlines()
     assert any(("55.00 ± 7.07" if encoding else "55.00 +- 7.07") in line for line in lines)
     assert len({len(line) for line in lines if line.startswith(("|", "+"))}) == 1  # the stand-ins shift no column
-    assert str(sweep) in (sweep / "results.csv").read_text(encoding="utf-8")
+    assert "sam-ä-s0" in (sweep / "results.csv").read_text(encoding="utf-8")
     done = command("report", str(sweep), env=env)
     assert done.returncode == 0, done.stderr
     assert "±" in (sweep / "report.html").read_text(encoding="utf-8")

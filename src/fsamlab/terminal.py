@@ -20,12 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
-from rich.table import Table
 from rich.text import Text
 
 from fsamlab import output
 from fsamlab.config import Config
 from fsamlab.door import project_relative
+from fsamlab.narrow import Column, fitted, table, told, wrapped
 from fsamlab.sweep.runs import current_status
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PLAIN_WIDTH = 120  # of tables where there is no terminal to ask
+PLAIN_WIDTH = 1000  # of tables where there is neither a terminal to ask nor COLUMNS: as wide as they need to be
 REFRESH_SECONDS = 0.1
+WIDE = 125  # columns that the bar of a run takes in full
+BESIDE_NAME = 58  # columns of a running job's line without its name: bar, loss, accuracies, time
 
 
 class _LiteralConsole(Console):
@@ -61,9 +63,9 @@ class _LiteralConsole(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console: coloured and as wide as the terminal, plain and PLAIN_WIDTH wide without one."""
+    """Return a console: coloured and as wide as the terminal; plain without one, and as wide as COLUMNS says."""
     plain = _LiteralConsole(stderr=stderr)
-    return plain if plain.is_terminal else _LiteralConsole(stderr=stderr, width=max(PLAIN_WIDTH, plain.width))
+    return plain if told(plain) else _LiteralConsole(stderr=stderr, width=PLAIN_WIDTH)
 
 
 def _text(form: str) -> TextColumn:
@@ -146,32 +148,35 @@ def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
     if not (enabled and screen.is_terminal):
         yield _Lines()
         return
-    columns = (_text("{task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    wide = screen.width >= WIDE
+    columns = (
+        _text("{task.fields[epoch]}"),
+        BarColumn(bar_width=40 if wide else 5),
+        MofNCompleteColumn(),
+        *([TimeElapsedColumn()] if wide else []),
+        TimeRemainingColumn(),
+        _text("{task.fields[latest]}"),
+    )
     screen.print(title, style="bold")
-    with Bar(*columns, TimeRemainingColumn(), _text("{task.fields[latest]}"), console=screen, transient=True) as bar:
+    with Bar(*columns, console=screen, transient=True) as bar:
         task = bar.add_task(title, total=trainer.last_step, completed=trainer.step, epoch="", latest="")
         yield _Bar(bar, task)
 
 
 def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str | None) -> None:
     """Print one run's summary."""
-    table = Table(title=f"{config.optimizer.name} on {config.data.name}, seed {config.seed}", title_justify="left")
-    for column in ("", "epoch", "train loss", "val acc %", "test acc %"):
-        table.add_column(column, justify="left" if not column else "right")
+    columns = [Column(""), *(Column(c, right=True) for c in ("epoch", "train loss", "val acc %", "test acc %"))]
+    rows: list[list[str]] = []
     loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))
     final = (summary["cost/epochs"], loss, summary.get("final/val/acc1"), summary.get("final/test/acc1"))
-    table.add_row(
-        "at the end",
-        f"{final[0]:g}",
-        "-" if loss is None else f"{loss:.4f}",
-        percent(final[2]),
-        percent(final[3]),
-    )
+    shown_loss = "-" if loss is None else f"{loss:.4f}"
+    rows.append(["at the end", f"{final[0]:g}", shown_loss, percent(final[2]), percent(final[3])])
     if "best/val/acc1" in summary:
         best = (summary["best/epoch"], summary["best/val/acc1"], summary["best/test/acc1"])
-        table.add_row("at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2]))
+        rows.append(["at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2])])
     screen = console()
-    screen.print(table)
+    title = f"{config.optimizer.name} on {config.data.name}, seed {config.seed}"
+    screen.print(table(columns, rows, screen.width, title))
     parts = {part: summary[f"cost/{part}_seconds"] for part in ("train", "eval", "diagnostics")}
     times = (
         f"{parts['train']:.0f} s training, {parts['eval']:.0f} s evaluation, {parts['diagnostics']:.0f} s diagnostics"
@@ -191,13 +196,15 @@ class SweepBoard:
     """
 
     def __init__(self, directories: dict[int, Path], names: dict[int, str]) -> None:
-        self.directories, self.names = directories, names
+        self.directories = directories
         self.began: dict[int, float] = {}
         self.num_ended = 0
         self.screen = console(stderr=True)
+        self.names = names
+        self.short = dict(zip(names, fitted(list(names.values()), self.screen.width - BESIDE_NAME)))
         columns = (
             _text("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if self.screen.width >= WIDE else 6),
             _text("{task.fields[text]}"),
         )
         self.bar = Bar(
@@ -220,7 +227,7 @@ class SweepBoard:
     def started(self, index: int) -> None:
         """Show a job that begins."""
         self.began[index] = time.monotonic()
-        self.tasks[index] = self.bar.add_task(self.names[index], total=1.0, text="starting")
+        self.tasks[index] = self.bar.add_task(self.short[index], total=1.0, text="starting")
 
     def refresh(self, indices: Iterable[int]) -> None:
         """Show how far the running jobs are, from their status files."""
@@ -243,5 +250,10 @@ class SweepBoard:
             outcome = f"{status['status']}: {status.get('exception') or 'see its run.log'}"
         seconds = time.monotonic() - self.began[index]
         total = len(self.directories)
-        line = f"[{self.num_ended:{len(str(total))}}/{total}] {self.names[index]}  {seconds:.0f} s  {outcome}"
+        number = f"[{self.num_ended:{len(str(total))}}/{total}] "
+        line = f"{number}{self.names[index]}  {seconds:.0f} s  {outcome}"
+        if told(self.screen) and len(line) > self.screen.width:
+            indent = " " * len(number)
+            lines = (f"{number}{self.names[index]}", f"{indent}{seconds:.0f} s  {outcome}")
+            line = "\n".join(wrapped(self.screen, text, hang=len(number)) for text in lines)
         self.screen.print(line, soft_wrap=True, style=None if exitcode == 0 else "red")

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from fsamlab import door
 from fsamlab.output import outputs
 from fsamlab.sweep.job import FrozenJob, JobRunner
+from fsamlab.sweep.runs import what_varies
 from fsamlab.sweep.settings import check_settings
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,9 @@ class LocalLauncher(Launcher):
         running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index
         returns: dict[int, JobReturn] = {}
         directories = self.directories or [self._directory(overrides) for overrides in job_overrides]
-        names = self.names or [directory.name for directory in directories]
+        settings = what_varies(job_overrides)
+        named = [f"{directory.name} {setting}".strip() for directory, setting in zip(directories, settings)]
+        names = self.names or named
         board = SweepBoard(dict(enumerate(directories, initial_job_idx)), dict(enumerate(names, initial_job_idx)))
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fsamlab.config import ConfigError
 from fsamlab.files import Damaged
+from fsamlab.identity import NEUTRAL
 from fsamlab.ownership import read_owner, why_alive
-from fsamlab.record import read_status
+from fsamlab.record import read_overrides, read_status
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -109,3 +111,28 @@ def has_living_owner(directory: Path) -> bool:
     except FileNotFoundError:
         return False
     return why_alive(owner, age) is not None
+
+
+GROUPS = ("optimizer", "model", "data")
+IN_NAMES = frozenset({"seed", *GROUPS, *(f"{group}.name" for group in GROUPS)})
+
+
+def settings_of(directories: Sequence[Path]) -> list[str]:
+    """Return :func:`what_varies` of runs that have started; a damaged file says nothing."""
+    return what_varies([read_whole(read_overrides, directory, []) or [] for directory in directories])
+
+
+def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return for each job the overrides in which jobs differ, `rho=0.1 width=16`, without what a run's name says."""
+    given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in jobs]
+    keys = [key for key in dict.fromkeys(k for one in given for k in one) if key not in IN_NAMES]
+    varied = [
+        key
+        for key in keys
+        if key.split(".")[0] not in (*NEUTRAL, "hydra")
+        and key not in NEUTRAL
+        and len({one.get(key) for one in given}) > 1
+    ]
+    last = Counter(key.rpartition(".")[2] for key in varied)
+    short = {key: name if last[name := key.rpartition(".")[2]] == 1 else key for key in varied}
+    return [" ".join(f"{short[key]}={one[key]}" for key in varied if key in one) for one in given]

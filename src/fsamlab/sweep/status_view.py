@@ -17,8 +17,11 @@ from rich.text import Text
 from fsamlab import output
 from fsamlab.config import ConfigError
 from fsamlab.door import project_relative, report
+from fsamlab.narrow import Column, wrapped
+from fsamlab.narrow import table as fitting
 from fsamlab.record import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
+from fsamlab.sweep.runs import what_varies
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import console, counted, percent
 
@@ -49,9 +52,11 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
     screen.print(counts(state), style="bold")
     shown = state.bad if failed else state.runs
     if shown:
-        screen.print(table(shown))
+        screen.print(table(shown, screen.width))
     for line in notes(state, paths):
-        screen.print(line, soft_wrap=True)
+        screen.print(Text(wrapped(screen, line.plain), style=line.style), soft_wrap=True)
+    for command in commands(state, paths):  # in one line each, as it is typed
+        screen.print(command, soft_wrap=True)
     return state.exit_code
 
 
@@ -64,7 +69,7 @@ def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: floa
             if len(runs) > screen.height - 6:  # what has finished gives way
                 runs = [r for r in runs if r.status != "finished"]
             problem = [state.jobs.problem] if state.jobs.problem else []
-            live.update(Group(counts(state), table(runs), *problem), refresh=True)
+            live.update(Group(counts(state), table(runs, screen.width), *problem), refresh=True)
             idle = 0 if any(r.active for r in state.runs) else idle + 1
             if idle >= (IDLE_LOOKS if any(r.never_ran for r in state.runs) else 1):
                 return state
@@ -79,34 +84,47 @@ def counts(state: SweepState) -> str:
     return f"{counted(len(state.runs), 'run')}: {words}"
 
 
-def table(runs: Sequence[RunState]) -> Table:
-    """Return a row for each run."""
-    found = Table()
-    for column in ("run", "status", "tries", "step", "%", "loss", "val %", "test %", "updated", "SLURM"):
-        found.add_column(
-            column,
-            justify="left" if column in ("run", "status", "SLURM") else "right",
-            overflow="fold",
-            no_wrap=column == "status",
-        )
-    for r in runs:
+COLUMNS = (
+    Column("run", names=True),
+    Column("setting"),
+    Column("status"),
+    Column("tries", right=True, rank=5),
+    Column("step", right=True, rank=2),
+    Column("%", right=True, rank=4),
+    Column("loss", right=True, rank=6),
+    Column("val %", right=True, rank=3),
+    Column("test %", right=True, rank=1),
+    Column("updated", right=True, rank=7),
+    Column("SLURM", rank=8),
+)
+
+
+def table(runs: Sequence[RunState], width: int | None = None) -> Table:
+    """Return a row for each run; `setting` is there where runs differ in more than their names say."""
+    settings = what_varies([r.run.overrides for r in runs])
+    rows: list[list[str | Text]] = []
+    for r, setting in zip(runs, settings):
         get, latest = r.disk.get, r.disk.get("latest") or {}
         step, last = get("step"), get("last_step")
         loss = latest.get("train/loss", latest.get("train/loss_perturbed"))
         slurm = " ".join(w for w in (r.job_id, r.job and r.job.state, r.job and r.job.nodes) if w)
-        found.add_row(
-            Text(r.run.directory.name),
-            Text(r.status, style=COLOURS[r.status]),
-            str(get("attempts", "-")),
-            "-" if step is None else f"{step}/{last}" if last else str(step),
-            f"{100 * step / last:.0f}" if step is not None and last else "-",
-            "-" if loss is None else f"{loss:.3f}",
-            percent(latest.get("val/acc1")),
-            percent(latest.get("test/acc1")),
-            age(seconds_since(get("updated"))),
-            Text(slurm),
+        rows.append(
+            [
+                r.run.directory.name,
+                setting,
+                Text(r.status, style=COLOURS[r.status]),
+                str(get("attempts", "-")),
+                "-" if step is None else f"{step}/{last}" if last else str(step),
+                f"{100 * step / last:.0f}" if step is not None and last else "-",
+                "-" if loss is None else f"{loss:.3f}",
+                percent(latest.get("val/acc1")),
+                percent(latest.get("test/acc1")),
+                age(seconds_since(get("updated"))),
+                slurm,
+            ]
         )
-    return found
+    shown = [i for i, column in enumerate(COLUMNS) if column.heading != "setting" or any(settings)]
+    return fitting([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
 
 
 def age(seconds: float | None) -> str:
@@ -120,10 +138,12 @@ def age(seconds: float | None) -> str:
 
 
 def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
-    """Return the lines below the table: failures with their logs, warnings, what to type next."""
+    """Return the lines below the table: failures with their logs, and warnings."""
     lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
+    settings = dict(zip((r.run.directory for r in state.runs), what_varies([r.run.overrides for r in state.runs])))
     for r in state.bad:
-        name = r.run.directory.name
+        setting = settings[r.run.directory]
+        name = r.run.directory.name + (f" ({setting})" if setting else "")
         lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without a word'}", style="red"))
         if r.log is not None:
             lines.append(Text(f"           log: {project_relative(r.log)}"))
@@ -135,12 +155,18 @@ def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
         lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and {what}"))
     if state.jobs.problem:
         lines.append(Text(f"{state.jobs.problem}; shown is what the runs themselves wrote last", style="yellow"))
-    lines += [Text(f"stop what is active: {cancel}") for cancel in cancel_commands(state)]
+    return lines
+
+
+def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
+    """Return what to type next: what stops the jobs that are active, and what starts those that ended again."""
+    lines = [f"stop what is active: {cancel}" for cancel in cancel_commands(state)]
+    never = sum(r.never_ran for r in state.runs)
     stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
     if never and not any(r.active for r in state.runs):
         stopped += [r for r in state.runs if r.never_ran]
     if stopped:
-        lines.append(Text(f"run them again:      fsamlab resubmit {' '.join(project_relative(p) for p in paths)}"))
+        lines.append(f"run them again:      fsamlab resubmit {' '.join(project_relative(p) for p in paths)}")
     return lines
 
 

@@ -10,42 +10,49 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fsamlab.door import project_relative
 from fsamlab.measure import FOLDER, latest
+from fsamlab.narrow import Column, table, wrapped
 from fsamlab.report.style import METHODS
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.results import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
-from fsamlab.sweep.runs import current_status, why_unfinished
+from fsamlab.sweep.runs import current_status, settings_of, why_unfinished
 from fsamlab.terminal import console, fixed, percent_spread
 
 
-def settings_table(frame: pd.DataFrame) -> Table:
+def settings_table(frame: pd.DataFrame, width: int | None = None) -> Table:
     """Return the accuracies and costs by setting: methods in the order of their styles, then what varies by value.
 
     A mean over fewer than n runs has its own n beside it.
     """
-    table = Table(title="Test accuracy in %, mean ± standard deviation over seeds", title_justify="left")
     settings = by_setting(frame)
     keys = list(settings.columns[: settings.columns.get_loc("n")])
-    for key in keys:
-        table.add_column(key.removesuffix(".name"))
-    for column in ("n", "at best validation epoch", "at the end", "time per step", "vs SGD", "total"):
-        table.add_column(column, justify="right")
+    columns = [
+        *(Column(key.removesuffix(".name")) for key in keys),
+        Column("n", right=True),
+        Column("at best validation epoch", right=True),
+        Column("at the end", right=True),
+        Column("time per step", right=True, rank=2),
+        Column("vs SGD", right=True, rank=3),
+        Column("total", right=True, rank=1),
+    ]
+    rows: list[list[str | Text]] = []
     for row in sorted(settings.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys]):
         accuracies = [accuracy(row, metric) for metric in ACCURACIES]
         ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
         step = fixed(row["step_ms"], 1, " ms")
-        table.add_row(*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios)
-    return table
+        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios])
+    return table(columns, rows, width, "Test accuracy in %, mean ± standard deviation over seeds")
 
 
 def print_settings(frame: pd.DataFrame, screen: Console) -> None:
     """Print the table of the finished runs, if there are any, and which settings change together."""
     if (frame["status"] == "finished").any():
-        screen.print(settings_table(frame))
+        screen.print(settings_table(frame, screen.width))
         for note in tied_notes(frame):
-            screen.print(f"note: {note}", soft_wrap=True)
+            screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
 
 
 def accuracy(row: dict[Any, Any], metric: str) -> str:
@@ -64,6 +71,7 @@ def place(key: str, value: Any) -> tuple[int, float, str]:
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
 
 
+BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened
 HEADLINES = (
     "sharpness/one_step",
     "sharpness/m_sharpness",
@@ -76,26 +84,47 @@ HEADLINES = (
 )
 
 
+def parts_of(keys: Sequence[str], width: int) -> list[list[str]]:
+    """Return the keys of a table's columns in parts, each of which has room beside the names of the runs."""
+    parts: list[list[str]] = [[]]
+    room = left = width - BESIDE_VALUES
+    for key in keys:
+        needed = 3 + max(len(key.split("/")[1]), 9)
+        if needed > left and parts[-1]:
+            parts, left = [*parts, []], room
+        parts[-1].append(key)
+        left -= needed
+    return parts
+
+
 def print_measurements(runs: Sequence[Path], screen: Console) -> None:
     """Print what `fsamlab measure` has found: all of it for one run, the headlines for several."""
     rows = {run: latest(run) for run in runs}
     if len(rows) == 1:
         ((run, row),) = rows.items()
-        table = Table(title=f"{run.name}, step {row['step']}", title_justify="left")
-        table.add_column("")
-        table.add_column("value", justify="right")
+        found = Table(title=f"{run.name}, step {row['step']}", title_justify="left")
+        found.add_column("")
+        found.add_column("value", justify="right")
         for key, value in row.items():
             if "/" in key:
-                table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-        screen.print(table)
+                found.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        screen.print(found)
     elif rows:
         keys = [key for key in HEADLINES if any(key in row for row in rows.values())]
-        table = Table(title="Measured", title_justify="left")
-        for column in ("run", "step", *(key.split("/")[1] for key in keys)):
-            table.add_column(column, justify="left" if column == "run" else "right")
-        for run, row in rows.items():
-            table.add_row(run.name, str(row["step"]), *(f"{row[k]:.4g}" if k in row else "-" for k in keys))
-        screen.print(table)
+        settings = settings_of(list(rows))
+        names = [
+            Column("run", names=True),
+            *([Column("setting")] if any(settings) else []),
+            Column("step", right=True),
+        ]
+        for part in parts_of(keys, screen.width):
+            columns = [*names, *(Column(key.split("/")[1], right=True) for key in part)]
+            lines_of = [
+                [run.name, *([setting] if any(settings) else []), str(row["step"])]
+                + [f"{row[k]:.4g}" if k in row else "-" for k in part]
+                for (run, row), setting in zip(rows.items(), settings)
+            ]
+            screen.print(table(columns, lines_of, screen.width, "Measured"))
     notes = Counter(row["note"] for row in rows.values() if "note" in row)
     lines = [f"{number} of {len(rows)} runs: {note}" for note, number in notes.items()]
     if rows:
@@ -107,11 +136,15 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
     """Print what did not finish, each with its last line and its log."""
+    directories = [Path(d) for d in frame["directory"]]
+    settings = dict(zip(directories, settings_of(directories))) if (frame["status"] != "finished").any() else {}
     for _, row in frame[frame["status"] != "finished"].iterrows():
         directory = Path(row["directory"])
         known = isinstance(row["exception"], str)
         reason = row["exception"] if known else why_unfinished(current_status(directory))
-        screen.print(f"{row['status']:>9}  {directory.name}: {reason}", style="red", soft_wrap=True)
+        setting = settings[directory]
+        name = directory.name + (f" ({setting})" if setting else "")
+        screen.print(wrapped(screen, f"{row['status']:>9}  {name}: {reason}"), style="red", soft_wrap=True)
         if (directory / "run.log").exists():
             screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
 
@@ -125,7 +158,7 @@ def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
         state = current_status(plan.directory)
         status = "new" if state["status"] == "queued" else state["status"]
         counts[status] += 1
-        screen.print(f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}", soft_wrap=True)
+        screen.print(wrapped(screen, f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}"), soft_wrap=True)
         if status == "damaged":
             damaged += 1
             screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
@@ -146,10 +179,10 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     lines = [
         f"{len(frame) - num_failed} of {len(frame)} runs finished; each has its directory below {where}/",
         "next:",
-        f"  {f'fsamlab collect {where}':<44} one row per run, as {where}/results.csv",
-        f"  {f'fsamlab report {where} --open':<44} tables and curves as one HTML page",
+        f"  {f'fsamlab collect {where}':<44} a row per run, as results.csv",
+        f"  {f'fsamlab report {where} --open':<44} an HTML page with curves",
         f"  less {project_relative(Path(frame['directory'].iloc[0]))}/metrics.jsonl",
-        "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.05,0.1,0.2,0.4 seed=0,1 name=my_rho_study",
+        "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.1,0.2,0.4 name=my_rho",
     ]
     for line in lines:
         screen.print(line, soft_wrap=True)

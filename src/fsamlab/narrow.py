@@ -1,0 +1,129 @@
+"""Tables and lines that fit the screen: nothing is broken in the middle of a word, and what is left out is named."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ELSE = "*"  # in a shortened name: as a shell takes it, so that the name still finds its directory
+TAIL = 12  # characters at the end of a name that stay: seed and hash of a run
+LEAST = 16  # of a name's characters
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: its name, broken between words where the screen is narrow.
+        right: whether its cells are numbers, aligned to the right.
+        rank: the columns with the highest are left out first where the screen is narrow; 0 is never left out.
+        names: whether its cells are names of runs, which are shortened there.
+    """
+
+    heading: str
+    right: bool = False
+    rank: int = 0
+    names: bool = False
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int | None = None, title: str | None = None
+) -> Table:
+    """Return a table that is at most `width` characters wide where its columns of rank 0 allow it.
+
+    First headings get more lines, then empty columns go, then names lose what they have in common, then columns go by
+    their rank, then names are cut.
+    """
+    body: list[list[str | Text]] = [list(row) for row in rows]
+    headings = [c.heading for c in columns]
+    kept = list(range(len(columns)))
+
+    def widest(i: int) -> int:
+        return max((cell_len(str(row[i])) for row in body), default=0)
+
+    def excess() -> int:
+        lines = {i: max(map(cell_len, headings[i].split("\n"))) for i in kept}
+        return 0 if width is None else sum(3 + max(widest(i), lines[i]) for i in kept) + 1 - width
+
+    def rename(new: Sequence[str], i: int) -> None:
+        for row, name in zip(body, new):
+            row[i] = name
+
+    if excess() > 0:
+        for i in kept:
+            longest = max((cell_len(word) for word in headings[i].split()), default=0)
+            headings[i] = textwrap.fill(headings[i], max(1, longest, widest(i)), break_long_words=False)
+    if excess() > 0:  # a key of the configuration is broken after its group
+        headings = [heading.replace(".", ".\n") for heading in headings]
+    if excess() > 0:
+        kept = [i for i in kept if not columns[i].rank or any(str(row[i]) not in ("", "-") for row in body)]
+    named = [i for i in kept if columns[i].names]
+    if excess() > 0:
+        for i in named:
+            rename(without_common([str(row[i]) for row in body]), i)
+    while excess() > 0 and any(columns[i].rank for i in kept):
+        kept.remove(max(kept, key=lambda i: columns[i].rank))
+    for i in named:
+        if (over := excess()) > 0:
+            rename([shortened(str(row[i]), widest(i) - over) for row in body], i)
+    left_out = [c.heading for i, c in enumerate(columns) if i not in kept]
+    found = Table(title=title, title_justify="left", caption_justify="left")
+    if left_out:
+        found.caption = f"no room for {', '.join(left_out)}"
+    for i in kept:
+        found.add_column(headings[i], justify="right" if columns[i].right else "left", overflow="fold")
+    for row in body:
+        found.add_row(*(row[i] for i in kept))
+    return found
+
+
+def without_common(names: Sequence[str]) -> list[str]:
+    """Return names with `*` in place of the longest row of parts between hyphens that all have, ends left alone."""
+    parts = [name.split("-") for name in names]
+    if len({len(p) for p in parts}) != 1:
+        return list(names)
+    best, start = (0, 0), None
+    for at in range(1, len(parts[0])):
+        same = at < len(parts[0]) - 1 and len({p[at] for p in parts}) == 1
+        start = (at if start is None else start) if same else None
+        if start is not None and at + 1 - start > best[1] - best[0]:
+            best = (start, at + 1)
+    first, last = best
+    return ["-".join([*p[:first], ELSE, *p[last:]]) if last else "-".join(p) for p in parts]
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name with `*` in place of its middle, `width` characters long or LEAST, which still tells runs apart."""
+    width = max(width, LEAST)
+    if len(name) <= width:
+        return name
+    tail = min(TAIL, width // 2)
+    return name[: width - tail - len(ELSE)] + ELSE + name[-tail:]
+
+
+def fitted(names: Sequence[str], width: int) -> list[str]:
+    """Return names that are at most `width` characters long, or LEAST: first without what all have in common."""
+    if max(map(len, names), default=0) <= width:
+        return list(names)
+    return [shortened(name, width) for name in without_common(names)]
+
+
+def told(screen: Console) -> bool:
+    """Return whether the width of a screen is known: a log file has none."""
+    return screen.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+
+
+def wrapped(screen: Console, text: str, hang: int = 11) -> str:
+    """Return a sentence in lines of the screen's width, broken between words; as it is where nobody told the width."""
+    if not told(screen):
+        return text
+    indent = " " * hang
+    return textwrap.fill(text, screen.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
