@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 
 from fsamlab.config import SCHEMAS, OptimizerConfig, rules
+from fsamlab.config.checks import number
 from fsamlab.optim import perturbation
 from fsamlab.optim.ascent import Ascent
 from fsamlab.optim.component import Component, Reference
@@ -25,9 +26,10 @@ class Kick(Ascent):
     per_micro_batch = True
     state_keys = ("last_ascent",)
     values = ("num_kicks",)
-    kick: float = 0.0
+    kick: float = number(0.0, 0, 1)
 
     def __post_init__(self):
+        super().__post_init__()
         self.num_kicks = 0
 
     def gradients(self, params, state, seed):
@@ -53,7 +55,7 @@ class Lean(Component):
 
     name = "lean"
     state_keys = ("last_direction",)
-    lean: float = 0.0
+    lean: float = number(0.0, 0, 1)
 
     def set_direction(self, parts, ops):
         for part in parts:
@@ -72,7 +74,7 @@ class Largest(Reference):
 
     name = "largest"
     state_keys = ("largest", "num_larger")
-    decay: float = 0.0
+    decay: float = number(0.0, 0, 1)
 
     def form(self, state):
         return state.get("largest"), 0.0, self.decay / (1 + state.get("num_larger", 0))
@@ -90,7 +92,7 @@ class Root(Metric):
 
     name = "root"
     state_keys = ("sum_of_norms",)
-    power: float = 0.0
+    power: float = number(0.0, 0, 1)
 
     def stretch(self, xs, params, weights, state, ops):
         return [x * float(1 + state[p].get("sum_of_norms", 0)) ** -self.power for x, p in zip(xs, params)]
