@@ -47,7 +47,8 @@ class DiagnosticsConfig:
     num_eigenvalues: int = number(5, 1, 500)
     # eigenvalues: relative distance to the nearest true one, at most; the error is far below
     tolerance: float = number(1e-2, 1e-12, 1)
-    max_products: int = number(80, 7, 10_000)  # eigenvalues: Hessian products, each with a vector of memory
+    # eigenvalues: Hessian products at most, each with a vector of memory; 30 to 60 do as a rule
+    max_products: int = number(120, 7, 10_000)
     num_probes: int = number(10, 1, 100_000)  # trace
     # decomposition, friendliness, direction_curvature, noise: batches as training makes them
     num_batches: int = number(8, 2, 10_000)  # coming batches that are taken apart; cosines scatter from one to the next

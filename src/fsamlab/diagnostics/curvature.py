@@ -51,9 +51,10 @@ def spectrum(
 ) -> dict[str, float]:
     """Return both ends of the spectrum as `lambda_max`, `lambda_2`, ..., `lambda_min`, with how sure they are.
 
-    `lambda_error` is the largest relative error bound (strict: from the residuals), `lambda_converged` 1 where all
-    bounds are below the tolerance, `lambda_ratio` lambda_1 / lambda_k of the papers (Jastrzebski et al.,
-    2002.09572, use k = 5).
+    `lambda_error` is the largest residual norm relative to max(|lambda|, 1e-3 spectral radius): an eigenvalue lies that
+    near. `lambda_converged` is 1 where that is below the tolerance and a repeated search found no other eigenvalue.
+    `lambda_ratio` is lambda_1 / lambda_k of the papers (Jastrzebski et al., 2002.09572, use k = 5); it is absent where
+    lambda_k is not positive, or no larger than its error.
     """
     found = hessian_eigenvalues(
         objective,
@@ -66,11 +67,11 @@ def spectrum(
     )
     names = ["lambda_max", *(f"lambda_{i}" for i in range(2, len(found.top) + 1))]
     values = dict(zip(names, found.top))
-    if len(found.top) > 1:
-        values["lambda_ratio"] = found.top[0] / found.top[-1] if found.top[-1] else math.nan
+    rounding = 1e-12 if objective.zeros().dtype == torch.float64 else 1e-6
+    if len(found.top) > 1 and found.top[-1] > max(found.top_errors[-1], rounding * found.radius):
+        values["lambda_ratio"] = found.top[0] / found.top[-1]
     values["lambda_min"] = found.bottom[0]
-    pairs = zip([*found.top, *found.bottom], [*found.top_bounds, *found.bottom_bounds])
-    values["lambda_error"] = max(bound / abs(value) if value else bound for value, bound in pairs)
+    values["lambda_error"] = found.relative_error
     values["lambda_converged"] = float(found.converged)
     values["lambda_products"] = float(found.num_products)
     return values
