@@ -207,3 +207,24 @@ def test_one_update_per_micro_batch():
     found = measured(*EVEN, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.02)
     assert found["cos_ema_full"] > found["cos_ema_full_independent"] + 0.02  # shuffled epochs do better, as ever
+
+
+class Dropped(torch.nn.Sequential):
+    """Softmax regression behind dropout: the training gradient has the masks' noise in it."""
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.LazyLinear(num_classes))
+        self(torch.zeros(1, in_channels, 8, 8))
+
+
+DROPPED = ("model.import_path=test_ema_quality:Dropped", "model.width=null", "model.name=dropped")
+
+
+def test_dropout_is_noise_of_the_gradient():
+    """At rest the EMA is as good as its prediction says: masks are part of both."""
+    noise = "diagnostics.quantities=[decomposition,noise]"
+    found = measured(*DIGITS, *DROPPED, noise, seeds=range(3), steps=range(27, 48, 10))
+    assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.015)
+    assert found["cos_batch_full"] == pytest.approx(found["cos_batch_full_predicted"], abs=0.03)
+    assert 0.1 < found["noise/trace_augmentation"] / found["noise/trace_sigma"] < 0.95
+    assert found["cos_ema_full"] < 0.97

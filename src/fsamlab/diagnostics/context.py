@@ -18,7 +18,9 @@ NORM_FLAGS = ("track_running_stats", "momentum")
 
 
 @contextmanager
-def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Tensor] = ()) -> Iterator[None]:
+def measuring(
+    model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Tensor] = (), dropout: bool = False
+) -> Iterator[None]:
     """Measure `model` under fixed conventions and leave it, and the random state, bitwise as they were.
 
     Inside: `.grad` is empty, dropout and stochastic depth are off, autocast is off, matrix products are
@@ -32,6 +34,8 @@ def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Ten
             training does), `reestimated` with running statistics taken anew over `images`: their mean over
             the batches, weighted by size. None of them counts a batch. The mode changes curvature tenfold.
         images: batches (b, channels, height, width) for `reestimated`.
+        dropout: modules other than norms are in training mode, as training has them: dropout and stochastic depth
+            are on. :class:`~fsamlab.diagnostics.objective.Objective` then takes seeds for its masks.
 
     Raises:
         ConfigError: an unknown mode.
@@ -43,8 +47,9 @@ def measuring(model: nn.Module, *, batchnorm: str = "eval", images: Iterable[Ten
         stack.enter_context(_random_state_restored())
         stack.enter_context(_exact_kernels(device))
         stack.enter_context(torch.enable_grad())
-        model.eval()
+        model.train(dropout)
         for module in _norms(model):  # whatever an outer context has made of them
+            module.eval()
             module.track_running_stats = module.running_mean is not None
         if batchnorm == "reestimated":
             _reestimate(model, images)

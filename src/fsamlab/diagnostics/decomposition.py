@@ -5,7 +5,9 @@
     Pi    = (<g_B, g> / |g|^2) g, the full-gradient component  n   = g_B - Pi, the batch-specific noise
 
 The batch's samples are left out of the probe set: with them inside, the cosines of g_B come out too large.
-All gradients are made as training makes them: batches of its size, their own batch statistics, augmented.
+All gradients are made as training makes them: batches of its size, their own batch statistics, augmented, and with
+dropout and stochastic depth, whose masks count like an augmentation. The full gradient is then the mean over masks;
+g is an estimate of it with one mask for each sample, and that noise is part of tr Sigma and so of the predictions.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from statistics import fmean
 
 import torch
@@ -24,6 +27,14 @@ from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, gradi
 from fsamlab.diagnostics.objective import Objective, Samples
 from fsamlab.diagnostics.vectors import cosine, dot, gaussian, norm
 from fsamlab.seeding import derive_seed
+
+
+class Masks(IntEnum):
+    """What a set of masks is for: no two uses share a draw."""
+
+    OTHERS = 0
+    INSIDE = 1
+    TWINS = 2
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ class EmaState:
 class Decomposition:
     """Gradients of the coming batches and of the rest of the probe set, at one w.
 
-    To be built inside :func:`~fsamlab.diagnostics.context.measuring` with `batchnorm="batch"`. Costs one G over
-    the probe set, and one over the batches.
+    To be built inside :func:`~fsamlab.diagnostics.context.measuring` with `batchnorm="batch", dropout=True`.
+    Costs one G over the probe set, and one over the batches.
 
     Args:
         objective: of the model, with any batches; gives loss and model.
@@ -56,7 +67,8 @@ class Decomposition:
         batches: the batches that training is about to make, of one size; two at least.
         ema: of the optimizer, where it has one.
         sampling: how the batches that fed the EMA were drawn.
-        twins: the batches' samples augmented anew, where augmentation makes a difference.
+        twins: the batches' samples augmented anew, where augmentation or masks make a difference.
+        masks: seeds of the masks, where dropout is on: of the batches first, further ones are derived.
     """
 
     def __init__(
@@ -67,6 +79,7 @@ class Decomposition:
         ema: EmaState | None,
         sampling: Sampling,
         twins: list[Batch] | None = None,
+        masks: list[int] | None = None,
     ) -> None:
         if len(batches) < 2:
             raise ValueError("two batches at least: SAM-db perturbs along another one's gradient")
@@ -75,14 +88,22 @@ class Decomposition:
         others = (~taken).nonzero().flatten()
         if len(others) % self.batch_size == 1:  # a batch of one has no batch statistics
             others = others[:-1]
-        self.others = objective.of(chunks(probe, others, self.batch_size))
-        self.batches = [objective.of([(b.images, b.labels)]) for b in batches]
+        self.masks = masks
+        self.others = self._of(objective, chunks(probe, others, self.batch_size), Masks.OTHERS)
+        own = [None] * len(batches) if masks is None else [[seed] for seed in masks]
+        self.batches = [objective.of([(b.images, b.labels)], seeds) for b, seeds in zip(batches, own, strict=True)]
         self.gradients, self.losses = zip(*(b.gradient() for b in self.batches))
         indices = torch.cat([b.indices for b in batches])
         disjoint = len(indices.unique()) == len(indices)  # two epochs' batches need not be
         self.rest, self.noise = self._rest(self.gradients if disjoint else ())
         self.noise = replace(self.noise, trace_augmentation=self._augmentation(twins or []))
         self.full = self._full(objective, probe, taken.nonzero().flatten())
+
+    def _of(self, objective: Objective, batches: list[Samples], use: Masks) -> Objective:
+        """Return the objective over these batches, each with masks that no other batch has."""
+        if self.masks is None:
+            return objective.of(batches)
+        return objective.of(batches, [derive_seed(self.masks[0], use, i) for i in range(len(batches))])
 
     def _rest(self, more: tuple[Tensor, ...]) -> tuple[Tensor, GradientNoise]:
         """Return g over the other samples, and the noise from its batches of full size and from `more`."""
@@ -99,16 +120,18 @@ class Decomposition:
         return total, noise
 
     def _augmentation(self, twins: list[Batch]) -> float:
-        """Return the trace that augmentation adds: two augmentations of a batch differ by twice a batch's share."""
-        pairs = zip(self.gradients, (self.others.of([(b.images, b.labels)]).gradient()[0] for b in twins))
-        squares = [norm(a - b) ** 2 for a, b in pairs]
-        return fmean(squares) * self.batch_size / 2 if squares else 0.0
+        """Return the trace that augmentation and masks add: two draws for a batch differ by twice a batch's share."""
+        if not twins:
+            return 0.0
+        again = self._of(self.others, [(b.images, b.labels) for b in twins], Masks.TWINS)
+        squares = [norm(a - b) ** 2 for a, (b, _) in zip(self.gradients, again.batch_gradients())]
+        return fmean(squares) * self.batch_size / 2
 
     def _full(self, objective: Objective, probe: Batch, taken: Tensor) -> Tensor:
         """Return the gradient over the whole probe set, which m is compared with."""
         if not len(taken):
             return self.rest
-        inside = objective.of(chunks(probe, taken, self.batch_size)).gradient()[0]
+        inside = self._of(objective, chunks(probe, taken, self.batch_size), Masks.INSIDE).gradient()[0]
         share = len(taken) / (len(taken) + self.others.num_samples)
         return self.rest * (1 - share) + inside * share
 

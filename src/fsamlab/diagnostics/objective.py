@@ -25,6 +25,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return F.cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
 
 
+def _check_parameters(params: Sequence[Tensor]) -> None:
+    if not params:
+        raise ValueError("the model has no trainable parameter (all are frozen): there is nothing to measure")
+    types = {p.dtype for p in params}
+    if len(types) > 1 or not types <= {torch.float32, torch.float64}:
+        names = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
+        raise ValueError(
+            f"trainable parameters of type {names} cannot be measured: all must be float32, or all float64; "
+            "measure a copy, copy.deepcopy(model).float()"
+        )
+
+
 class Objective:
     """The mean loss of a model over fixed batches, as a function of its trainable parameters.
 
@@ -35,6 +47,12 @@ class Objective:
         batches: (inputs, targets) pairs; under batch statistics their composition is part of L.
         loss: of each sample; the mean is taken here.
         poll: called before each batch; it may raise to leave.
+        seeds: of the global random state before each batch's forward pass, where dropout is on: L is then the loss
+            under these masks, one function of w. None leaves the random state alone.
+
+    Raises:
+        ValueError: no samples, or parameters that cannot be measured: none trainable, complex, of low or mixed
+            precision.
     """
 
     def __init__(
@@ -43,16 +61,26 @@ class Objective:
         batches: Sequence[Samples],
         loss: Loss = cross_entropy,
         poll: Callable[[], None] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> None:
         self.model, self.batches, self.loss_of, self.poll = model, list(batches), loss, poll
+        self.seeds = None if seeds is None else list(seeds)
         self.params = [p for p in model.parameters() if p.requires_grad]
+        _check_parameters(self.params)
+        if self.seeds is not None and len(self.seeds) != len(self.batches):
+            raise ValueError(f"{len(self.seeds)} seeds for {len(self.batches)} batches: each batch needs one")
         self.num_samples = sum(len(targets) for _, targets in self.batches)
         if not self.num_samples:
             raise ValueError("an objective needs samples")
 
-    def of(self, batches: Sequence[Samples]) -> Objective:
-        """Return the objective of the same model over other batches."""
-        return Objective(self.model, batches, self.loss_of, self.poll)
+    def of(self, batches: Sequence[Samples], seeds: Sequence[int] | None = None) -> Objective:
+        """Return the objective of the same model over other batches, with seeds of their own."""
+        return Objective(self.model, batches, self.loss_of, self.poll, seeds)
+
+    def parts(self) -> Iterator[Objective]:
+        """Yield the objective of each batch by itself."""
+        for i, samples in enumerate(self.batches):
+            yield self.of([samples], None if self.seeds is None else [self.seeds[i]])
 
     @property
     def weights(self) -> Tensor:
@@ -65,15 +93,39 @@ class Objective:
             sum(p.numel() for p in self.params), dtype=self.params[0].dtype, device=self.params[0].device
         )
 
-    def _losses(self, samples: Samples) -> Tensor:
+    def _losses(self, i: int) -> Tensor:
+        """Return the losses of the i-th batch's samples (b,)."""
         if self.poll is not None:
             self.poll()
-        return self.loss_of(self.model(samples[0]), samples[1])
+        if self.seeds is not None:
+            torch.manual_seed(self.seeds[i])
+        inputs, targets = self.batches[i]
+        losses = self.loss_of(self.model(inputs), targets)
+        if losses.shape != (len(targets),):
+            raise ValueError(
+                f"the loss has shape {tuple(losses.shape)} for {len(targets)} samples; it must give one value for each "
+                'sample, shape (b,): use reduction="none", the mean is taken by the objective'
+            )
+        return losses
+
+    def _differentiable(self, i: int) -> Tensor:
+        """Return the losses of the i-th batch's samples with their graph."""
+        losses = self._losses(i)
+        if not losses.requires_grad:
+            raise ValueError(
+                "the losses have no gradient: "
+                + (
+                    "the model or the loss detaches them from the parameters"
+                    if torch.is_grad_enabled()
+                    else "gradients are off here (torch.no_grad); measure inside measuring(model), which turns them on"
+                )
+            )
+        return losses
 
     @torch.no_grad()
     def losses(self) -> Tensor:
         """Return every sample's loss, float64 (N,). Costs one forward pass F."""
-        return torch.cat([self._losses(samples).double() for samples in self.batches])
+        return torch.cat([self._losses(i).double() for i in range(len(self.batches))])
 
     def loss(self) -> float:
         """Return L(w)."""
@@ -81,8 +133,8 @@ class Objective:
 
     def batch_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each batch the gradient of its own mean loss (P,) and its samples' losses, float64 (b,)."""
-        for samples in self.batches:
-            losses = self._losses(samples)
+        for i in range(len(self.batches)):
+            losses = self._differentiable(i)
             gradients = torch.autograd.grad(losses.mean(), self.params, allow_unused=True, materialize_grads=True)
             yield flatten(gradients), losses.detach().double()
 
@@ -148,11 +200,11 @@ class Hessian:
         self.like = objective.zeros()
         self.shape = (len(self.like), len(self.like))
         self.dtype = self.like.cpu().numpy().dtype
-        self._kept = [self._graph(samples) for samples in objective.batches] if keep_graph else None
+        self._kept = [self._graph(i) for i in range(len(objective.batches))] if keep_graph else None
 
-    def _graph(self, samples: Samples) -> tuple[list[Tensor], float]:
+    def _graph(self, i: int) -> tuple[list[Tensor], float]:
         """Return a batch's gradient with its graph, and the batch's weight in the mean."""
-        losses = self.objective._losses(samples)
+        losses = self.objective._differentiable(i)
         params = self.objective.params
         gradients = torch.autograd.grad(
             losses.mean(), params, create_graph=True, allow_unused=True, materialize_grads=True
@@ -163,8 +215,8 @@ class Hessian:
         """Return H v for v (P,)."""
         params, total = self.objective.params, self.objective.zeros()
         along = views(vector, params)
-        for i, samples in enumerate(self.objective.batches):
-            gradients, weight = self._graph(samples) if self._kept is None else self._kept[i]
+        for i in range(len(self.objective.batches)):
+            gradients, weight = self._graph(i) if self._kept is None else self._kept[i]
             curved = [(g, v) for g, v in zip(gradients, along) if g.requires_grad]
             if not curved:
                 continue  # the loss is linear in w

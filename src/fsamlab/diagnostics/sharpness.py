@@ -73,10 +73,10 @@ def m_sharpness(objective: Objective, rho: float, t: Tensor | None = None) -> tu
     """
     total, all_losses = objective.zeros(), []
     rise = first = 0.0
-    for samples, (gradient, losses) in zip(objective.batches, objective.batch_gradients()):
+    for part, (gradient, losses) in zip(objective.parts(), objective.batch_gradients()):
         share = len(losses) / objective.num_samples
         delta, batch_first = _ascent_step(gradient, t, rho)
-        rise += share * objective.of([samples]).rise(delta, losses)
+        rise += share * part.rise(delta, losses)
         first += share * batch_first
         total.add_(gradient, alpha=share)
         all_losses.append(losses)

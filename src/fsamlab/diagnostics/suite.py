@@ -52,6 +52,7 @@ class Diagnostics:
         num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
         self.indices = order[:num]
         self.probe = order[: max(num, (cfg.num_batches + NOISE_BATCHES) * batch_size)]  # for the decomposition
+        self._has_dropout: bool | None = None  # known once a model was seen
         if cfg.quantities:
             self._check()
 
@@ -99,7 +100,7 @@ class Diagnostics:
         return {
             "num_samples": len(self.indices),
             "sample_hash": self.sample_hash,
-            "batch_size": cfg.batch_size,
+            "batch_size": min(cfg.batch_size, len(self.indices)),
             "batchnorm": cfg.batchnorm,
             "augment": cfg.augment,
             "rho": cfg.rho,
@@ -117,8 +118,14 @@ class Diagnostics:
             "perturbation_batchnorm": "batch",
             "perturbation_batch_size": self.batch_size,
             "perturbation_augment": True,
+            **self._dropout(trainer),
             "perturbation_rho": self.perturbation_rho(trainer.optimizer),
         }
+
+    def _dropout(self, trainer: Trainer) -> dict[str, str]:
+        """Return the convention on dropout of the decomposition, where there is dropout."""
+        decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
+        return {"perturbation_dropout": "on"} if decomposed and self.has_dropout(trainer) else {}
 
     def measure(self, trainer: Trainer, poll: Callable[[], None] | None = None) -> Values:
         """Return the quantities at the trainer's present weights; the trainer is left bitwise as it was.
@@ -138,19 +145,35 @@ class Diagnostics:
         if chosen & set(OF_DECOMPOSITION):
             rho = self.perturbation_rho(trainer.optimizer)
             probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
-            coming = [self._shaped(b, trainer) for b in self._coming(trainer)]
+            ahead = list(self._coming(trainer))
+            coming = [self._shaped(batch, trainer) for _, batch in ahead]
             again = [self._shaped(self.train.at(b.indices, augmented=True), trainer) for b in coming]
             twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(coming, again)) else again
-            with measuring(trainer.model, batchnorm="batch"):
-                objective = Objective(trainer.model, [(probe.images, probe.labels)], loss, poll)
+            masks = None
+            if self.has_dropout(trainer):  # those that training is about to draw
+                twins, masks = again, [derive_seed(trainer.seed, Stream.STEP, step) for step, _ in ahead]
+            with measuring(trainer.model, batchnorm="batch", dropout=True):
+                seeds = masks and masks[:1]
+                objective = Objective(trainer.model, [(probe.images, probe.labels)], loss, poll, seeds)
                 sampling = self._sampling(trainer)
                 ema = ema_state(trainer.optimizer, objective, sampling.parts)
-                parts = Decomposition(objective, probe, coming, ema, sampling, twins)
+                parts = Decomposition(objective, probe, coming, ema, sampling, twins, masks)
                 values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed))
         return values
 
-    def _coming(self, trainer: Trainer) -> Iterator[Batch]:
-        """Yield the full-sized batches that training is about to make, over the end of an epoch where need be."""
+    def has_dropout(self, trainer: Trainer) -> bool:
+        """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise."""
+        if self._has_dropout is None:
+            images = self._shaped(self.train.at(self.indices[:2]), trainer).images
+            with measuring(trainer.model, batchnorm="batch", dropout=True), torch.no_grad():
+                torch.manual_seed(self.seed)
+                before = _random_state(images.device)
+                trainer.model(images)
+                self._has_dropout = not torch.equal(before, _random_state(images.device))
+        return self._has_dropout
+
+    def _coming(self, trainer: Trainer) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, batch) of the full-sized batches that training is about to make, over an epoch's end too."""
         step, found = trainer.step, 0
         while found < self.cfg.num_batches:
             epoch, start = divmod(step, trainer.steps_per_epoch)
@@ -158,7 +181,7 @@ class Diagnostics:
                 step += 1
                 if len(batch) == self.batch_size:
                     found += 1
-                    yield batch
+                    yield step - 1, batch
                 if found == self.cfg.num_batches:
                     break
 
@@ -176,8 +199,13 @@ class Diagnostics:
 
     @staticmethod
     def _shaped(batch: Batch, trainer: Trainer) -> Batch:
-        images = batch.images.contiguous(memory_format=trainer.passes.memory_format)
+        images = batch.images.to(next(trainer.model.parameters()).dtype)  # a float64 model takes no others
+        images = images.contiguous(memory_format=trainer.passes.memory_format)
         return Batch(images, batch.labels, batch.indices)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def ema_state(optimizer: SharpnessAware, objective: Objective, parts: int = 1) -> EmaState | None:
