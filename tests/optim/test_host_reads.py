@@ -99,3 +99,13 @@ def test_parameters_on_two_devices(make, record):
         optimizer.record_scalars = record
         assert reads(optimizer, step) == 2
         assert all(p.grad.device == p.device for p in optimizer.parameters())
+
+
+def test_parameters_that_are_moved_later():
+    """To another device, or to two: the optimizer looks at each step."""
+    with FakeTensorMode(), Reads():
+        optimizer = optimizer_on(["cpu"], FSAM)
+        for devices in (["cuda:0"], ["cuda:1", "cuda:0"]):
+            optimizer.param_groups[0]["params"] = [nn.Parameter(torch.ones(3, device=d)) for d in devices]
+            assert reads(optimizer, step) == 2
+            assert [str(d) for d in optimizer.devices] == devices

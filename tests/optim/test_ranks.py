@@ -64,7 +64,7 @@ def infinite_loss(rank):
     for k in range(4):
         spoil = lambda call, loss, k=k: loss * (math.inf if (rank, k, call) == (1, 1, 2) else 1)  # noqa: E731
         optimizer.step(closure_of(model, optimizer, 10 * k + rank, spoil=spoil))
-    return weights(model), optimizer.num_nonfinite, "rank" in optimizer.state_dict()["sharpness_aware"]
+    return weights(model), optimizer.num_nonfinite, "rank" in optimizer.own_state()
 
 
 def infinite_gradient(rank):
@@ -91,6 +91,15 @@ def infinite_gradient(rank):
         except ValueError as e:
             messages.append(str(e))
     return weights(model), optimizer.num_nonfinite, ema, messages
+
+
+def own_gradients_without_average(rank):
+    """SAM under no_sync: ranks perturb by their own gradients, and have nothing of their own to save."""
+    model = nn.parallel.DistributedDataParallel(network())
+    optimizer = SAM(base(model), rho=0.3)
+    for k in range(2):
+        optimizer.step(closure_of(model, optimizer, 10 * k + rank, model.no_sync))
+    return weights(model), "rank" in optimizer.own_state()
 
 
 def one_micro_batch(rank):
@@ -194,7 +203,16 @@ def flat(rank):
     return messages
 
 
-SCENES = (infinite_loss, infinite_gradient, one_micro_batch, one_scale, alone, sharded, flat)
+SCENES = (
+    infinite_loss,
+    infinite_gradient,
+    own_gradients_without_average,
+    one_micro_batch,
+    one_scale,
+    alone,
+    sharded,
+    flat,
+)
 
 
 def process(rank, folder, scenes):
@@ -251,6 +269,12 @@ def test_each_rank_loads_its_own_average(results):
     assert own_a == first_a == own_b == ""
     assert "state of rank 0 of 2" in first_b
     assert "this is rank 1 of 2" in first_b
+
+
+def test_without_an_average_any_rank_loads_the_state(results):
+    (a, own_a), (b, own_b) = results["own_gradients_without_average"]
+    assert same(a, b)
+    assert own_a is own_b is False
 
 
 def test_micro_batches(results):

@@ -159,9 +159,8 @@ class SharpnessAware(TwoPhase):
                 "step() needs a closure: zero_grad, forward, backward, return the loss; the two phases without one are "
                 "ascend() and descend(), under a GradScaler too (grad_scaler=, in place of its own step())"
             )
-        self._forget_blank_state()
+        self._begin()
         descent = self._with_loss(closure)
-        self.scalars = {}
         if not self.perturbs:
             loss = descent()
             self._finish(self._verdict([], perturbed=False), None)
@@ -204,8 +203,7 @@ class SharpnessAware(TwoPhase):
             raise ValueError("step_micro() needs one closure for each micro-batch, and there is none")
         if not self.choices.per_micro_batch:
             raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
-        self._forget_blank_state()
-        self.scalars = {}
+        self._begin()
         perturbs, share = self.perturbs, 1 / len(closures)
         finite = True
         clean: Tensors = []

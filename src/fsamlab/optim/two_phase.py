@@ -80,10 +80,21 @@ class TwoPhase(Wrapper):
             self._look_at_parameters()
             self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
+    def _begin(self) -> None:
+        """Start a step, of parameters that may have been moved to another device since the last one."""
+        self._forget_blank_state()
+        self._look_at_parameters()
+        if isinstance(self.num_floored, Tensor):
+            self.num_floored = self.num_floored.to(self.ranks.device)
+        if isinstance(self._alike, Tensor):
+            self._alike = self._alike.to(self.ranks.device)
+        self.scalars = {}
+
     def _look_at_parameters(self) -> None:
         params = list(self.parameters())
         refuse_flat(params)
         self.devices = tuple(dict.fromkeys(p.device for p in params))
+        self.ranks.device = self.devices[0]
         sharded = any(is_sharded(p) for p in params)
         self._sharded_model = self.model if sharded else None
         self.ops: Ops = Foreach if self.foreach and not sharded and len(self.devices) == 1 else Loop
@@ -106,8 +117,7 @@ class TwoPhase(Wrapper):
                 ascend() twice.
         """
         self._refuse_what_needs_step()
-        self._forget_blank_state()
-        self.scalars = {}
+        self._begin()
         self._ascend()
 
     def _refuse_what_needs_step(self) -> None:
@@ -340,7 +350,11 @@ class TwoPhase(Wrapper):
         counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
         settings = {"num_floored": int(self.num_floored), "floor": self.floor, "seed": self.seed}
         # Averages of a rank's own gradients are no other rank's.
-        own = {"rank": self.ranks.rank, "num_ranks": self.ranks.number} if self._own and not self._alike else {}
+        own = (
+            {"rank": self.ranks.rank, "num_ranks": self.ranks.number}
+            if any(self._own.values()) and not self._alike
+            else {}
+        )
         return {**counters, **settings, **own, **self.choices.state()}
 
     def check_own_state(self, own: dict[str, Any]) -> None:
