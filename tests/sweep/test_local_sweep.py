@@ -54,7 +54,7 @@ def test_one_failing_job_of_a_sweep(launch, tmp_path):
     assert "2 of 4 runs finished" in done.stdout
     record = json.loads((tmp_path / "runs/sweep/launches/1.json").read_text())
     assert len(record["jobs"]) == 4
-    assert {job["directory"] for job in record["jobs"]} == {str(d) for d in runs(tmp_path)}
+    assert {job["directory"] for job in record["jobs"]} == {d.name for d in runs(tmp_path)}
     finished = {
         d.name: (d / "metrics.jsonl").read_text() for d in runs(tmp_path) if read_status(d)["status"] == "finished"
     }

@@ -68,13 +68,15 @@ def test_a_sweep_with_failing_jobs(cluster, tmp_path):
     assert "2 of 4 runs finished" in done.stdout
     record = json.loads((tmp_path / "runs/sweep/launches/1.json").read_text())
     ids = {job["directory"]: job["slurm_job_id"] for job in record["jobs"]}
-    assert sorted(ids) == [str(d) for d in runs(tmp_path)]
+    assert sorted(ids) == [d.name for d in runs(tmp_path)]
+    assert record["cluster"] == "lab"
     lines = cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
     states = dict(line.split("|")[:2] for line in lines)
     for directory in runs(tmp_path):
         finished = read_status(directory)["status"] == "finished"
-        assert states[ids[str(directory)]] == ("COMPLETED" if finished else "FAILED")
-        assert read_status(directory)["slurm_job_id"] == ids[str(directory)]
+        assert states[ids[directory.name]] == ("COMPLETED" if finished else "FAILED")
+        assert read_status(directory)["slurm_job_id"] == ids[directory.name]
+        assert read_status(directory)["slurm_cluster"] == "lab"
         assert finished or "diverged" in (directory / "run.log").read_text()
     again = cluster.python(*words)
     assert "2 of them are finished already" in again.stderr
