@@ -144,3 +144,16 @@ def test_help_pages_fit_into_80_columns(monkeypatch):
     pages += [one.format_help() for one in subparsers.choices.values()]
     assert len(pages) > 10
     assert max(len(line) for page in pages for line in page.splitlines()) <= 80
+
+
+def test_uploads_say_which_run_they_are_of(sweep, monkeypatch, capsys):
+    from fsamlab.tracking import sync_view
+
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = sorted(sweep.iterdir())
+    done = sync_view.Outcome(num_sent=3, num_there=4)
+    monkeypatch.setattr(sync_view, "sync_runs", lambda runs, **options: ((run, done) for run in runs))
+    assert sync_view.show(runs, dry_run=False) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "fsam-small_cnn-digits-s0-00000001 (rho=0.05 width=16): 3 rows sent" in out

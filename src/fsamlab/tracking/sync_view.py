@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fsamlab.narrow import wrapped
+from fsamlab.sweep.runs import settings_of
 from fsamlab.terminal import console, counted
 from fsamlab.tracking.sync import Outcome, sync_runs
 
@@ -17,11 +19,16 @@ def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
     """
     screen = console()
     outcomes: list[Outcome] = []
+    settings = dict(zip(runs, settings_of(runs)))
     try:
         for run, outcome in sync_runs(runs, dry_run=dry_run, **options):
             outcomes.append(outcome)
-            text = f"{run.name}: {line(outcome, dry_run)}"
-            screen.print(text, style="red" if outcome.failed else None, soft_wrap=True)
+            name = f"{run.name} ({setting})" if (setting := settings[run]) else run.name
+            screen.print(
+                wrapped(screen, f"{name}: {line(outcome, dry_run)}", hang=4),
+                style="red" if outcome.failed else None,
+                soft_wrap=True,
+            )
     finally:
         if outcomes:
             screen.print(closing(outcomes, len(runs), dry_run), soft_wrap=True)
