@@ -197,7 +197,7 @@ def test_submitits_local_executor(launch, tmp_path):
     words = ("-m", *TINY, "name=sweep", "hydra/launcher=slurm_cpu", "hydra.launcher.cluster=local")
     done = launch(*words, "+hydra.launcher.poll=1", "optimizer=sgd")
     assert done.returncode == 1
-    done = launch(*words, "hydra.launcher.poll_seconds=0.5", "optimizer=sgd", "optimizer.lr=0.05,1e18")
+    done = launch(*words, "hydra.launcher.poll_seconds=0.5", "optimizer=sgd", "optimizer.lr=0.05,1e6")
     assert done.returncode == 1, done.stderr
     assert "1 of 2 runs finished" in done.stdout
     assert "diverged" in done.stdout

@@ -45,7 +45,7 @@ ENDLESS = ("train.epochs=100000", "train.log_every_steps=1")  # stopped by the t
 
 
 def test_one_failing_job_of_a_sweep(launch, tmp_path):
-    arguments = (*SWEEP, "optimizer.lr=0.05,1e18")
+    arguments = (*SWEEP, "optimizer.lr=0.05,1e6")
     done = launch(*arguments)
     assert done.returncode == 1
     assert "2 of 4 runs did not finish" in done.stderr

@@ -60,7 +60,7 @@ def assert_as_undisturbed(cluster, tmp_path, words):
 
 
 def test_a_sweep_with_failing_jobs(cluster, tmp_path):
-    words = arguments(tmp_path, "optimizer=sgd,fsam", "optimizer.lr=0.05,1e18")
+    words = arguments(tmp_path, "optimizer=sgd,fsam", "optimizer.lr=0.05,1e6")
     done = cluster.python(*words)
     assert done.returncode == 1, done.stderr
     assert "2 of 4 runs did not finish" in done.stderr
