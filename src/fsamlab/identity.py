@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from fsamlab.config import Config, typed
+from fsamlab.config import Config, DataConfig, typed
 from fsamlab.project import PROJECT_ROOT
 
 NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part of the identity
@@ -39,6 +40,7 @@ NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part
         "train.progress",
     }
 )
+PATHS = ("data.root", "model.checkpoint")  # one file is one run, however its path is written
 ROOT_IS_CONTENT = frozenset({"image_folder"})  # here data.root says which images, not where they lie
 
 
@@ -67,9 +69,21 @@ def is_neutral(key: str, config: Config) -> bool:
     return key in NEUTRAL or key.split(".")[0] in NEUTRAL
 
 
+def canonical(path: str) -> str:
+    """Return a path as the identity has it: relative inside the project, absolute elsewhere, without `~`, `.` and `..`.
+
+    Links stay as they are: where they lead may change.
+    """
+    absolute = Path(os.path.normpath(PROJECT_ROOT / Path(path).expanduser()))
+    return str(absolute.relative_to(PROJECT_ROOT) if absolute.is_relative_to(PROJECT_ROOT) else absolute)
+
+
 def config_hash(config: Config) -> str:
     """Return 8 hex digits over what can change the trained weights, the seed left out."""
     semantic = {k: v for k, v in differences(config).items() if not is_neutral(k, config)}
+    semantic.update({k: canonical(semantic[k]) for k in PATHS if k in semantic})
+    if semantic.get("data.root") == DataConfig.root:  # the default, written in another way
+        del semantic["data.root"]
     return hashlib.sha256(json.dumps(semantic, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsamlab import inputs
 from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
 from fsamlab.environment import slurm_job_id
 from fsamlab.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
@@ -39,6 +40,7 @@ NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the 
 OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
 ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
 POLL_SECONDS = 1.0  # while another process makes the same measurement
+INSTEAD = "or train the run again with force=true"  # of restoring other data or start weights
 NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
 
 
@@ -138,6 +140,16 @@ def run_config(run: Path) -> Config:
         raise damaged(run / "config.yaml", f"is no run's configuration: {e}", "restore it") from e
 
 
+def check_inputs(run: Path, seen: inputs.Seen) -> None:
+    """Refuse to measure a run on other data than it was trained on.
+
+    Raises:
+        ConfigError: its data or start weights are others now.
+    """
+    if not inputs.check(run, run_config(run), seen, INSTEAD):
+        log.info("%s: what its data and start weights were is not on record; they are not compared", run)
+
+
 def checkpoint_of(run: Path, name: str) -> Path:
     """Return the file of a run's checkpoint.
 
@@ -233,6 +245,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     trained, life = run_config(run), _life(run)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    check_inputs(run, inputs.look(trained))
     state = checkpoint.load(checkpoint_of(run, config.checkpoint))
     weights = weights_digest(state["model"])
     path = run / FOLDER / f"{config.checkpoint}-step{state['step']}-{digest(config.diagnostics)}.jsonl"
@@ -240,7 +253,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         log.info("measured already: %s (force=true measures again)", path)
         return path
     device = choose_device(dataclasses.replace(trained.train, device=config.device))
-    trainer, _ = build(dataclasses.replace(trained, diagnostics=config.diagnostics), device)
+    trainer, facts = build(dataclasses.replace(trained, diagnostics=config.diagnostics), device, start_weights=False)
+    inputs.check(run, trained, inputs.look(trained, facts), INSTEAD)
     note: dict[str, str] = {}
     if "optimizer" in state:
         trainer.load_state_dict(state)

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from fsamlab import checkpoint
+from fsamlab import inputs
 from fsamlab.config import ConfigError
 from fsamlab.environment import code_change, decisive_differences, slurm_job_id
 from fsamlab.record import RunRecord, read_environment
@@ -21,16 +21,33 @@ class NoProgress(RuntimeError):
     """SLURM starts the job again and again, and it gets no further."""
 
 
-def resume(trainer: Trainer, record: RunRecord, env: dict[str, Any], submitted: dict[str, Any]) -> None:
+def resume(
+    trainer: Trainer,
+    record: RunRecord,
+    state: dict[str, Any] | None,
+    env: dict[str, Any],
+    submitted: dict[str, Any],
+    seen: inputs.Seen,
+) -> None:
     """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length.
 
+    Args:
+        state: the checkpoint's content.
+        env, seen: of this start: its environment, and the digests of its data and start weights.
+        submitted: the code's version when the job was submitted.
+
     Raises:
-        ConfigError: the code changed, and `on_code_change=refuse`.
+        ConfigError: data or start weights are others than when the run started, or the code changed and
+            `on_code_change=refuse`.
         NoProgress: SLURM has started the job again and again, and none of the last starts wrote a checkpoint.
     """
     before = read_environment(record.directory) or {}
-    state = checkpoint.load_latest(record.directory / "checkpoints")
     _compare_code(record, env["git"], submitted, before.get("git", {}) if state is not None else {})
+    known = state is not None and inputs.check(record.directory, record.config, seen)
+    if not known:
+        inputs.record(record.directory, seen, record.ownership.check)
+        if state is not None:
+            log.warning("the run's data and start weights are not on record; they are compared from now on")
     record.write_env(env)
     if state is None:
         record.cut(0)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fsamlab import checkpoint, door, terminal
+from fsamlab import checkpoint, door, inputs, terminal
 from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
 from fsamlab.data import Data, build_data
 from fsamlab.diagnostics import Diagnostics
@@ -154,13 +154,19 @@ def run(
     return summary
 
 
-def build(config: Config, device: torch.device) -> tuple[Trainer, dict[str, Any]]:
-    """Build data, model, optimizer and trainer; return the trainer and the facts of the data."""
+def build(config: Config, device: torch.device, *, start_weights: bool = True) -> tuple[Trainer, dict[str, Any]]:
+    """Build data, model, optimizer and trainer; return the trainer and the facts of the data.
+
+    Args:
+        start_weights: whether the weights to start from are read; not where a checkpoint is loaded afterwards.
+    """
     data = build_data(config.data, config.seed, device, PROJECT_ROOT)
     if not isinstance(data, Data):
         raise ConfigError("data.import_path", config.data.import_path, f"returned a {type(data).__name__}, not a Data")
     torch.manual_seed(derive_seed(config.seed, Stream.INIT))
-    model = build_model(config.model, data.num_classes, data.in_channels).to(device)
+    model = build_model(
+        config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
+    ).to(device)
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
     diagnostics = Diagnostics(
         config.diagnostics, data.train, config.data.batch_size, config.seed, config.train.label_smoothing
@@ -188,8 +194,10 @@ def _train(
     device = choose_device(config.train)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
-    trainer, facts = build(config, device)
-    resume(trainer, record, environment(PROJECT_ROOT, device), submitted)
+    state = checkpoint.load_latest(directory / "checkpoints")
+    trainer, facts = build(config, device, start_weights=state is None)
+    seen = inputs.look(config, facts)
+    resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
     tracker = build_tracker(
         config.tracker,
         **identity(to_plain(config), run_id(config)),
@@ -314,7 +322,12 @@ def choose_device(cfg: TrainConfig) -> torch.device:
 
 
 def _skip(config: Config, directory: Path) -> dict[str, Any]:
-    """Say that the run is finished, and which of the settings outside its identity are other ones now."""
+    """Say that the run is finished, and which of the settings outside its identity are other ones now.
+
+    Raises:
+        ConfigError: its data or start weights are others now.
+    """
+    inputs.check_finished([(directory, config)])
     summary = read_summary(directory)
     log.info("already finished: %s (force=true starts it again)", directory)
     before = read_config(directory)

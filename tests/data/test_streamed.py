@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from fsamlab.config import AugmentConfig, ConfigError, ImageFolderConfig
 from fsamlab.data import build_data, streamed
-from fsamlab.data.streamed import SCHEDULER_SIGNALS as SIGNALS
-from fsamlab.data.streamed import ignore_signals
+from fsamlab.data.workers import SCHEDULER_SIGNALS as SIGNALS
+from fsamlab.data.workers import ignore_signals
 
 CPU = torch.device("cpu")
 CLASSES = ("bird", "cat", "dog")

@@ -159,4 +159,5 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
         num_classes=raw.num_classes,
         in_channels=channels,
         facts=facts_of(split, len(test.labels), train.labels, noisy),
+        image_size=(height, width),
     )

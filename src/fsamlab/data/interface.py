@@ -101,6 +101,7 @@ class Data:
         val: held out from the training part, with clean labels; None with `data.val_size=0`.
         facts: what a run records: `num_train`, `num_val`, `num_test`, `effective_label_noise` (share of
             training labels that differ from the true ones) and `split_hash` (of split and labels).
+        image_size: height and width of the images; None where they are not told.
     """
 
     train: TrainSource
@@ -109,3 +110,4 @@ class Data:
     num_classes: int
     in_channels: int
     facts: dict[str, int | float | str]
+    image_size: tuple[int, int] | None = None

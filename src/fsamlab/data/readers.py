@@ -18,9 +18,8 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DataConfig, SyntheticConfig
 from fsamlab.data.in_memory import Images, Raw
 from fsamlab.data.sampling import generator
+from fsamlab.inputs import DEBIAN_FASHION_MNIST
 from fsamlab.seeding import Stream
-
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 
 
 def read_digits(cfg: DataConfig, seed: int, root: Path) -> Raw:

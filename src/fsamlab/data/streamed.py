@@ -6,66 +6,59 @@ which worker draws it, how many there are, or where in the epoch a run resumed.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from fsamlab.config import AugmentConfig, ConfigError, DataConfig, ImageFolderConfig
+from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.noise import add_label_noise
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.data.workers import Workers, from_workers, ignore_signals
+from fsamlab.files import Damaged
 from fsamlab.seeding import Stream, derive_seed
 
 Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the seed of its augmentation
 
 
-class _Samples(Dataset[tuple[Tensor, int, int]]):
-    """Map a key to (image float32 (3, size, size), label, position in the set); used inside the workers."""
+Sample = tuple[Tensor, int, int]  # (image float32 (3, size, size), label, position in the set)
 
-    def __init__(self, folder: ImageFolder, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
+
+class _Samples(Dataset[Sample | Damaged]):
+    """Map a key to a sample; used inside the workers.
+
+    A file that cannot be read is returned as the error, not raised: torch would put a worker's traceback into the
+    message of what it raises in the main process.
+    """
+
+    def __init__(self, folder: VisibleImages, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
         self.folder, self.positions, self.labels = folder, positions, labels
         self.transform, self.seed = transform, seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+    def __getitem__(self, key: Key) -> Sample | Damaged:
         index, *stream = key
-        image = self.folder.loader(self.folder.samples[int(self.positions[index])][0])
+        path = self.folder.samples[int(self.positions[index])][0]
+        try:
+            image = self.folder.loader(path)
+        except Damaged as e:
+            return e
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from the global generator
             torch.default_generator.manual_seed(derive_seed(self.seed, *stream, index))
             return self.transform(image), int(self.labels[index]), index
 
 
-SCHEDULER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def ignore_signals(worker: int) -> None:
-    """Make a worker deaf to what ends the run; it ends when the main process does, or tells it to.
-
-    Schedulers signal every process of a job: a worker that died of it would take the batch, and with it
-    the main process, down before the checkpoint is written.
-    """
-    for number in SCHEDULER_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SCHEDULER_SIGNALS)
-
-
-def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Return the loader's iterator; its workers are born with the signals blocked, until they ignore them.
-
-    A signal to this process in the meantime reaches it when its own mask is back. Forked workers inherit the mask.
-    """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SCHEDULER_SIGNALS)
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+def collate(samples: list[Sample | Damaged]) -> list[Tensor] | Damaged:
+    """Join samples to tensors; the first file that could not be read stands for the whole batch."""
+    for sample in samples:
+        if isinstance(sample, Damaged):
+            return sample
+    return default_collate(samples)
 
 
 class _Loader:
@@ -79,11 +72,15 @@ class _Loader:
             self.samples,
             batch_sampler=batches_of_keys,
             num_workers=self.num_workers,
+            collate_fn=collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=ignore_signals,
+            multiprocessing_context=Workers() if self.num_workers else None,
             generator=torch.Generator(),  # its own, so that the global generator's state stays as it is
         )
-        for parts in start_workers(loader):
+        for parts in from_workers(loader) if self.num_workers else loader:
+            if isinstance(parts, Damaged):
+                raise parts
             yield Batch(*(part.to(self.device, non_blocking=True) for part in parts))
 
 
@@ -164,7 +161,7 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
         raise ConfigError("data.augment", cfg.augment, f"is for in-memory sets; {cfg.name} has data.min_scale")
     if len(cfg.mean) not in (1, 3):
         raise ConfigError("data.mean", cfg.mean, "must have 3 values: the images are read as RGB")
-    train, test = _folder(cfg, root / "train"), _folder(cfg, root / "val")
+    train, test = open_folder(cfg, root / "train"), open_folder(cfg, root / "val")
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise ConfigError("data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}")
@@ -180,7 +177,7 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     resize = v2.Resize(cfg.resize, antialias=True)
     eval_transform = v2.Compose([resize, v2.CenterCrop(cfg.image_size), *as_tensor])
 
-    def held_out(folder: ImageFolder, positions: Tensor, labels: Tensor) -> StreamedEval:
+    def held_out(folder: VisibleImages, positions: Tensor, labels: Tensor) -> StreamedEval:
         return StreamedEval(_Samples(folder, positions, labels[positions], eval_transform, seed), cfg, device)
 
     def training(transform: v2.Transform) -> _Samples:
@@ -193,17 +190,5 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
         num_classes=num_classes,
         in_channels=3,
         facts=facts_of(split, len(test), clean, noisy),
+        image_size=(cfg.image_size, cfg.image_size),
     )
-
-
-def _folder(cfg: DataConfig, path: Path) -> ImageFolder:
-    try:
-        return ImageFolder(str(path))
-    except FileNotFoundError as error:  # no such folder, no class folders, or one without images
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            "data.root",
-            cfg.root,
-            f"{path} must hold one folder of images per class ({reason}); "
-            f"arrange the files so and give the place with `python launch.py data={cfg.name} data.root=PATH`",
-        ) from None

@@ -29,14 +29,24 @@ MODELS: dict[str, Callable[..., nn.Module]] = {  # builder(num_classes, in_chann
 OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields only some of the models use
 
 
-def build_model(cfg: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
-    """Build a model, initialised from torch's global generator, and load `cfg.checkpoint` if there is one.
+def build_model(
+    cfg: ModelConfig,
+    num_classes: int,
+    in_channels: int,
+    *,
+    image_size: tuple[int, int] | None = None,
+    start_weights: bool = True,
+) -> nn.Module:
+    """Build a model, initialised from torch's global generator, and load the weights that it starts from.
 
     A builder's signature says which of the optional fields it uses; the others must be null.
 
     Args:
         num_classes: width of the classifier.
         in_channels: channels of the images.
+        image_size: height and width of the images, for models that are built for one size; None is their own.
+        start_weights: whether `cfg.checkpoint` and `cfg.pretrained` are read; a model whose weights are about to be
+            overwritten by a run's own does without.
 
     Raises:
         ConfigError: unknown name, a field without effect in this model, or weights that do not fit.
@@ -48,14 +58,14 @@ def build_model(cfg: ModelConfig, num_classes: int, in_channels: int) -> nn.Modu
         if name not in used:
             raise ConfigError(f"model.{name}", value, f"has no effect in model={cfg.name}; leave it null")
     if cfg.library == "timm" and cfg.import_path is None:
-        options |= {"name": cfg.name, "pretrained": cfg.pretrained}
+        options |= {"name": cfg.name, "pretrained": cfg.pretrained and start_weights, "image_size": image_size}
     model: nn.Module
     if cfg.import_path is not None:
         sizes = {"num_classes": num_classes, "in_channels": in_channels}
         model = call_imported("model.import_path", cfg.import_path, nn.Module, **sizes, **options)
     else:
         model = builder(num_classes=num_classes, in_channels=in_channels, **options)
-    if cfg.checkpoint is not None:
+    if cfg.checkpoint is not None and start_weights:
         load_weights(model, cfg.checkpoint)
     return model
 

@@ -18,7 +18,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
-from fsamlab.config import ConfigError, typed
+from fsamlab import inputs
+from fsamlab.config import ConfigError, from_plain, typed
 from fsamlab.door import SweepFailed, one_line, project_relative
 from fsamlab.environment import code_version
 from fsamlab.files import locked
@@ -130,7 +131,11 @@ class Choice:
 
 
 def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
-    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile."""
+    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile.
+
+    Raises:
+        ConfigError: the data or the start weights of a finished run are others now.
+    """
     damage: list[str] = []
     recorded = {run.directory.name: run for run in sweep_runs(sweep_dir, damage)}
     known = [recorded[plan.directory.name] for plan in plans if plan.directory.name in recorded]
@@ -147,6 +152,7 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
     todo = [p for p in plans if p.directory.name not in done | busy | damaged.keys()]
     num_busy = len(busy - done)
     if done:
+        inputs.check_finished((p.directory, from_plain(p.config)) for p in plans if p.directory.name in done)
         log.info("%d of them are finished already and are not run again (force=true would)", len(done))
     if num_busy:
         words = "%d of them are in SLURM's queue or running already: fsamlab status %s"
