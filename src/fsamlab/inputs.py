@@ -97,7 +97,7 @@ def check(directory: Path, config: Config, now: Seen, remedy: str = "or start ov
     before = recorded(directory)
     if before is None:
         return False
-    for key in before.keys() & now.keys():
+    for key in sorted(before.keys() & now.keys()):
         if before[key]["digest"] == now[key]["digest"]:
             continue
         change = f"{before[key]['what']} then, {now[key]['what']} now"

@@ -195,8 +195,12 @@ def _train(
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     state = checkpoint.load_latest(directory / "checkpoints")
+    memory: inputs.Memory = {}
+    if state is not None:  # before other data make something else fail
+        seen = inputs.look(config, memory=memory)
+        inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     trainer, facts = build(config, device, start_weights=state is None)
-    seen = inputs.look(config, facts)
+    seen = inputs.look(config, facts, memory)
     resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
     tracker = build_tracker(
         config.tracker,

@@ -7,8 +7,8 @@ from fsamlab.models import MODELS, build_model
 from fsamlab.models.pyramidnet import PyramidBlock
 
 
-def build(num_classes=10, in_channels=3, **fields):
-    return build_model(ModelConfig(**fields), num_classes, in_channels)
+def build(num_classes=10, in_channels=3, image_size=None, **fields):
+    return build_model(ModelConfig(**fields), num_classes, in_channels, image_size=image_size)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +153,44 @@ def test_import_path(monkeypatch, request):
     assert build(3, 2, name="mine", import_path=path, width=2)(torch.zeros(1, 2, 2, 2)).shape == (1, 6)
     with pytest.raises(ConfigError, match=r"model.depth=2: has no effect"):
         build(3, 2, name="mine", import_path=path, depth=2)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_efficientnet"])
+def test_timm_models_are_built_for_the_size_of_the_images(name):
+    model = build(5, 3, image_size=(32, 32), name=name, library="timm")
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224"])
+def test_vision_transformers_on_small_images(name):
+    model = build(10, 3, image_size=(32, 32), name=name, library="timm")
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_model_of_the_right_size_is_built_as_before():
+    torch.manual_seed(3)
+    first = build(5, 3, name="test_vit", library="timm").state_dict()
+    torch.manual_seed(3)
+    second = build(5, 3, image_size=(160, 160), name="test_vit", library="timm").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("test_vit", 10, r"model.name=test_vit: does not take images of 10x10 \(.*\); it is made for 160x160"),
+        ("vgg11", 8, r"model.name=vgg11: does not take images of 8x8 \(.*\); it is made for 224x224"),
+    ],
+)
+def test_sizes_that_a_timm_model_does_not_take(name, size, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        build(5, 3, image_size=(size, size), name=name, library="timm")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_pretrained_tag_that_does_not_exist(pretrained):
+    message = r"model.name=resnet18.nope: the weights .* \(Invalid pretrained tag nope\); resnet18 has .*a1_in1k"
+    with pytest.raises(ConfigError, match=message):
+        build(name="resnet18.nope", library="timm", pretrained=pretrained)

@@ -98,6 +98,8 @@ def read_rgb(path: str) -> Image.Image:
             if _is_16_bit_mode(image):
                 values = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+            elif image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # Pillow warns of such a palette that goes to RGB directly; same colours
             return image.convert("RGB")
     except Exception as e:  # a decoder raises whatever it stumbles over
         raise cannot_read(path, e) from None
