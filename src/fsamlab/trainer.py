@@ -7,6 +7,7 @@ order of (seed, epoch), so there is no generator state to save.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import Any, Protocol
@@ -254,7 +255,13 @@ class Trainer:
         if not self.scalars:
             return {}
         values = torch.stack([v.to(self.device, torch.float64) for v in self.scalars.values()])
-        return dict(zip(self.scalars, values.tolist()))
+        found = dict(zip(self.scalars, values.tolist()))
+        of_zero = ("perturbation/cos_", "perturbation/d_ratio")  # 0 / 0 and x / 0: undefined is absent
+        return {
+            key: value
+            for key, value in found.items()
+            if math.isfinite(value) or not (key.startswith(of_zero) or key.endswith("_coefficient"))
+        }
 
     @torch.no_grad()
     def evaluate(self, source: EvalSource) -> tuple[float, float]:

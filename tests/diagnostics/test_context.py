@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -462,3 +464,27 @@ def test_losses_without_gradients_take_the_same_kernel(name):
     model, objective = attention_objective(name)
     with measuring(model):
         assert torch.equal(objective.losses(), objective.gradient()[1])
+
+
+SETTINGS = """
+import torch
+from torch import nn
+from fsamlab.diagnostics import measuring
+{how}
+b = torch.backends
+read = lambda: [s.fp32_precision for s in (b.cuda.matmul, b.mkldnn.matmul)]
+before = read()
+with measuring(nn.Linear(2, 2)):
+    inside = read()
+    torch.get_float32_matmul_precision()
+assert read() == before, (before, read())
+assert "tf32" not in inside, inside
+"""
+
+
+@pytest.mark.parametrize("setting", ["cuda.matmul.fp32_precision", "mkldnn.matmul.fp32_precision"])
+def test_the_newer_settings_of_precision(setting):
+    """In a process of its own: torch remembers that they were used."""
+    code = SETTINGS.format(how=f"torch.backends.{setting} = 'tf32'")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -524,3 +524,60 @@ def test_random_vectors_follow_their_seed_only(dtype):
         assert draw(like, 3).std().item() == pytest.approx(1, abs=0.05)
     assert set(rademacher(like, 0).tolist()) == {-1.0, 1.0}
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ------------------------------------------------------------------------------------------ refusals
+
+
+def small():
+    return nn.Linear(3, 2), [(torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1]))]
+
+
+def test_a_reduced_loss_is_refused():
+    model, batches = small()
+    for loss in (F.cross_entropy, lambda out, y: F.cross_entropy(out, y, reduction="none")[:, None]):
+        with measuring(model), pytest.raises(ValueError, match="one value for each sample"):
+            Objective(model, batches, loss).gradient()
+
+
+def test_without_gradients_the_way_out_is_named():
+    model, batches = small()
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"measuring\(model\)"):
+            Objective(model, batches).gradient()
+        with pytest.raises(ValueError, match=r"measuring\(model\)"), Objective(model, batches).hessian():
+            pass
+    with measuring(model), pytest.raises(ValueError, match="detaches"):
+        Objective(model, batches, lambda out, y: F.cross_entropy(out.detach(), y, reduction="none")).gradient()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_types_that_cannot_be_measured_are_refused(dtype):
+    model, batches = small()
+    with pytest.raises(ValueError, match=str(dtype).removeprefix("torch.")):
+        Objective(model.to(dtype), batches)
+    mixed = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2).double())
+    with pytest.raises(ValueError, match="float32, float64"):
+        Objective(mixed, batches)
+
+
+def test_a_model_without_trainable_parameters_is_refused():
+    model, batches = small()
+    with pytest.raises(ValueError, match="frozen"):
+        Objective(model.requires_grad_(False), batches)
+
+
+class Noisy(nn.Linear):
+    """Random in eval mode too."""
+
+    def forward(self, x):
+        return super().forward(x) + 0.1 * torch.randn(len(x), 2)
+
+
+def test_a_forward_pass_that_is_random_in_eval_mode_is_refused():
+    model, batches = small()
+    with measuring(model):
+        Objective(model, batches).check_forward()
+    noisy = Noisy(3, 2)
+    with measuring(noisy), pytest.raises(ValueError, match="two forward passes"):
+        Objective(noisy, batches).check_forward()

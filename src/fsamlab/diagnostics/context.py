@@ -123,11 +123,11 @@ def _random_state_restored() -> Iterator[None]:
 @contextmanager
 def _exact_kernels(device: torch.device) -> Iterator[None]:
     """Autocast off, full-precision deterministic products, attention with second derivatives."""
-    fast_path, precision = torch.backends.mha.get_fastpath_enabled(), torch.get_float32_matmul_precision()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # another kernel, taken only where no gradient is needed
-    torch.set_float32_matmul_precision("highest")
     try:
         with (
+            _full_precision(),
             torch.autocast(device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
@@ -135,4 +135,26 @@ def _exact_kernels(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products in full precision, also where torch's settings by backend were used.
+
+    Torch has two sets of settings, and the older one cannot be read once the newer one was used (a RuntimeError).
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    saved = [backend.fp32_precision for backend in backends]
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        precision = None
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        else:
+            for backend, value in zip(backends, saved, strict=True):
+                backend.fp32_precision = value

@@ -123,6 +123,21 @@ class Objective:
         return losses
 
     @torch.no_grad()
+    def check_forward(self) -> None:
+        """Compare two forward passes over the first batch.
+
+        Raises:
+            ValueError: they differ: L is no function of w, and every difference of losses would be noise.
+        """
+        first, second = (self._losses(0).double() for _ in range(2))
+        if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                "two forward passes over the same samples give other losses (the model draws random numbers "
+                "in eval mode), so that sharpness and curvature mean nothing; make the module deterministic in eval "
+                "mode, or leave these quantities out (diagnostics=off)"
+            )
+
+    @torch.no_grad()
     def losses(self) -> Tensor:
         """Return every sample's loss, float64 (N,). Costs one forward pass F."""
         return torch.cat([self._losses(i).double() for i in range(len(self.batches))])
