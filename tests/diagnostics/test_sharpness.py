@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fsamlab.diagnostics import Objective, average_case, m_sharpness, measuring, one_step, worst_case
+from fsamlab.diagnostics import Objective, average_case, m_sharpness, m_worst_case, measuring, one_step, worst_case
 from fsamlab.diagnostics.sharpness import adaptive
 from fsamlab.optim.metric import Adaptive
 
@@ -300,7 +300,12 @@ def test_restarts_find_what_one_start_cannot():
     p.objective.batches = [(x, torch.zeros_like(y)) for x, y in p.objective.batches]
     truth = RHO**2 / 2 * torch.linalg.eigvalsh(p.hessian)[-1].item()
     with unchanged(p.objective):
-        assert worst_case(p.objective, RHO).total == 0
+        assert worst_case(p.objective, RHO, num_restarts=1).total == 0
+        assert worst_case(p.objective, RHO, num_steps=40).total > 0.99 * truth  # a random start by default
+        assert (
+            m_worst_case(p.objective, RHO, num_steps=40).total
+            >= worst_case(p.objective, RHO, num_steps=40).total * 0.999
+        )
         found = [worst_case(p.objective, RHO, num_restarts=k, num_steps=40, seed=5) for k in (1, 2, 3, 5)]
         again = worst_case(p.objective, RHO, num_restarts=3, num_steps=40, seed=5)
         other = worst_case(p.objective, RHO, num_restarts=3, num_steps=2, seed=50)
@@ -460,7 +465,11 @@ def test_a_zero_gradient_is_zero_sharpness():
     with torch.no_grad():
         p.model.weight.zero_()
     with unchanged(p.objective):
-        for rise in (one_step(p.objective, RHO), worst_case(p.objective, RHO), *m_sharpness(p.objective, RHO)):
+        for rise in (
+            one_step(p.objective, RHO),
+            worst_case(p.objective, RHO, num_restarts=1),
+            *m_sharpness(p.objective, RHO),
+        ):
             assert (rise.total, rise.first_order, rise.curvature) == (0.0, 0.0, 0.0)
         mean, error = average_case(p.objective, RHO)
     assert mean > error > 0
@@ -477,6 +486,16 @@ def test_opposite_batches_have_sharpness_where_the_whole_has_none():
     assert (whole.total, whole.first_order) == (0.0, 0.0)
     assert batches.first_order == pytest.approx(RHO, rel=1e-14)
     assert batches.total == pytest.approx(RHO + RHO**2 / 2, rel=1e-14)
+
+
+def test_worst_case_per_batch_is_the_mean_of_each_batches_own():
+    p = Linear(sizes=(300, 212))
+    with unchanged(p.objective):
+        found = m_worst_case(p.objective, RHO, num_steps=40)
+        each = [worst_case(part, RHO, num_steps=40).total for part in p.objective.parts()]
+        whole = worst_case(p.objective, RHO, num_steps=40).total
+    assert found.total == pytest.approx((300 * each[0] + 212 * each[1]) / 512, rel=1e-12)
+    assert found.total > whole
 
 
 def test_small_rises_of_float32_models():
@@ -521,5 +540,5 @@ def test_costs():
         assert passes(one_step, RHO) == 2
         assert passes(m_sharpness, RHO) == 3
         assert passes(average_case, RHO, num_pairs=4) == 9
-        assert passes(worst_case, RHO, num_steps=6) <= 2 * 6
+        assert passes(worst_case, RHO, num_steps=6, num_restarts=1) <= 2 * 6
         assert passes(worst_case, RHO, num_steps=6, num_restarts=3) <= 3 * (2 * 6 + 1)

@@ -11,6 +11,7 @@ QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.p
     "one_step",
     "m_sharpness",
     "worst_case",
+    "m_worst_case",
     "average_case",
     "eigenvalues",
     "trace",
@@ -42,7 +43,7 @@ class DiagnosticsConfig:
     rho_adaptive: float = number(0.5, *RADIUS)
     eta: float = number(0.01, 0, 1e6)  # ASAM's, official form
     num_ascent_steps: int = number(10, 1, 10_000)  # worst_case
-    num_restarts: int = number(1, 1, 1000)  # worst_case
+    num_restarts: int = number(2, 1, 1000)  # worst_case: starts, at w and at random points of the ball
     num_pairs: int = number(5, 1, 10_000)  # average_case: draws, each with both signs
     num_eigenvalues: int = number(5, 1, 500)
     # eigenvalues: relative distance to the nearest true one, at most; the error is far below

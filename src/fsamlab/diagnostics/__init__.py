@@ -14,7 +14,7 @@ from fsamlab.diagnostics.curvature import Eigenvalues, along, hessian_eigenvalue
 from fsamlab.diagnostics.decomposition import Decomposition
 from fsamlab.diagnostics.noise import GradientNoise, gradient_noise
 from fsamlab.diagnostics.objective import Hessian, Objective, cross_entropy
-from fsamlab.diagnostics.sharpness import Rise, average_case, m_sharpness, one_step, worst_case
+from fsamlab.diagnostics.sharpness import Rise, average_case, m_sharpness, m_worst_case, one_step, worst_case
 from fsamlab.diagnostics.suite import Diagnostics
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "gradient_noise",
     "hessian_eigenvalues",
     "m_sharpness",
+    "m_worst_case",
     "measuring",
     "one_step",
     "trace",

@@ -40,8 +40,11 @@ class GradientNoise:
 
     @property
     def scale(self) -> float:
-        """Simple noise scale tr Sigma / |mu|^2 in samples (McCandlish et al., 1812.06162): a ratio of means."""
-        return self.trace_sigma / self.grad_sq if self.grad_sq else math.nan
+        """Simple noise scale tr Sigma / |mu|^2 in samples (McCandlish et al., 1812.06162): a ratio of means.
+
+        NaN where the estimate of |mu|^2 is not positive.
+        """
+        return self.trace_sigma / self.grad_sq if self.grad_sq > 0 else math.nan
 
     @property
     def trace_samples(self) -> float:

@@ -57,6 +57,14 @@ def _worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Valu
     return found
 
 
+def _m_worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
+    how = {"num_steps": cfg.num_ascent_steps, "num_restarts": cfg.num_restarts, "seed": seed}
+    found: Values = {}
+    for suffix, rho, t in _metrics(objective, cfg):
+        found.update(_parts(f"m_worst_case{suffix}", sharpness.m_worst_case(objective, rho, t, **how)))
+    return found
+
+
 def _average_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
     found: Values = {}
     for suffix, rho, t in _metrics(objective, cfg):
@@ -78,6 +86,7 @@ OF_OBJECTIVE: dict[str, tuple[str, Callable[[Objective, DiagnosticsConfig, int],
     "one_step": ("sharpness", _one_step),
     "m_sharpness": ("sharpness", _m_sharpness),
     "worst_case": ("sharpness", _worst_case),
+    "m_worst_case": ("sharpness", _m_worst_case),
     "average_case": ("sharpness", _average_case),
     "eigenvalues": ("curvature", _eigenvalues),
     "trace": ("curvature", _trace),
@@ -94,9 +103,10 @@ OF_DECOMPOSITION: dict[str, tuple[str, Callable[[Decomposition, float, int], Val
 
 
 def grouped(table: Mapping[str, tuple[str, Callable[..., Values]]], chosen: set[str], *arguments: object) -> Values:
-    """Return the chosen quantities of a table, in its order, their keys as `group/key`."""
+    """Return the chosen quantities of a table, in its order, their keys as `group/key`; what is undefined is absent."""
     values: Values = {}
     for name, (group, quantity) in table.items():
         if name in chosen:
-            values.update({f"{group}/{key}": value for key, value in quantity(*arguments).items()})
+            found = quantity(*arguments)
+            values.update({f"{group}/{key}": value for key, value in found.items() if not math.isnan(value)})
     return values

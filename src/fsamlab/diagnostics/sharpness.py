@@ -91,14 +91,15 @@ def worst_case(
     t: Tensor | None = None,
     *,
     num_steps: int = 20,
-    num_restarts: int = 1,
+    num_restarts: int = 2,
     seed: int = 0,
 ) -> Rise:
-    """Return the largest rise that projected gradient ascent finds in the ball; never less than one step's.
+    """Return the largest rise over all samples that projected gradient ascent finds; never less than one step's.
 
     A step goes a length alpha along the normalised gradient and back into the ball; alpha starts at 2 rho
     and is halved, and the search set back to the best point, whenever the loss does not rise. The first
-    run starts at w, further ones at random points of the ball.
+    run starts at w, further ones at random points of the ball: at a saddle the gradient at w shows no way, and in a
+    net with symmetries it shows only the symmetric ways.
 
     Args:
         num_steps: gradient evaluations of each run (the reference code of 2302.07011 uses 20).
@@ -115,6 +116,28 @@ def worst_case(
         if rise > best_rise:
             best_rise, best_z = rise, z
     return Rise(best_rise, dot(_times(t, gradient), best_z))
+
+
+def m_worst_case(
+    objective: Objective,
+    rho: float,
+    t: Tensor | None = None,
+    *,
+    num_steps: int = 20,
+    num_restarts: int = 2,
+    seed: int = 0,
+) -> Rise:
+    """Return the mean over the objective's batches of :func:`worst_case` on each, weighted by size.
+
+    This is the worst-case sharpness of 2302.07011, with a point of the ball for each batch of m samples.
+    """
+    total = first = 0.0
+    for part in objective.parts():
+        share = part.num_samples / objective.num_samples
+        rise = worst_case(part, rho, t, num_steps=num_steps, num_restarts=num_restarts, seed=seed)
+        total += share * rise.total
+        first += share * rise.first_order
+    return Rise(total, first)
 
 
 def _ascent(

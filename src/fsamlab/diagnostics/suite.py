@@ -141,6 +141,7 @@ class Diagnostics:
             batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
             with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
                 objective = Objective(trainer.model, batches, loss, poll)
+                objective.check_forward()
                 values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed))
         if chosen & set(OF_DECOMPOSITION):
             rho = self.perturbation_rho(trainer.optimizer)

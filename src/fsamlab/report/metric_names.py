@@ -24,6 +24,7 @@ TITLES = {
     "sharpness/one_step_curvature": "one-step sharpness, curvature part",
     "sharpness/m_sharpness": "m-sharpness",
     "sharpness/worst_case": "worst-case sharpness",
+    "sharpness/m_worst_case": "worst-case sharpness, mean over batches of m",
     "sharpness/average_case": "average-case sharpness",
     "curvature/lambda_max": "largest Hessian eigenvalue",
     "curvature/trace": "Hessian trace",
