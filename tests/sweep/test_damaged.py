@@ -30,7 +30,10 @@ FILES = (*OF_A_RUN, *MEASURED, RECORD, "launches/1.configs.jsonl")
 
 
 def wrong_types(text):
-    return json.dumps({key: [[1]] for key in json.loads(text)}) + "\n" if text.startswith("{") else "status: [[1]]\n"
+    if not text.startswith("{"):
+        return "status: [[1]]\n"
+    objects = [json.loads(text)] if text.startswith("{\n") else map(json.loads, text.splitlines())
+    return "".join(json.dumps(dict.fromkeys(one, [[1]])) + "\n" for one in objects)
 
 
 DAMAGES = {
