@@ -33,7 +33,7 @@ def wrong_types(text):
     if not text.startswith("{"):
         return "status: [[1]]\n"
     objects = [json.loads(text)] if text.startswith("{\n") else map(json.loads, text.splitlines())
-    return "".join(json.dumps(dict.fromkeys(one, [[1]])) + "\n" for one in objects)
+    return "".join(json.dumps({key: [[1]] for key in one}) + "\n" for one in objects)
 
 
 DAMAGES = {
@@ -58,6 +58,7 @@ NAMES = {  # who reads a file, and so has to name it
     "launches/1.configs.jsonl": {"resubmit"},
 }
 HARMLESS = {("config.yaml", "cut"), ("measurements/last.jsonl", "empty"), ("measurements/last.jsonl", "cut")}
+HARMLESS |= {("measurements/last.jsonl", "binary")}  # a last line without its end is left out
 
 
 @pytest.fixture(scope="module")

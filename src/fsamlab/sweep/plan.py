@@ -159,11 +159,11 @@ def read_plans(jobs: list[RecordedJob], path: Path) -> Plans:
     found, lost, from_runs = [], [], 0
     for number, job in enumerate(jobs):
         config = by_id.get(job.run_id)
-        if config is None and damage is None and _identity(lines[number]) not in known:
-            config = lines[number]
         if config is None:
             config = _own_config(job)
             from_runs += config is not None
+        if config is None and damage is None and _identity(lines[number]) not in known:
+            config = lines[number]
         if config is None:
             lost.append(job)
         else:
