@@ -15,7 +15,7 @@ class ModelConfig:
     library: str = word("own", "own", "timm")
     import_path: str | None = text(None)  # package.module:function(num_classes=, in_channels=) -> nn.Module
     pretrained: bool = False  # library=timm
-    checkpoint: str | None = location(None)  # weights to start from: a run's last.pt or a state_dict, also as other tools save it
+    checkpoint: str | None = location(None)  # weights to start from: a run's last.pt, a state_dict
     width: int | None = number(None, 1, 1024)  # small_cnn, wrn28_10 (widening factor)
     depth: int | None = number(None, 1, 2000)  # wrn28_10, pyramidnet110
     alpha: int | None = number(None, 1, 5000)  # pyramidnet110
