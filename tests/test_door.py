@@ -198,3 +198,26 @@ def test_too_little_memory_is_one_line(text):
     assert one_line(RuntimeError(f"{text}: more\nlines")).startswith(f"out of memory: {text}")
     assert one_line(MemoryError()) is not None
     assert one_line(RuntimeError("shapes differ")) is None
+
+
+def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch, capfd):
+    import os
+    from types import SimpleNamespace
+
+    from fsamlab import door
+    from fsamlab.files import write_json
+
+    directory = tmp_path / "r"
+    directory.mkdir()
+    config = SimpleNamespace(force=False, hydra=SimpleNamespace(run=SimpleNamespace(dir=str(directory))))
+    monkeypatch.setattr("fsamlab.door.typed", lambda config: None)
+    write_json(directory / "status.json", {"status": "finished"})
+    monkeypatch.setattr(os, "access", lambda path, mode: path != directory)  # root may write everywhere
+    with pytest.raises(SystemExit, match="0"):
+        door.CheckBeforeRun().on_run_start(config)
+    assert capfd.readouterr().out == f"already finished: {directory} (read-only)\n"
+    config.force = True
+    with pytest.raises(SystemExit, match="1"):
+        door.CheckBeforeRun().on_run_start(config)
+    assert capfd.readouterr().err == f"error: {directory}: the run's directory cannot be written\n"
+    assert [p.name for p in directory.iterdir()] == ["status.json"]

@@ -278,3 +278,79 @@ def test_a_finished_runs_weights_are_no_checkpoint(tmp_path):
     checkpoint.finish(tmp_path / "checkpoints", {"w": torch.zeros(1)}, 3)
     with pytest.raises(checkpoint.CannotResume, match="force=true"):
         run(compose_tiny(), tmp_path)
+
+
+def test_a_damaged_row_before_the_checkpoint_is_set_aside_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    from fsamlab.tracking.local_run import read_run
+
+    config = compose_tiny("train.epochs=1", "train.log_every_steps=1", "train.checkpoint_every_steps=4")
+    run(config, tmp_path / "whole")
+    directory, real = tmp_path / "r", checkpoint.save
+
+    def once(*args, **keywords):
+        real(*args, **keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", once)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, directory)
+    monkeypatch.undo()
+    rows = directory / "metrics.jsonl"
+    content = rows.read_bytes()
+    place = content.index(b"\n") + 3  # in the name of the second row's first key
+    rows.write_bytes(content[:place] + b"\x00" + content[place + 1 :])
+    run(config, directory)
+    assert "line 2; the run goes on without" in caplog.text
+    assert (directory / "metrics.jsonl.damaged").read_bytes().count(b"\n") == 1
+    whole = timeless(tmp_path / "whole")
+    assert timeless(directory) == [whole[0], *whole[2:]]
+    assert rows.read_bytes().startswith(content[: content.index(b"\n")])
+    found = read_run(directory, None, None, 60.0)
+    assert [row["step"] for row in found.rows] == [1, 3, 4, 5]
+    weights = [checkpoint.load(d / "checkpoints" / "last.pt")["model"] for d in (tmp_path / "whole", directory)]
+    assert_same(*weights)
+
+
+def test_mending_keeps_the_length_and_every_good_row():
+    from fsamlab.record import mend_rows
+
+    good = [b'{"step": %d, "x": NaN}\n' % step for step in range(1, 6)]
+    for bad in (b"\xff\xfe\n", b"{\n", b'{"step": 2}\n', b'{"x": 1}\n', b"[1]\n", b'{"step": "7"}\n', b"\n"):
+        for place in (0, 3, 5):
+            lines = [*good[:place], bad, *good[place:]]
+            if bad == b'{"step": 2}\n' and place == 0:
+                continue  # the row that is thrown out is then the older one
+            mended, damaged = mend_rows(b"".join(lines))
+            assert len(mended) == sum(map(len, lines))
+            assert [json.loads(line)["step"] for line in mended.splitlines()] == [1, 2, 3, 4, 5]
+            assert damaged == {place + 1: bad[:-1]}
+    assert mend_rows(b"".join(good)) == (b"".join(good), {})
+    assert mend_rows(good[0] + b'{"step": 2}!') == (good[0][:-1] + b" " * 12 + b"\n", {2: b'{"step": 2}!'})
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_status_says_it(tmp_path, monkeypatch):
+    import errno
+
+    from fsamlab import door
+    from fsamlab.sweep.runs import current_status
+
+    append = RunRecord.append
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fills_up(record, row):
+        append(record, row)
+        monkeypatch.setattr(os, "replace", full)
+
+    monkeypatch.setattr(RunRecord, "append", fills_up)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(compose_tiny("train.epochs=1", "train.checkpoint_every_steps=1"), tmp_path)
+    assert door.one_line(caught.value).endswith(".json: No space left on device")
+    monkeypatch.undo()
+    status = current_status(tmp_path)
+    assert status["status"] == "failed"
+    assert "No space left on device" in status["exception"]
+    assert not list(tmp_path.rglob("*.tmp"))
+    run(compose_tiny("train.epochs=1", "train.checkpoint_every_steps=1"), tmp_path)
+    assert read_status(tmp_path)["status"] == "finished"

@@ -6,6 +6,7 @@ key, which value, and what is allowed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -25,8 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fsamlab import output
 from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, shown, typed, unknown_key
+from fsamlab.files import check_writable
 from fsamlab.identity import register_resolvers
 from fsamlab.project import check_project
+from fsamlab.record import is_finished
 
 
 class JobFailed(RuntimeError):
@@ -249,12 +252,23 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
 
 
 class CheckBeforeRun(Callback):
-    """Hydra callback: a single run's values are checked before its directory is made."""
+    """Hydra callback: a single run's values and its directory are checked before anything is written."""
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
-        """Leave with one line and exit code 1 when a value cannot be used."""
+        """Leave with one line: with exit code 1 when a value or the directory cannot be used.
+
+        With 0 when the run has finished and its directory is closed to writing: an archive, or another user's.
+        """
         try:
             typed(config)
+            directory = Path(config.hydra.run.dir)
+            if directory.exists() and not os.access(directory, os.W_OK):
+                if config.force or not is_finished(directory):
+                    raise PermissionError(errno.EACCES, "the run's directory cannot be written", str(directory))
+                print(f"already finished: {directory} (read-only)")
+                sys.exit(0)
+            if (directory / "run.log").exists():
+                check_writable(directory / "run.log")
         except Exception as e:
             sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from fsamlab.compose import grid
+from fsamlab.record import is_finished
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start, sweep_lock
 
@@ -35,6 +37,10 @@ class CheckedSweeper(BasicSweeper):
         sweep_dir = Path(self.config.hydra.sweep.dir)
         log.info("%d runs below %s", len(plans), sweep_dir)
         say_what_changed(sweep_dir, plans)
+        closed = sweep_dir.exists() and not os.access(sweep_dir, os.W_OK)
+        if closed and not self.config.force and all(is_finished(plan.directory) for plan in plans):
+            log.info("all of them are finished already (read-only)")  # an archive: nothing to start, nothing to record
+            return []
         with sweep_lock(sweep_dir) as lock:
             return start(
                 self.launcher,
