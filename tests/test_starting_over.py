@@ -15,7 +15,7 @@ from fsamlab.record import RunRecord, is_finished, read_rows, read_status
 
 OLD = {
     "summary.json", "measurements/last-step3-x.jsonl", "checkpoints/last.pt", "checkpoints/best.pt",
-    "checkpoints/previous.broken", "metrics.jsonl", "metrics.jsonl.damaged",
+    "checkpoints/previous.broken", "metrics.jsonl", "metrics.jsonl.damaged", "inputs.json",
 }  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def finished(tmp_path, config):
     checkpoint.save(directory / "checkpoints", {"w": torch.ones(1)}, "best.pt")
     (directory / "checkpoints" / "previous.broken").touch()
     (directory / "metrics.jsonl.damaged").touch()
+    write_json(directory / "inputs.json", {"data": "of the earlier life"})
     (directory / "measurements").mkdir()
     (directory / "measurements" / "last-step3-x.jsonl").write_text(json.dumps({"step": 3, "measured": "1"}) + "\n")
     return directory

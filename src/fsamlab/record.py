@@ -263,7 +263,7 @@ class RunRecord:
 
     def _discard(self) -> None:
         """Delete the results of an earlier life: each step may be the last one before a kill."""
-        for name in ("summary.json", "metrics.jsonl", DAMAGED_ROWS, "env.json"):
+        for name in ("summary.json", "metrics.jsonl", DAMAGED_ROWS, "env.json", "inputs.json"):
             (self.directory / name).unlink(missing_ok=True)
         for folder in (self.directory / "measurements", self.directory / "checkpoints"):
             for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
