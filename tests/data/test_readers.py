@@ -207,3 +207,18 @@ def test_downloads_into_one_root_take_turns(tmp_path):
         assert not entered.wait(0.3)
     assert entered.wait(10)
     thread.join()
+
+
+def test_a_download_on_a_file_system_without_flock(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    from fsamlab.data.readers import _downloading
+
+    def none(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with _downloading(DataConfig(name="cifar10"), tmp_path):
+        (tmp_path / "file").touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".download.lock", "file"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import math
 import warnings
@@ -18,8 +17,11 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DataConfig, SyntheticConfig
 from fsamlab.data.in_memory import Images, Raw
 from fsamlab.data.sampling import generator
+from fsamlab.files import locked
 from fsamlab.inputs import DEBIAN_FASHION_MNIST
 from fsamlab.seeding import Stream
+
+DOWNLOAD_SECONDS = 1800.0  # how long a process waits for another one's download
 
 
 def read_digits(cfg: DataConfig, seed: int, root: Path) -> Raw:
@@ -132,8 +134,7 @@ def _downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
     """Hold the root's lock, so that of several processes one downloads and the others then find the files."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / ".download.lock", "w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
+        with locked(root / ".download.lock", DOWNLOAD_SECONDS):
             yield
     except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
