@@ -206,7 +206,17 @@ def test_an_exception_is_in_the_status_and_the_directory_is_free_again(tmp_path,
 
 def test_divergence_is_in_the_status(tmp_path):
     with pytest.raises(RuntimeError):
-        run(compose_tiny("optimizer.lr=1e18"), tmp_path)
+        run(
+            compose_tiny(
+                "optimizer=sgd",
+                "model.import_path=test_trainer:NoNorm",
+                "model.width=null",
+                "model.name=mlp",
+                "optimizer.lr=1e6",
+                "optimizer.weight_decay=1e6",
+            ),
+            tmp_path,
+        )
     assert read_status(tmp_path)["status"] == "failed"
     assert "diverged at step" in read_status(tmp_path)["exception"]
 

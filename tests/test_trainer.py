@@ -270,14 +270,18 @@ def test_with_lr_zero_the_weights_do_not_move(mode):
 
 @pytest.mark.parametrize("variant", ["sgd", "fsam", "sam_db"])
 def test_divergence_names_its_step(variant):
-    trainer = build_trainer(compose_tiny(f"optimizer={variant}", "optimizer.lr=1e18", *MLP))
+    trainer = build_trainer(
+        compose_tiny(f"optimizer={variant}", "optimizer.lr=1e6", "optimizer.weight_decay=1e6", *MLP)
+    )
     with pytest.raises(Diverged, match=r"diverged at step \d+"):
         trainer.fit(Observer(trainer))
     assert trainer.step < 10
 
 
 def test_divergence_can_be_lived_with():
-    trainer, _ = train("optimizer=sgd", "optimizer.lr=1e18", "train.on_divergence=continue", *MLP)
+    trainer, _ = train(
+        "optimizer=sgd", "optimizer.lr=1e6", "optimizer.weight_decay=1e6", "train.on_divergence=continue", *MLP
+    )
     assert trainer.step == trainer.total_steps
 
 

@@ -99,6 +99,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             if launcher.num_jobs is None:  # few runs: more threads for each
                 launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
         for run in runs:  # a job that never starts must not leave an earlier one's word
+            (run / FOLDER).mkdir(exist_ok=True)
             write_json(run / FOLDER / "status.json", {"status": "queued"})
         launcher.launch(jobs, initial_job_idx=0)
         if getattr(launcher, "detached", False):
@@ -111,7 +112,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
 
 
 def _check_files(run: Path) -> bool:
-    """Read what a measurement needs of a run and what lies beside its rows, and make the folder.
+    """Read what a measurement needs of a run and what lies beside its rows.
 
     Raises:
         Damaged: a file or the folder cannot be used.
@@ -119,8 +120,7 @@ def _check_files(run: Path) -> bool:
     run_config(run)
     folder, mend = run / FOLDER, "remove it and measure again"
     try:
-        folder.mkdir(exist_ok=True)
-        check_writable(folder / "status.json")
+        check_writable(folder / "status.json" if folder.exists() else folder)
     except OSError as e:
         raise damaged(Path(e.filename), f"cannot be written: {e.strerror}", mend) from e
     read_measurements(run)
