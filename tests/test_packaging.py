@@ -2,11 +2,14 @@
 
 import ast
 import re
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from packaging.version import Version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,6 +42,18 @@ def imported():
 def test_the_dependencies_are_what_is_imported():
     declared = {re.match(r"[\w-]+", text)[0] for text in PROJECT["project"]["dependencies"]}
     assert declared == {DISTRIBUTIONS.get(name, name) for name in imported() - BROUGHT}
+
+
+def test_the_lowest_versions_are_stated_and_installed_by_ci():
+    """A bound that nobody has ever installed is a guess."""
+    done = subprocess.run([sys.executable, ".ci/lowest.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    pins = dict(line.split("==") for line in done.stdout.splitlines())
+    declared = {re.match(r"[\w-]+", text)[0] for text in PROJECT["project"]["dependencies"]}
+    assert set(pins) == declared - {"torch", "torchvision"}
+    assert pins["submitit"] == "1.5.4"  # 1.5.0 fails with current setuptools
+    for name, pin in pins.items():
+        assert Version(pin) <= Version(metadata.version(name)), name
+    assert ".ci/lowest.py" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_all_files_of_the_package_are_in_a_wheel():

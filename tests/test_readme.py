@@ -88,3 +88,12 @@ def test_every_measurement_composes(command):
     words = [w for w in shlex.split(command.split("  ")[0])[1:]]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         typed_measure(compose("measure", overrides=["root=/runs", "run=r", *words]))
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda p: p.name)
+def test_no_blank_line_cuts_a_table_in_two(page):
+    """What comes after one is text with bars in it."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines[1:], start=2):
+        if line.startswith("|") and not lines[number - 2].startswith("|"):
+            assert set(lines[number]) <= set("|-: "), f"{page.name}:{number} is a table's row without its head"
