@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsamlab import inputs
-from fsamlab.config import Config, ConfigError, DiagnosticsConfig, MeasureConfig, from_plain, typed_measure
+from fsamlab.config import (
+    Config,
+    ConfigError,
+    DiagnosticsConfig,
+    MeasureConfig,
+    from_plain,
+    recorded,
+    typed_measure,
+)
 from fsamlab.environment import slurm_job_id
 from fsamlab.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
 from fsamlab.ownership import DirectoryBusy, Ownership
@@ -252,8 +260,10 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     if path.exists() and not config.force and _is_of(path, weights):
         log.info("measured already: %s (force=true measures again)", path)
         return path
-    device = choose_device(dataclasses.replace(trained.train, device=config.device))
-    trainer, facts = build(dataclasses.replace(trained, diagnostics=config.diagnostics), device, start_weights=False)
+    with recorded():
+        measured = dataclasses.replace(trained, diagnostics=config.diagnostics)
+        device = choose_device(dataclasses.replace(trained.train, device=config.device))
+    trainer, facts = build(measured, device, start_weights=False)
     inputs.check(run, trained, inputs.look(trained, facts), INSTEAD)
     note: dict[str, str] = {}
     if "optimizer" in state:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fsamlab import checkpoint, door, inputs, terminal
-from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, to_plain, typed
+from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, recorded, to_plain, typed
 from fsamlab.data import Data, build_data
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.environment import environment, slurm_job_id
@@ -98,7 +98,8 @@ def run_frozen(job: FrozenJob) -> None:
         raise ConfigError("run directory", job.directory.name, allowed)
     before = read_status(job.directory)
     if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
-        config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
+        with recorded():
+            config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
     deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
     while True:
         try:

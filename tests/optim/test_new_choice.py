@@ -1,5 +1,7 @@
 """A new choice on each axis: its parameter reaches it from the config, its state is kept, saved and restored."""
 
+import copy
+import functools
 import io
 import multiprocessing
 import os
@@ -14,7 +16,9 @@ from helpers import build_trainer, compose_tiny
 
 from fsamlab import checkpoint
 from fsamlab.config import ConfigError, from_plain, rules, to_plain
-from fsamlab.optim import build_optimizer, perturbation
+from fsamlab.identity import run_id
+from fsamlab.optim import FSAM, SharpnessAware, build_optimizer, perturbation, reference
+from fsamlab.optim.ascent import Ascent
 from fsamlab.run import run
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -109,6 +113,136 @@ def test_a_key_that_the_variant_does_not_read_is_refused(overrides):
     with pytest.raises(ConfigError, match=rf"^{key}=.*(has no effect in|perturbs nothing)") as e:
         compose_tiny(*overrides)
     assert "\n" not in str(e.value)
+
+
+# what a choice sees of a step
+
+
+@pytest.mark.parametrize(
+    ("sigma", "order", "ema_init"),
+    [(0.7, "official", "first_gradient"), (0.7, "paper", "zero"), (-0.4, "paper", "zero_debiased")],
+)
+def test_a_metric_with_a_state_sees_the_gradients_and_the_reference_of_the_step(sigma, order, ema_init, monkeypatch):
+    """Beside a component that reuses the gradients' memory, and an average that is updated in place."""
+    seen = []
+
+    def update(self, part, state, ops):
+        r = part.reference(ops)
+        seen.append([*part.ascent(ops), *([] if r is None else [x.clone() for x in r])])
+
+    monkeypatch.setattr(perturbation.METRICS["l2"], "update", update)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 1, bias=False).double()
+    choices = {"component": "subtract", "reference": "ema", "order": order, "ema_init": ema_init}
+    optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), sigma=sigma, lmbda=0.8, **choices)
+    rule = reference.FSAM(sigma, 0.8, order, ema_init)
+    for k in range(4):
+        x = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+
+        def closure(x=x):
+            optimizer.zero_grad()
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            return loss
+
+        g = 2 * x.T @ (x @ model.weight.detach().T) / 8
+        old = rule.m
+        rule.direction([g.T])
+        r = rule.debiased(rule.m, rule.t) if order == "paper" else old
+        optimizer.step(closure)
+        expected = [g.T, *(r or [])]
+        assert len(seen[-1]) == len(expected)
+        for found, true in zip(seen[-1], expected):
+            torch.testing.assert_close(found, true, rtol=1e-12, atol=1e-14)
+
+
+def test_two_choices_cannot_keep_one_entry(monkeypatch):
+    monkeypatch.setattr(perturbation.METRICS["l2"], "state_keys", ("ema",))
+    with pytest.raises(TypeError, match="two choices made here keep ema in a parameter's state"):
+        FSAM(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+
+
+def test_a_choice_and_the_base_cannot_keep_one_entry(monkeypatch):
+    monkeypatch.setattr(perturbation.METRICS["l2"], "state_keys", ("momentum_buffer",))
+
+    def update(self, part, state, ops):
+        for p, a in zip(part.params, part.ascent(ops)):
+            state[p]["momentum_buffer"] = a
+
+    monkeypatch.setattr(perturbation.METRICS["l2"], "update", update)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 2))
+    optimizer = FSAM(model.parameters(), lr=0.1, momentum=0.9)
+    go(model, optimizer, range(2))
+    with pytest.raises(RuntimeError, match="the base and a choice both keep momentum_buffer"):
+        optimizer.state_dict()
+
+
+def test_a_new_ascent_along_the_full_gradient_keeps_it_and_needs_step(monkeypatch):
+    """`needs` alone says that the gradient is kept; the new class does not have to repeat it."""
+
+    class Doubled(Ascent):
+        name = "doubled"
+        needs = rules.FULL
+        data = "the full training set"
+        full_every_steps = 4
+
+        def gradients(self, params, state, seed):
+            return [2 * state[p]["full_gradient"] for p in params]
+
+    for table in (rules.AXES["ascent"], perturbation.AXES["ascent"]):
+        monkeypatch.setitem(table, "doubled", Doubled)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 2))
+    make = functools.partial(SharpnessAware, ascent="doubled")
+
+    def goes_on(model, optimizer, k):
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(k))
+
+        def closure():
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            return loss
+
+        optimizer.zero_grad()
+        optimizer.step(closure, closure)
+        return [p.detach().clone() for p in model.parameters()]
+
+    optimizer = make(torch.optim.SGD(model.parameters(), lr=0.1))
+    goes_on(model, optimizer, 0)
+    other, state = copy.deepcopy(model), optimizer.state_dict()
+    resumed = make(torch.optim.SGD(other.parameters(), lr=0.1))
+    resumed.load_state_dict(state)
+    for p, q in zip(goes_on(model, optimizer, 1), goes_on(other, resumed, 1)):
+        assert torch.equal(p, q)
+    with pytest.raises(RuntimeError, match="use step"):
+        resumed.ascend()
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "values"),
+    [
+        ("adamw", "optimizer", {"momentum": 0.5, "nesterov": True}),
+        ("sam", "optimizer", {"betas": [0.5, 0.9], "eps": 0.1}),
+        ("sgd", "optimizer", {"every": 2, "floor": 0.1, "same_rng": True}),
+        ("random", "optimizer", {"same_rng": True}),
+        ("sam", "train", {"milestones": [0.7, 0.4]}),
+        ("sam", "tracker", {"tags": ["x" * 80], "project": "a/b"}),
+    ],
+)
+def test_what_a_former_version_has_recorded_is_read_back_as_it_is(name, group, values):
+    plain = to_plain(compose_tiny(f"optimizer={name}"))
+    before = from_plain(plain)
+    plain[group].update(values)
+    config = from_plain(plain)
+    assert to_plain(config) == plain
+    assert (run_id(config) == run_id(before)) is (group == "tracker")  # the run's directory is still its own
+    model = torch.nn.Linear(2, 2)
+    assert build_optimizer(config.optimizer, model, seed=0).same_rng is (name == "sgd" and group == "optimizer")
+    given = [f"{group}.{k}={str(v).replace(' ', '')}" for k, v in values.items()]
+    with pytest.raises(ConfigError):  # on a command line it is refused
+        compose_tiny(f"optimizer={name}", *given)
+    plain[group]["name" if group == "optimizer" else "warp"] = 3  # a damaged record is still one line
+    with pytest.raises(ConfigError):
+        from_plain(plain)
 
 
 # state

@@ -48,6 +48,22 @@ def closure_of(model, optimizer, k):
     return closure
 
 
+def plain_closure(model, k):
+    """A closure that leaves zero_grad() to the loop."""
+    x, y = batch(k)
+
+    def closure():
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def subtracting_full(base, **keywords):
+    return SharpnessAware(base, component="subtract", reference="full", **keywords)
+
+
 def run(model, optimizer, steps, start=0):
     for k in range(start, start + steps):
         other = closure_of(model, optimizer, 1000 + k)
@@ -145,6 +161,21 @@ def test_no_state_dict_of_perturbed_weights():
         optimizer.state_dict()
     with pytest.raises(RuntimeError, match="twice"):
         optimizer.ascend()
+
+
+def test_no_state_is_loaded_while_weights_are_perturbed():
+    model = network()
+    optimizer = SAM(sgd(model))
+    closure_of(model, optimizer, 0)()
+    weights, state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer.ascend()
+    with pytest.raises(RuntimeError, match=r"load_state_dict\(\) between ascend\(\) and descend\(\): call restore\(\)"):
+        optimizer.load_state_dict(state)
+    optimizer.restore()
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    optimizer.restore()  # nothing is left that would overwrite the weights
+    assert same(model.parameters(), [weights[name] for name, _ in model.named_parameters()])
 
 
 # 2, 3 restoring
@@ -331,6 +362,36 @@ def test_micro_batches_average():
         torch.testing.assert_close(p.grad, torch.stack(gradients).mean(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("ascent", ["batch", "none"])
+def test_micro_batches_whose_closures_do_not_zero_gradients(ascent):
+    finals = []
+    for zeroing in (True, False):
+        model = network()
+        optimizer = SharpnessAware(sgd(model), ascent=ascent, rho=0.5, model=model)
+        closures = [closure_of(model, optimizer, k) for k in range(3)]
+        if not zeroing:
+            closures = [plain_closure(model, k) for k in range(3)]
+        optimizer.step_micro(closures)
+        finals.append([p.detach().clone() for p in model.parameters()])
+    assert same(*finals)
+
+
+@pytest.mark.parametrize("make", [SAM, FSAM, optim.RandomSAM, optim.SAMFullEMA, optim.SAMNoise, subtracting_full])
+def test_closures_that_do_not_zero_gradients(make):
+    finals = []
+    for zeroing in (True, False):
+        model = network()
+        optimizer = make(sgd(model), rho=0.5, model=model)
+        for k in range(3):
+            optimizer.zero_grad()
+            pair = [closure_of(model, optimizer, k), closure_of(model, optimizer, 9)]
+            if not zeroing:
+                pair = [plain_closure(model, k), plain_closure(model, 9)]
+            optimizer.step(pair[0], reference_closure=pair[1])
+        finals.append([p.detach().clone() for p in model.parameters()])
+    assert same(*finals)
+
+
 def test_micro_batches_need_their_own_ascent():
     model = network()
     with pytest.raises(ValueError, match="ascent=other_batch"):
@@ -503,6 +564,17 @@ def test_same_rng_needs_step():
     model = network(dropout=0.5)
     with pytest.raises(RuntimeError, match=r"same_rng=True .* use step\(closure"):
         SAM(sgd(model), same_rng=True).ascend()
+
+
+@pytest.mark.parametrize("make", [optim.RandomSAM, optim.SAMdb, optim.SAMFull])
+def test_same_rng_needs_a_clean_pass(make):
+    with pytest.raises(ConfigError, match=r"same_rng=True: ascent=\w+ has no clean pass to replay"):
+        make(sgd(network()), same_rng=True)
+
+
+def test_a_base_that_runs_its_closure_itself_is_refused():
+    with pytest.raises(TypeError, match="LBFGS runs its closure itself"):
+        SAM(torch.optim.LBFGS(network().parameters()))
 
 
 def test_a_choice_that_does_not_perturb_moves_nothing():
@@ -702,6 +774,44 @@ def test_full_gradient_every_n_steps():
         closure = closure_of(model, optimizer, k)
         optimizer.step(closure, lambda closure=closure: (calls.append(1), closure())[1])
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_layer_frozen_since_the_full_gradient_is_not_perturbed(every):
+    model = network()
+    optimizer = optim.SAMFull(sgd(model), rho=0.5, full_every_steps=every, model=model)
+    run(model, optimizer, 1)
+    model[0].weight.requires_grad_(False)
+    plain = closure_of(model, optimizer, 1)
+    seen = []
+
+    def closure():
+        seen.append([p.detach().clone() for p in (model[0].weight, model[4].weight)])
+        return plain()
+
+    before = [p.detach().clone() for p in (model[0].weight, model[4].weight)]
+    optimizer.step(closure, closure)
+    assert torch.equal(seen[-1][0], before[0])
+    assert not torch.equal(seen[-1][1], before[1])
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_gradient_whose_inverse_overflows_is_no_direction(foreach):
+    p = nn.Parameter(torch.ones(1))
+    optimizer = SAM([p], lr=0.0, rho=0.5, foreach=foreach)
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append(p.item())
+        loss = (p * 1e-40).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert seen == [1.0, 1.0]
+    assert optimizer.num_floored == 1
+    assert optimizer.num_nonfinite == 0
 
 
 def test_sparse_gradients_are_refused_plainly():

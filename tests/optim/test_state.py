@@ -104,6 +104,33 @@ def test_torchs_checkpoint_tools_take_the_whole_state(tmp_path, name, base, step
     assert torch.equal(go(other, resumed, range(steps, steps + 3)), whole)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_state_whose_averages_a_checkpoint_reader_has_dropped_is_refused(tmp_path):
+    """A base with a state from the start is not asked to make one, so nobody learns of the entries that will be."""
+
+    def fresh():
+        model = network()
+        return model, FSAM(torch.optim.Adagrad(model.parameters(), lr=0.1), rho=0.3)
+
+    def load(model, optimizer):
+        weights, state = get_state_dict(model, optimizer)
+        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=tmp_path / "saved", no_dist=True)
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
+
+    model, optimizer = fresh()
+    go(model, optimizer, range(3))
+    weights, state = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    whole = go(model, optimizer, range(3, 6))
+    with pytest.raises(ValueError, match=r"lost ema, ema_steps .* take one step before"):
+        load(*fresh())
+    other, resumed = fresh()
+    go(other, resumed, range(9, 10))  # what the message says
+    resumed.zero_grad()
+    load(other, resumed)
+    assert torch.equal(go(other, resumed, range(3, 6)), whole)
+
+
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", MAKE)
 def test_asking_for_the_state_before_the_first_step_changes_nothing(name, base):

@@ -18,9 +18,11 @@ from fsamlab.config.checks import (
     check_fields,
     did_you_mean,
     in_range,
+    is_recorded,
     location,
     number,
     one_of,
+    recorded,
     shown,
     text,
     unknown_key,
@@ -54,6 +56,7 @@ __all__ = [
     "from_plain",
     "in_range",
     "one_of",
+    "recorded",
     "register_schemas",
     "schema_of",
     "shown",
@@ -83,11 +86,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        if self.name in (".", "..") or len(self.name.encode()) > 200:
-            raise ConfigError("name", self.name, "must be usable as one directory name, of 200 bytes at most")
-        for group in ("optimizer", "model", "data"):  # the run's directory is called by them
-            if len(getattr(self, group).name) > 70:
-                raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
+        if not is_recorded():
+            self._check_names()
         if self.train.accumulate_steps > self.data.batch_size:
             allowed = f"must be <= data.batch_size={self.data.batch_size}, which is cut into so many micro-batches"
             raise ConfigError("train.accumulate_steps", self.train.accumulate_steps, allowed)
@@ -96,6 +96,13 @@ class Config:
             raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
         if self.train.save_best and self.data.val_size == 0:
             raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
+
+    def _check_names(self) -> None:
+        if self.name in (".", "..") or len(self.name.encode()) > 200:
+            raise ConfigError("name", self.name, "must be usable as one directory name, of 200 bytes at most")
+        for group in ("optimizer", "model", "data"):  # the run's directory is called by them
+            if len(getattr(self, group).name) > 70:
+                raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
 
 
 @dataclass
@@ -206,9 +213,16 @@ def to_plain(config: Config) -> dict[str, Any]:
 def from_plain(plain: dict[str, Any]) -> Config:
     """Rebuild a config from :func:`to_plain`'s dictionaries, as a run's config.yaml holds them.
 
+    A key without effect keeps the value that it has on record: it is part of the run's identity.
+
     Raises:
         ConfigError: a key that this version does not know, or a value that it refuses.
     """
+    with recorded():
+        return _from_plain(plain)
+
+
+def _from_plain(plain: dict[str, Any]) -> Config:
     _refuse_stray(plain, {f.name for f in dataclasses.fields(Config)}, "")
     values = dict(plain)
     for group, schemas in SCHEMAS.items():

@@ -13,6 +13,7 @@ from fsamlab.config.checks import (
     ConfigError,
     Number,
     check_fields,
+    is_recorded,
     listed,
     number,
     one_of,
@@ -87,7 +88,9 @@ class OptimizerConfig:
             self._refuse(("same_rng",), f"ascent={self.ascent} has no clean pass to replay")
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
-        """Refuse keys that this variant does not read, unless they have their defaults."""
+        """Refuse keys that this variant does not read, unless they have their defaults or are on record."""
+        if is_recorded():
+            return
         for f in dataclasses.fields(self):
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             if f.name in names and getattr(self, f.name) != default:

@@ -12,6 +12,7 @@ from fsamlab.config.checks import (
     Text,
     check_fields,
     in_range,
+    is_recorded,
     listed,
     number,
     text,
@@ -51,7 +52,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields("train.", self)
         in_range("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        if any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
+        if not is_recorded() and any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
             raise ConfigError("train.milestones", self.milestones, "must ascend: shares of training")
 
 

@@ -143,4 +143,6 @@ def build_optimizer(
     chosen = rules.choose({axis: getattr(cfg, axis) for axis in rules.AXES})
     names = {name for choice in chosen.values() for name in choice.of_the_optimizer()}
     keywords = {name: getattr(cfg, name) for name in (*SHARED, *names)}
+    if not rules.ASCENTS[cfg.ascent].has_clean_loss:
+        keywords["same_rng"] = False  # which configs of former versions may have, without effect
     return SharpnessAware(base, **keywords, model=model, seed=seed, max_grad_norm=max_grad_norm)

@@ -15,6 +15,7 @@ Tensors = list[Tensor]
 Number = float | Tensor
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+SHORTEST = torch.finfo(torch.float32).tiny  # |T d|; 1 / |T d| of a shorter one overflows float32
 
 
 class Foreach:
@@ -118,10 +119,10 @@ def number(x: Tensor) -> Number:
 def radius_over_norm(norm_d: Number, norm_td: Number, norm_a: Number, floor: float) -> tuple[Number, Tensor | int]:
     """Return (1 / |T d|, 0), or (0, 1) where |d| <= floor |a|; on the device if the norms are there."""
     if isinstance(norm_d, float) and isinstance(norm_td, float):
-        floored = norm_d <= floor * norm_a or norm_td == 0
+        floored = norm_d <= floor * norm_a or norm_td < SHORTEST
         return (0.0, 1) if floored else (1 / norm_td, 0)
     on_device = torch.as_tensor(norm_td)
-    below = torch.as_tensor(norm_d <= floor * norm_a) | (on_device == 0)
+    below = torch.as_tensor(norm_d <= floor * norm_a) | (on_device < SHORTEST)
     return torch.where(below, torch.zeros_like(on_device), 1 / on_device), below.long()
 
 

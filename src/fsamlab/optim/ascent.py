@@ -61,7 +61,7 @@ class FullSet(rules.FullSet, Ascent):
     def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
         """Return copies of the stored full gradient (components may write to what they get)."""
         stored = [state.get(p, {}).get("full_gradient") for p in params]
-        return [None if g is None else g.clone() for g in stored]
+        return [None if g is None or not p.requires_grad else g.clone() for p, g in zip(params, stored)]
 
 
 class Gaussian(rules.Gaussian, Ascent):

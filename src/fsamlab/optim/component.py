@@ -49,12 +49,14 @@ class Part:
 
     def reference(self, ops: Ops) -> Tensors | None:
         """Return r, not to be written to; None where there is no reference yet."""
+        reused = self.alpha != 1 or self.beta != 0
+        a = self.ascent(ops) if self.on_a and reused else self.a
         if not self.m:
-            return ops.scaled(self.a, self.on_a) if self.on_a else None
+            return ops.scaled(a, self.on_a) if self.on_a else None
         if not self.on_a:
             return self.m if self.on_m == 1 else ops.scaled(self.m, self.on_m)
         r = ops.scaled(self.m, self.on_m)
-        ops.add_(r, self.a, alpha=self.on_a)
+        ops.add_(r, a, alpha=self.on_a)
         return r
 
 

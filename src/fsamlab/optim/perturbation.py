@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fsamlab.config import rules
 from fsamlab.optim.ascent import ASCENTS, Ascent
 from fsamlab.optim.component import COMPONENTS, REFERENCES, Component, Reference
 from fsamlab.optim.metric import METRICS, Metric
+
+FULL_GRADIENT = "full_gradient"  # the entry in a parameter's state that SharpnessAware makes
 
 AXES: dict[str, Mapping[str, Any]] = {
     "ascent": ASCENTS,
@@ -55,7 +58,18 @@ class Choices(rules.Chosen):
             given = {name: parameters[name] for name in rule.of_the_optimizer() if name in parameters}
             made[axis] = AXES[axis][rule.name](**given)
         super().__init__(**made)
+        keys = [key for axis in self.made() for key in axis.state_keys]
+        shared = sorted({key for key in keys if keys.count(key) > 1})
+        if shared:
+            raise TypeError(
+                f"two choices made here keep {', '.join(shared)} in a parameter's state: rename one of them"
+            )
         self.check()
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether the gradient over the full training set is kept in each parameter's state."""
+        return any(getattr(axis, "needs", None) == rules.FULL for axis in self.made())
 
     @property
     def full_every_steps(self) -> int:
@@ -65,11 +79,13 @@ class Choices(rules.Chosen):
     @property
     def state_keys(self) -> frozenset[str]:
         """The entries of a parameter's state that belong to the choices."""
-        return frozenset(key for axis in self.made() for key in axis.state_keys)
+        stored = (FULL_GRADIENT,) if self.needs_full else ()
+        return frozenset((*stored, *(key for axis in self.made() for key in axis.state_keys)))
 
     def blank(self, p: Tensor) -> dict[str, Any]:
         """Return the entries of a parameter's state before any step."""
-        return {key: value for axis in self.made() for key, value in axis.blank(p).items()}
+        stored = {FULL_GRADIENT: torch.zeros_like(p)} if self.needs_full else {}
+        return {**stored, **{key: value for axis in self.made() for key, value in axis.blank(p).items()}}
 
     def made(self) -> Iterator[Any]:
         """Iterate over the choices that are made."""

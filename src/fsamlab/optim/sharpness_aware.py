@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fsamlab.config import in_range, rules
+from fsamlab.config import ConfigError, in_range, rules
 from fsamlab.optim._ops import Tensors
 from fsamlab.optim.component import Part
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
-from fsamlab.optim.perturbation import Choices
+from fsamlab.optim.perturbation import FULL_GRADIENT, Choices
 from fsamlab.optim.sharded import whole
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
@@ -107,6 +107,8 @@ class SharpnessAware(TwoPhase):
             process_group=process_group,
             grad_scaler=grad_scaler,
         )
+        if same_rng and not self.has_clean_loss:
+            raise ConfigError("same_rng", True, f"ascent={ascent} has no clean pass to replay")
         self._full_step = None
 
     # ------------------------------------------------------------------------------- what it needs
@@ -225,6 +227,7 @@ class SharpnessAware(TwoPhase):
                 for p in self.parameters():
                     if p.grad is not None:
                         mean[p] = mean[p].add_(p.grad, alpha=share) if p in mean else p.grad * share
+                self._drop_gradients()  # the next closure need not zero them
             for p in self.parameters():
                 p.grad = mean.get(p)
             self._finish(finite and self._verdict([*clean, *perturbed], perturbs), None)
@@ -250,8 +253,10 @@ class SharpnessAware(TwoPhase):
                 self._required(closure, name, "the full training set")
                 self._unscale()
                 for p in self.parameters():
+                    self._own[p].pop(FULL_GRADIENT, None)  # the one of a parameter that has none any more
                     if p.grad is not None:
-                        self._own[p]["full_gradient"] = p.grad.clone()
+                        self._own[p][FULL_GRADIENT] = p.grad.clone()
+                self._drop_gradients()  # a closure that does not zero them would add to them
                 self._full_step = self.num_steps  # last: an interrupted pass is made again
         if choice.needs not in (None, rules.FULL):
             self._required(ascent, "ascent_closure", choice.data)

@@ -122,7 +122,7 @@ class TwoPhase(Wrapper):
 
     def _refuse_what_needs_step(self) -> None:
         choices, what = self.choices, ""
-        if not choices.ascent.two_phase or (choices.reference is not None and choices.reference.needs is not None):
+        if not choices.ascent.two_phase or choices.needs_full:
             what = f"{choices.words()} needs a pass over the full training set of its own"
         elif self.same_rng:
             what = "same_rng=True replays the random state of the first pass"
@@ -304,7 +304,8 @@ class TwoPhase(Wrapper):
             self._moved = []
 
     def _commit(self, parts: list[Part]) -> None:
-        for choice in self.choices.made():
+        # The reference comes last: it may write to the tensors that the others still have gradients back from.
+        for choice in sorted(self.choices.made(), key=lambda choice: choice is self.choices.reference):
             choice.commit(parts, self._own, self.ops)
 
     def _base_step(self) -> None:
@@ -359,6 +360,10 @@ class TwoPhase(Wrapper):
 
     def check_own_state(self, own: dict[str, Any]) -> None:
         """Refuse the state of a variant with other choices, and another rank's own state."""
+        if self._parts is not None:
+            raise RuntimeError(
+                "load_state_dict() between ascend() and descend(): call restore(), then load the weights"
+            )
         self.choices.check_state(own)
         here = {"rank": self.ranks.rank, "num_ranks": self.ranks.number}
         if "rank" in own and {key: own[key] for key in here} != here:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -66,6 +67,9 @@ class Wrapper(Optimizer):
     _blank = Shared[bool]()
 
     def __init__(self, base: Optimizer, rho: float) -> None:
+        closure = inspect.signature(base.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise TypeError(f"{type(base).__name__} runs its closure itself, as often as it likes: no base for this")
         self.base = base
         self._shared: dict[str, Any] = {}
         self._blank = False
@@ -157,9 +161,14 @@ class Wrapper(Optimizer):
         """Return base state, own state, groups with rho; no copy of the weights."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        own = {**self.own_state(), "blank": self._blank}
+        own = {**self.own_state(), "blank": self._blank, "has_entries": any(self._own.values())}
         packed = self.base.state_dict()
         state = {i: dict(self.state[p]) for i, p in enumerate(self.parameters())}
+        both = {
+            key for p in self.parameters() for key in self._own.get(p, {}).keys() & self.base.state.get(p, {}).keys()
+        }
+        if both:
+            raise RuntimeError(f"the base and a choice both keep {', '.join(sorted(both))} in a parameter's state")
         result = {
             **packed,
             "state": state if any(state.values()) else {},
@@ -182,6 +191,14 @@ class Wrapper(Optimizer):
         if own is None:
             raise ValueError("this is the state of a plain optimizer; load it into `.base`")
         self.check_own_state(own)
+        if own.get("has_entries") and not any(
+            self.own_keys & entries.keys() for entries in state_dict["state"].values()
+        ):
+            raise ValueError(
+                f"this state has lost {', '.join(sorted(self.own_keys))} of the parameters: its reader asked this "
+                "optimizer for its entries while there were none (the base has had some from the start); take one step "
+                "before, then load weights and state"
+            )
         theirs = {i: {k: v for k, v in s.items() if k not in self.own_keys} for i, s in state_dict["state"].items()}
         self.base.load_state_dict({"state": {i: s for i, s in theirs.items() if s}, "param_groups": groups})
         self.load_own_state(own)
