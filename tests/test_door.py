@@ -11,7 +11,7 @@ WRONG = {
     "optimizr=sam": "optimizr: unknown key (did you mean optimizer?)",
     "data.augment.cutot=3": "data.augment.cutot: unknown key (did you mean cutout?)",
     "train.epochs=1.5": "train.epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer",
-    "name=a/b": "name=a/b: must have 1 to 120 printable characters",
+    "name=a/b": "name='a/b': must have 1 to 120 printable characters",
     "optimizer.sigma=[": "error:",
     "model.width=-3": "model.width=-3: must be finite and >= 1",
 }

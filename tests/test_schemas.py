@@ -136,8 +136,8 @@ WRONG = {
     "train.milestones=[0.7,0.3]": "train.milestones=[0.7, 0.3]: must ascend",
     "data=synthetic data.num_samples=10000000 data.image_size=512": "data.num_samples=10000000: 2.6e+12 numbers",
     "tracker.finish_timeout=1e10": "tracker.finish_timeout=10000000000.0: must be finite and >= 0.01 and <= 86400",
-    "tracker.project=a/b": "tracker.project=a/b: must have 1 to 128 printable characters",
-    "tracker.entity=a/b": "tracker.entity=a/b",
+    "tracker.project=a/b": "tracker.project='a/b': must have 1 to 128 printable characters",
+    "tracker.entity=a/b": "tracker.entity='a/b'",
     "tracker.tags=['']": "tracker.tags='': must have 1 to 64",
     f"tracker.tags=[{'x' * 65}]": "must have 1 to 64 printable characters",
 }

@@ -123,7 +123,7 @@ class Text:
         if bad or any(c in value for c in self.without):
             none_of = f", none of {' '.join(self.without)}" if self.without else ""
             allowed = f"must have 1 to {self.longest} printable characters, no blanks at its ends{none_of}"
-            raise ConfigError(key, value, allowed)
+            raise ConfigError(key, repr(value), allowed)  # quoted: a blank or a line break must be seen
 
 
 @dataclass(frozen=True)

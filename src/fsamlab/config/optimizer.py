@@ -31,7 +31,7 @@ class OptimizerConfig:
 
     name: str = text(MISSING, 70)
     base: str = word("sgd", *BASES)
-    lr: float = number(0.05, 0, 1e6)
+    lr: float = number(0.05, 0, 1e20)  # that a rate diverges is a result of a run; beyond, fp32 itself overflows
     weight_decay: float = number(5e-4, 0, 1e6)
     momentum: float = number(0.9, 0, 1, open_high=True)  # base=sgd
     nesterov: bool = False  # base=sgd
