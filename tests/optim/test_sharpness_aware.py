@@ -178,6 +178,21 @@ def test_no_state_is_loaded_while_weights_are_perturbed():
     assert same(model.parameters(), [weights[name] for name, _ in model.named_parameters()])
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+@pytest.mark.parametrize("make", [SAM, FSAM])
+def test_a_copy_made_while_weights_are_perturbed_has_the_true_weights(make, copied):
+    model = network()
+    optimizer = make(sgd(model), rho=0.5, model=model)
+    run(model, optimizer, 2)
+    closure_of(model, optimizer, 2)()
+    optimizer.ascend()
+    other, copy_of_it = copied((model, optimizer))
+    for m, o in ((model, optimizer), (other, copy_of_it)):
+        closure_of(m, o, 2)()
+        o.descend()
+    assert same(model.parameters(), other.parameters())
+
+
 # 2, 3 restoring
 
 

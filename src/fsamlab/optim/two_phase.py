@@ -382,8 +382,8 @@ class TwoPhase(Wrapper):
         self._alike = "rank" not in own
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all attributes but scratch memory."""
-        return {**super().__getstate__(), "_saved": {}}
+        """Return all attributes but scratch memory; between the phases the true weights are in it."""
+        return {**super().__getstate__(), "_saved": {p: self._saved[p] for p in self._moved}}
 
 
 def _differ(x: Tensor, p: Tensor) -> bool:
