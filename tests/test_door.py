@@ -110,11 +110,30 @@ def test_a_group_takes_the_name_of_an_option(word):
     assert str(e.value).isprintable()
 
 
+@pytest.mark.parametrize("word", ["optimizer.nesterov=-1", "force=2", "data.augment.flip=0.5", "tracker={}"])
+def test_a_word_that_would_mean_something_else_is_refused(word):
+    from fsamlab.config import ConfigError
+    from fsamlab.door import check_words
+
+    with pytest.raises(ConfigError, match=r"must be true or false|changes nothing"):
+        check_words([word])
+
+
 def test_words_that_are_right_pass():
     from fsamlab.door import check_words
 
     check_words(["optimizer=sam,fsam", "optimizer=glob(s*)", "+experiment=[a,b]", "~tracker", "optimizer={rho: 1}"])
-    check_words(["seed=range(0,3)", "name=null", "hydra.launcher.num_jobs=2", "hydra/launcher=slurm"])
+    check_words(
+        [
+            "seed=range(0,3)",
+            "name=null",
+            "force=1",
+            "train.progress=false",
+            "data.augment.flip=true,false",
+            "hydra.launcher.num_jobs=2",
+            "hydra/launcher=slurm",
+        ]
+    )
 
 
 def test_a_number_of_thousands_of_digits_is_one_line():

@@ -122,6 +122,8 @@ def test_shown_is_one_short_line():
 
 
 WRONG = {
+    "optimizer.name=nan": "optimizer.name=nan: must be a name, not a number",
+    "diagnostics.name=1e5": "diagnostics.name=100000.0: must be a name, not a number",
     "data.std=[[1]]": "data.std=[1]: must be a number",
     "data.mean=[nan]": "data.mean=nan: must be finite",
     "data.std=[0]": "data.std=0.0: must be finite and >= 1e-06",

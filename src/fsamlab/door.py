@@ -12,8 +12,9 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
@@ -84,10 +85,29 @@ def check_words(words: Iterable[str]) -> None:
         raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
     for override in parsed:
         key, value = override.key_or_group, override.value()
+        if key in switches() and isinstance(value, int | float) and value not in (0, 1):
+            raise ConfigError(key, value, "must be true or false")  # OmegaConf makes true of every number but 0
+        if key in SCHEMAS and value == {}:
+            raise ConfigError(key, value, "changes nothing; give an option, or keys: {key: value}")
         if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
             continue
         for one in value.list if isinstance(value, ChoiceSweep) else [value]:
             check_option(key, one)
+
+
+@cache
+def switches() -> frozenset[str]:
+    """Return the dotted keys of all schemas that are true or false."""
+
+    def walk(schema: Any, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(schema).items():
+            if hint is bool:
+                yield prefix + name
+            elif is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+
+    found = {key for group, schemas in SCHEMAS.items() for cls in schemas.values() for key in walk(cls, f"{group}.")}
+    return frozenset(found | set(walk(Config, "")))
 
 
 LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]

@@ -127,6 +127,22 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Label(Text):
+    """A text that is no number: `nan` as a method's name is a missing value in every table that is read again."""
+
+    longest: int = 200
+
+    def check(self, key: str, value: str) -> None:
+        """Refuse a text that is a number."""
+        super().check(key, value)
+        try:
+            float(value)
+        except ValueError:
+            return
+        raise ConfigError(key, value, "must be a name, not a number")
+
+
+@dataclass(frozen=True)
 class Location(Text):
     """A path; a `~` in front is a home directory that this machine knows."""
 
@@ -177,6 +193,11 @@ def word(default: Any, *allowed: str) -> Any:
 def text(default: Any, longest: int = 4096, without: str = "") -> Any:
     """Return a schema's field for a :class:`Text`."""
     return _field(default, Text(longest, without))
+
+
+def label(default: Any, longest: int = 200) -> Any:
+    """Return a schema's field for a :class:`Label`."""
+    return _field(default, Label(longest))
 
 
 def location(default: Any) -> Any:

@@ -10,6 +10,7 @@ from fsamlab.config.checks import (
     ConfigError,
     Number,
     check_fields,
+    label,
     listed,
     location,
     number,
@@ -37,7 +38,7 @@ class AugmentConfig:
 class DataConfig:
     """A data set with its split, label noise and augmentation."""
 
-    name: str = text(MISSING, 200)
+    name: str = label(MISSING, 200)
     import_path: str | None = text(None)  # package.module:function for a data set of one's own
     root: str = location("data")  # relative to the project's directory
     download: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsamlab.config.checks import COUNT, MISSING, Choice, ConfigError, check_fields, listed, number, text, word
+from fsamlab.config.checks import COUNT, MISSING, Choice, ConfigError, check_fields, label, listed, number, word
 
 BATCHNORM_MODES = ("eval", "reestimated", "batch")
 QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.py has a function for each
@@ -28,7 +28,7 @@ RADIUS = (1e-9, 1e6)  # below, fp32 has no difference of losses left to measure
 class DiagnosticsConfig:
     """Which quantities are measured, how often, on which samples, under which conventions."""
 
-    name: str = text(MISSING, 200)
+    name: str = label(MISSING, 200)
     every_steps: int | None = number(None, 1, COUNT)  # the perturbation's free scalars while training; null is off
     # the quantities below while training, and at its end; null is off
     every_epochs: int | None = number(None, 1, 10**6)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsamlab.config.checks import MISSING, ConfigError, check_fields, location, number, text, word
+from fsamlab.config.checks import MISSING, ConfigError, check_fields, label, location, number, text, word
 
 
 @dataclass
 class ModelConfig:
     """A model by name; `library=timm` takes any timm model."""
 
-    name: str = text(MISSING, 200)
+    name: str = label(MISSING, 200)
     library: str = word("own", "own", "timm")
     import_path: str | None = text(None)  # package.module:function(num_classes=, in_channels=) -> nn.Module
     pretrained: bool = False  # library=timm

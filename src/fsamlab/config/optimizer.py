@@ -14,10 +14,10 @@ from fsamlab.config.checks import (
     Number,
     check_fields,
     is_recorded,
+    label,
     listed,
     number,
     one_of,
-    text,
     word,
 )
 
@@ -29,7 +29,7 @@ BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: th
 class OptimizerConfig:
     """An optimizer variant: the base, and one choice on each axis of the SAM family (rules.py)."""
 
-    name: str = text(MISSING, 70)
+    name: str = label(MISSING, 70)
     base: str = word("sgd", *BASES)
     lr: float = number(0.05, 0, 1e20)  # that a rate diverges is a result of a run; beyond, fp32 itself overflows
     weight_decay: float = number(5e-4, 0, 1e6)
