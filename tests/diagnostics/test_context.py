@@ -472,19 +472,56 @@ from torch import nn
 from fsamlab.diagnostics import measuring
 {how}
 b = torch.backends
-read = lambda: [s.fp32_precision for s in (b.cuda.matmul, b.mkldnn.matmul)]
-before = read()
-with measuring(nn.Linear(2, 2)):
-    inside = read()
-    torch.get_float32_matmul_precision()
-assert read() == before, (before, read())
-assert "tf32" not in inside, inside
+read = lambda: [s.fp32_precision for s in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)]
+def every():
+    values = [*read(), b.fp32_precision, b.cudnn.fp32_precision, b.mkldnn.fp32_precision]
+    for older in (torch.get_float32_matmul_precision, lambda: b.cudnn.allow_tf32):
+        try:
+            values.append(older())
+        except RuntimeError:
+            values.append("unreadable")
+    return values
+before = every()
+torch.manual_seed(0)
+model, images = nn.Conv2d(16, 16, 3), torch.randn(4, 16, 12, 12)
+with measuring(model):
+    inside, outputs = read(), model(images)
+    assert (torch.get_float32_matmul_precision(), b.cudnn.allow_tf32) == ("highest", False)
+after = [value if was != "unreadable" else was for value, was in zip(every(), before)]
+assert after == before, (before, after)
+assert inside == ["ieee"] * 5, inside
+assert (outputs - model.double()(images.double())).abs().max() < 1e-5  # 8e-3 in bfloat16
+b.fp32_precision = "ieee"  # a setting that took the global value takes it again
+assert read() == {then}, read()
 """
 
+OLDER = "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True"
+LONG = pytest.mark.long
+DEFAULT = ["ieee", "tf32", "tf32", "ieee", "ieee"]
 
-@pytest.mark.parametrize("setting", ["cuda.matmul.fp32_precision", "mkldnn.matmul.fp32_precision"])
-def test_the_newer_settings_of_precision(setting):
-    """In a process of its own: torch remembers that they were used."""
-    code = SETTINGS.format(how=f"torch.backends.{setting} = 'tf32'")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+@pytest.mark.parametrize(
+    ("how", "then"),
+    [
+        ("", DEFAULT),
+        pytest.param(OLDER, ["tf32", *DEFAULT[1:]], marks=LONG),
+        pytest.param(
+            "torch.set_float32_matmul_precision('medium')", ["tf32", "tf32", "tf32", "bf16", "ieee"], marks=LONG
+        ),
+        ("torch.backends.fp32_precision = 'tf32'", ["ieee"] * 5),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", ["tf32", *DEFAULT[1:]]),
+        pytest.param(
+            "torch.backends.cudnn.conv.fp32_precision = 'ieee'", ["ieee", "ieee", "tf32", "ieee", "ieee"], marks=LONG
+        ),
+        pytest.param(
+            "torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", ["ieee", "tf32", "tf32", "tf32", "ieee"], marks=LONG
+        ),
+        ("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", ["ieee", "tf32", "tf32", "ieee", "bf16"]),
+        ("torch.backends.mkldnn.fp32_precision = 'bf16'", ["ieee", "ieee", "ieee", "bf16", "bf16"]),
+    ],
+)
+def test_precision_is_full_however_it_was_set(how, then):
+    """In a process of its own: torch remembers which settings were used."""
+    code = SETTINGS.format(how=how, then=then)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from fsamlab.config import BATCHNORM_MODES, one_of
+
+T = TypeVar("T")
 
 NORM_FLAGS = ("track_running_stats", "momentum")
 
@@ -128,9 +131,9 @@ def _exact_kernels(device: torch.device) -> Iterator[None]:
     try:
         with (
             _full_precision(),
+            _cudnn(enabled=True, benchmark=False, deterministic=True),
             torch.autocast(device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
             yield
     finally:
@@ -138,23 +141,52 @@ def _exact_kernels(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Matrix products in full precision, also where torch's settings by backend were used.
-
-    Torch has two sets of settings, and the older one cannot be read once the newer one was used (a RuntimeError).
-    """
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    saved = [backend.fp32_precision for backend in backends]
+def _cudnn(**flags: bool) -> Iterator[None]:
+    # torch.backends.cudnn.flags also reads `allow_tf32`, which is an error where the newer settings were used.
+    saved = {name: getattr(torch.backends.cudnn, name) for name in flags}
     try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        precision = None
-    torch.set_float32_matmul_precision("highest")
-    try:
+        for name, value in flags.items():
+            setattr(torch.backends.cudnn, name, value)
         yield
     finally:
-        if precision is not None:
-            torch.set_float32_matmul_precision(precision)
-        else:
-            for backend, value in zip(backends, saved, strict=True):
-                backend.fp32_precision = value
+        for name, value in saved.items():
+            setattr(torch.backends.cudnn, name, value)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products and convolutions in full precision, whichever of torch's settings were used.
+
+    Torch has two sets of settings. The older ones cannot be read where the newer ones differ (a RuntimeError). The
+    newer ones are there for each backend and operation, and one that is not set takes the value of its backend, or the
+    global value.
+    """
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    newer: list[Any] = []
+    if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
+        newer = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
+    values = [setting.fp32_precision for setting in newer]
+    matmul = _readable(torch.get_float32_matmul_precision)
+    allow_tf32 = _readable(lambda: cudnn.allow_tf32)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+        for setting in newer:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if allow_tf32 is not None:
+            cudnn.allow_tf32 = allow_tf32
+        for setting, value in zip(newer, values, strict=True):
+            setting.fp32_precision = "none"
+            if setting.fp32_precision != value:  # the value was its own
+                setting.fp32_precision = value
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except RuntimeError:
+        return None

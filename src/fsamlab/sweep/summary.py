@@ -76,6 +76,7 @@ HEADLINES = (
     "sharpness/one_step",
     "sharpness/m_sharpness",
     "sharpness/worst_case",
+    "sharpness/m_worst_case",
     "curvature/lambda_max",
     "curvature/trace",
     "perturbation/cos_batch_full",

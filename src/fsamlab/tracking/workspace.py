@@ -66,6 +66,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("one ascent step, adaptive ball (nats)", ("sharpness/one_step_adaptive",), log=True),
         Chart("m-sharpness (nats)", ("sharpness/m_sharpness",), log=True),
         Chart("worst case (nats)", ("sharpness/worst_case",), log=True),
+        Chart("worst case, mean over batches of m (nats)", ("sharpness/m_worst_case",), log=True),
         Chart("average case (nats)", ("sharpness/average_case",), log=True),
     ),
     "curvature": (
