@@ -164,8 +164,8 @@ def test_a_bad_name_is_refused_before_anything_is_asked():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a/b"], "error: project=a/b: must have"),
-        (["p", "--entity", "a b/"], "error: entity=a b/: must have"),
+        (["a/b"], "error: project='a/b': must have"),
+        (["p", "--entity", "a b/"], "error: entity='a b/': must have"),
         (["p", "--name", ""], "error: --name='': must not be empty"),
         (["p", "--name", "x\N{ROCKET}"], "error: --name='x\N{ROCKET}': must have no emoji"),
     ],
