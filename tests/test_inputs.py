@@ -3,7 +3,9 @@
 import gzip
 import json
 import logging
+import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ from PIL import Image
 
 from fsamlab import checkpoint, inputs
 from fsamlab.config import ConfigError, DataConfig, MeasureConfig
-from fsamlab.identity import config_hash
+from fsamlab.door import SweepFailed
+from fsamlab.identity import config_hash, run_id
 from fsamlab.measure import measure_run
 from fsamlab.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.submit import choose
+from fsamlab.sweep.submit import choose, start, sweep_lock
 
 IMAGES = (
     "data=image_folder",
@@ -141,19 +144,34 @@ def test_a_finished_run_is_not_the_result_of_other_data(root, tmp_path, stop_at)
     assert run(config, directory)["data/num_test"] == 3
 
 
-def test_a_sweep_compares_what_it_skips_before_anything_starts(root, tmp_path):
-    config = composed(root)
-    plan = JobPlan.of(config, [], tmp_path / "sweep" / "unused")
-    plan = JobPlan.of(config, [], tmp_path / "sweep" / plan.run_id)
-    run(config, plan.directory)
+def test_a_sweep_compares_what_it_skips_and_the_other_runs_go_on(root, tmp_path, caplog):
+    plans = [
+        JobPlan.of(config, [], tmp_path / "sweep" / run_id(config))
+        for config in (composed(root), composed(root, "seed=1"), compose_tiny("train.max_steps=2"))
+    ]
+    plan, unfinished, other_data = plans
+    run(composed(root), plan.directory)
+    run(compose_tiny("train.max_steps=2"), other_data.directory)
     from fsamlab.sweep.plan import write_launch
 
-    write_launch(tmp_path / "sweep", [plan], ["launch.py"], PROJECT_ROOT, {"sha": None, "dirty": False, "source": "x"})
-    assert choose(tmp_path / "sweep", [plan], False).todo == []
+    write_launch(tmp_path / "sweep", plans, ["launch.py"], PROJECT_ROOT, {"sha": None, "dirty": False, "source": "x"})
+    choice = choose(tmp_path / "sweep", plans, False)
+    assert (choice.todo, choice.left_out) == ([unfinished], [])
     (root / "train" / "cat" / "0.png").unlink()
-    with pytest.raises(ConfigError, match=r"data.root=.* is not what"):
-        choose(tmp_path / "sweep", [plan], False)
-    assert choose(tmp_path / "sweep", [plan], True).todo == [plan]
+    choice = choose(tmp_path / "sweep", plans, False)
+    assert choice.todo == [unfinished]
+    assert choice.ended == [unfinished, other_data]  # its result is not what the configuration would give now
+    (line,) = choice.left_out
+    assert re.match(rf"data.root={root}.* is not what {plan.run_id} started with", line)
+    assert f"error: {plan.run_id} is left out: {line}" in caplog.text
+
+    launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: [])
+    with (
+        sweep_lock(tmp_path / "sweep") as lock,
+        pytest.raises(SweepFailed, match=r"1 of 3 runs were left out: data\.root"),
+    ):
+        start(launcher, tmp_path / "sweep", choice, lock, argv=[], hydra_overrides=[], on_end=lambda ended: 0)
+    assert choose(tmp_path / "sweep", plans, True).todo == plans
 
 
 def weights(path, seed):

@@ -111,18 +111,23 @@ def check(directory: Path, config: Config, now: Seen, remedy: str = "or start ov
     return True
 
 
-def check_finished(runs: Iterable[tuple[Path, Config]]) -> None:
+def compare_finished(runs: Iterable[tuple[Path, Config]]) -> dict[Path, ConfigError]:
     """Compare the inputs of finished runs that are to be skipped.
 
-    Raises:
-        ConfigError: those of a run are others now; its result is not what the configuration would give.
+    Returns:
+        The runs whose inputs are others now, so that a result is not what the configuration would give, and the error.
     """
     memory: Memory = {}
-    without = [directory for directory, config in runs if not check(directory, config, look(config, memory=memory))]
+    changed: dict[Path, ConfigError] = {}
+    without = 0
+    for directory, config in runs:
+        try:
+            without += not check(directory, config, look(config, memory=memory))
+        except ConfigError as e:
+            changed[directory] = e
     if without:
-        log.info(
-            "not compared: %d of the finished runs were made before data and start weights were recorded", len(without)
-        )
+        log.info("not compared: %d of the finished runs were made before data and start weights were recorded", without)
+    return changed
 
 
 def record(directory: Path, now: Seen, guard: Callable[[], None] | None = None) -> None:

@@ -332,7 +332,8 @@ def _skip(config: Config, directory: Path) -> dict[str, Any]:
     Raises:
         ConfigError: its data or start weights are others now.
     """
-    inputs.check_finished([(directory, config)])
+    for error in inputs.compare_finished([(directory, config)]).values():
+        raise error
     summary = read_summary(directory)
     log.info("already finished: %s (force=true starts it again)", directory)
     before = read_config(directory)

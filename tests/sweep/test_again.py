@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +21,9 @@ from fsamlab.record import read_status
 from fsamlab.resume import MAX_STARTS_HERE, NoProgress
 from fsamlab.run import run, run_frozen
 from fsamlab.signals import Preempted
+from fsamlab.sweep import local as local_launcher
 from fsamlab.sweep import slurm
-from fsamlab.sweep.job import FrozenJob
+from fsamlab.sweep.job import FrozenJob, JobRunner
 from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.submit import changed_since, choose, start, sweep_lock
@@ -90,6 +94,44 @@ def test_a_frozen_job_runs_what_was_submitted(tmp_path):
     with pytest.raises(ConfigError, match="calls its configuration"):
         run_frozen(elsewhere)
     assert not elsewhere.directory.exists()
+
+
+def test_a_job_does_not_make_its_moved_sweep_again(tmp_path, capfd):
+    config, _ = one(tmp_path)
+    before, now = tmp_path / "runs" / "before", tmp_path / "runs" / "now"
+    job = FrozenJob("fsamlab.run:run_frozen", to_plain(config), [], before / run_id(config), {})
+    now.mkdir(parents=True)  # moved while the job waited
+    with pytest.raises(ConfigError, match=rf"directory={before}.*resubmit"):
+        JobRunner()(job)
+    with pytest.raises(SystemExit) as ended:
+        local_launcher._job(job, b"", [], 0, 1, {})
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert f"directory={before}: does not exist any more" in said
+    assert "Traceback" not in said
+    assert not before.exists()
+
+
+def test_jobs_that_do_not_stop_are_killed(monkeypatch, caplog):
+    """The interpreter's end would wait for them without a bound."""
+    monkeypatch.setattr(local_launcher, "STOP_SECONDS", 0.2)
+    ask = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what a process ignores, its child does
+    try:
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=time.sleep, args=(600,), name=f"job {i}") for i in (3, 5)]
+        for process in processes:
+            process.start()
+    finally:
+        signal.signal(signal.SIGTERM, ask)
+    try:
+        local_launcher._stop(processes)
+        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    (line,) = [record.message for record in caplog.records if "killed" in record.message]
+    assert line.startswith("killed, since they had not ended yet: job 3, job 5;")
 
 
 def test_changed_code_is_said_or_refused(tmp_path, caplog):

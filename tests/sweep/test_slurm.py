@@ -174,7 +174,7 @@ def test_nothing_depends_on_the_launcher_or_one_slurmctld(cluster, tmp_path):
     cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2))
     again = cluster.python(*arguments(tmp_path, *words, "hydra.launcher.wait=false"))
     assert again.returncode == 0, again.stderr
-    assert "2 of them are in SLURM's queue or running already" in again.stderr
+    assert "2 of them are queued or running already" in again.stderr
     launcher.kill()
     launcher.communicate()
     pid = int((cluster.directory / "run" / "slurmctld.pid").read_text())

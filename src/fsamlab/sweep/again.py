@@ -104,7 +104,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
                 )
         else:
             log.info("nothing to resubmit in %s", sweep_dir)
-            left_out = [*choice.damaged, *left_out]
+            left_out = [*choice.left_out, *left_out]
     if left_out:
         raise SweepFailed(f"not all of the sweep could be resubmitted: {left_out[0]}")
 

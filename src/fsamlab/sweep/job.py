@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab import door
+from fsamlab.config import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class JobRunner:
 
     def __call__(self, job: FrozenJob) -> None:
         """Run a job; its log is run.log in its directory, and stderr."""
-        job.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(job.directory)
         log_to(job.directory / "run.log")
         module, _, function = job.task.partition(":")
         try:
@@ -59,6 +60,19 @@ class JobRunner:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
+
+
+def make_directory(directory: Path) -> None:
+    """Make the directory that a job writes to, not what holds the directory.
+
+    Raises:
+        ConfigError: the sweep was moved or deleted while the job waited; a sweep is where it lies now.
+    """
+    try:
+        directory.mkdir(exist_ok=True)
+    except FileNotFoundError as e:
+        now = "does not exist any more; where it was moved, give `fsamlab resubmit` the new place"
+        raise ConfigError("directory", directory.parent, now) from e
 
 
 def log_to(path: Path) -> None:

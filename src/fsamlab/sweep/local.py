@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,14 +25,15 @@ from omegaconf import DictConfig, open_dict
 
 from fsamlab import door
 from fsamlab.output import outputs
-from fsamlab.sweep.job import FrozenJob, JobRunner
+from fsamlab.sweep.job import FrozenJob, JobRunner, make_directory
 from fsamlab.sweep.runs import what_varies
 from fsamlab.sweep.settings import check_settings
 
 log = logging.getLogger(__name__)
 
 PRELOAD = ["fsamlab.run", "fsamlab.sweep.local", "sklearn.datasets"]
-STOP_SECONDS = 120.0  # for the checkpoints of jobs that are told to stop
+STOP_SECONDS = 120.0  # for the checkpoints of jobs that are told to stop, all of them together
+KILL_SECONDS = 10.0  # for the system to clear a killed job away
 
 
 def visible_gpus() -> list[str]:
@@ -83,7 +85,8 @@ class LocalLauncher(Launcher):
         # not from the number of jobs that are left: a resumed run needs the thread count it began with
         threads = self.threads_per_job or max(1, cores // num_jobs)
         num_jobs = min(num_jobs, len(job_overrides))
-        log.info("%d jobs at once, %d thread%s each", num_jobs, threads, "" if threads == 1 else "s")
+        plural = ["" if number == 1 else "s" for number in (num_jobs, threads)]
+        log.info("%d job%s at once, %d thread%s each", num_jobs, plural[0], threads, plural[1])
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read once, when the server imports torch
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
@@ -139,17 +142,28 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 
 def _stop(processes: list[Any]) -> None:
-    """Ask jobs to checkpoint and end. Not by INT: a second one would make them leave at once."""
+    """Ask jobs to checkpoint and end, not by INT: a second one would make them leave at once; kill the deaf ones."""
     signum = signal.SIGUSR2 if "SLURM_JOB_ID" in os.environ else signal.SIGTERM  # inside SLURM, TERM means go on
     log.warning(
-        "stopping: %d running jobs write their checkpoints; the same command goes on from there",
+        "stopping: %d running jobs write their checkpoints; the same command goes on",
         len(processes),
     )
     for process in processes:
         if process.is_alive():
             os.kill(process.pid, signum)
-    for process in processes:
-        process.join(STOP_SECONDS)
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # also after a second Ctrl-C: the interpreter's end would wait for what is alive, without a bound
+        deaf = [process for process in processes if process.is_alive()]
+        for process in deaf:
+            process.kill()
+        for process in deaf:
+            process.join(KILL_SECONDS)
+        if deaf:
+            names = ", ".join(process.name for process in deaf)
+            log.warning("killed, since they had not ended yet: %s; they go on from their last checkpoints", names)
 
 
 def _job_return(overrides: Sequence[str], exitcode: int) -> JobReturn:
@@ -163,7 +177,6 @@ def _job_return(overrides: Sequence[str], exitcode: int) -> JobReturn:
 
 def _redirect(directory: Path) -> None:
     """Send output of any kind to a directory's run.log."""
-    directory.mkdir(parents=True, exist_ok=True)
     output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -181,8 +194,9 @@ def _job(
     torch.set_num_threads(threads)
     if job is None:
         sys.exit(_composed_job(common, overrides, index))
-    _redirect(job.directory)
     try:
+        make_directory(job.directory)
+        _redirect(job.directory)
         JobRunner()(job)
     except Exception as e:
         sys.exit(door.report(e))
@@ -200,7 +214,9 @@ def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
         cfg.hydra.job.id = str(index)
         cfg.hydra.job.num = index
         cfg.hydra.job_logging.root.handlers = ["file"]
-    _redirect(Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
+    directory = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+    directory.mkdir(parents=True, exist_ok=True)
+    _redirect(directory)
     ret = run_job(
         hydra_context=hydra_context,
         task_function=task_function,

@@ -121,21 +121,18 @@ class Choice:
         plans: all of it.
         todo: what is to be started now.
         ended: what the table at the end is about: all that no other launch is at work on.
-        damaged: a line for each run that cannot be started before the user has mended a file.
+        left_out: a line for each run that the user has to decide about first: a damaged file, or a finished run
+            whose data or start weights are others now.
     """
 
     plans: list[JobPlan]
     todo: list[JobPlan]
     ended: list[JobPlan]
-    damaged: list[str]
+    left_out: list[str]
 
 
 def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
-    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile.
-
-    Raises:
-        ConfigError: the data or the start weights of a finished run are others now.
-    """
+    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile."""
     damage: list[str] = []
     recorded = {run.directory.name: run for run in sweep_runs(sweep_dir, damage)}
     known = [recorded[plan.directory.name] for plan in plans if plan.directory.name in recorded]
@@ -146,21 +143,24 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
     if jobs.problem:
         log.warning("%s: jobs of an earlier launch may still be there", jobs.problem)
     busy = {name for name, state in states.items() if state.busy}
-    damaged = {name: str(state.reason) for name, state in states.items() if state.status == "damaged"}
+    left_out = {name: str(state.reason) for name, state in states.items() if state.status == "damaged"}
     finished = {name for name, state in states.items() if state.status == "finished"}
     done = set() if force else finished
-    todo = [p for p in plans if p.directory.name not in done | busy | damaged.keys()]
+    todo = [p for p in plans if p.directory.name not in done | busy | left_out.keys()]
     num_busy = len(busy - done)
+    changed: dict[str, str] = {}
     if done:
-        inputs.check_finished((p.directory, from_plain(p.config)) for p in plans if p.directory.name in done)
+        skipped = [(p.directory, from_plain(p.config)) for p in plans if p.directory.name in done]
+        changed = {d.name: str(error) for d, error in inputs.compare_finished(skipped).items()}
+        left_out.update(changed)
         log.info("%d of them are finished already and are not run again (force=true would)", len(done))
     if num_busy:
-        words = "%d of them are in SLURM's queue or running already: fsamlab status %s"
-        log.info(words, num_busy, project_relative(sweep_dir))
-    for name, line in damaged.items():
+        words = "%d of them are queued or running already%s: fsamlab status %s"
+        log.info(words, num_busy, ", force=true or not" if force else "", project_relative(sweep_dir))
+    for name, line in left_out.items():
         log.error("error: %s is left out: %s", name, line)
-    ended = [p for p in plans if p.directory.name not in busy or p.directory.name in finished]
-    return Choice(list(plans), todo, ended, list(damaged.values()))
+    ended = [p for p in plans if p.directory.name not in busy - finished | changed.keys()]
+    return Choice(list(plans), todo, ended, list(left_out.values()))
 
 
 def start(
@@ -226,6 +226,6 @@ def start(
     if num_failed:
         total = len(choice.ended)
         raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
-    if choice.damaged:
-        raise SweepFailed(f"{len(choice.damaged)} of {len(choice.plans)} runs were left out: {choice.damaged[0]}")
+    if choice.left_out:
+        raise SweepFailed(f"{len(choice.left_out)} of {len(choice.plans)} runs were left out: {choice.left_out[0]}")
     return returns
