@@ -48,7 +48,8 @@ class DiagnosticsConfig:
     num_eigenvalues: int = number(5, 1, 500)
     # eigenvalues: relative distance to the nearest true one, at most; the error is far below
     tolerance: float = number(1e-2, 1e-12, 1)
-    # eigenvalues: Hessian products at most, each with a vector of memory; 30 to 60 do as a rule
+    # eigenvalues: Hessian products at most, each with a vector of memory; 50 to 60 do as a rule, while a net that has
+    # fitted its samples may need more than 120
     max_products: int = number(120, 7, 10_000)
     num_probes: int = number(10, 1, 100_000)  # trace
     # decomposition, friendliness, direction_curvature, noise: batches as training makes them
