@@ -26,7 +26,9 @@ CODE = {"sha": None, "dirty": False, "source": None}
 OF_A_RUN = ("status.json", "owner.json", "config.yaml", "overrides.yaml", "env.json", "summary.json")
 MEASURED = ("measurements/last.jsonl", "measurements/status.json")
 RECORD = "launches/1.json"
-FILES = (*OF_A_RUN, *MEASURED, RECORD, "launches/1.configs.jsonl")
+TRAINED = ("inputs.json", "metrics.jsonl", "checkpoints/last.pt")
+OF_THE_SWEEP = (RECORD, "launches/1.configs.jsonl", "results.csv", ".launch.lock")
+FILES = (*OF_A_RUN, *MEASURED, *TRAINED, *OF_THE_SWEEP)
 
 
 def wrong_types(text):
@@ -56,9 +58,12 @@ NAMES = {  # who reads a file, and so has to name it
     "measurements/last.jsonl": {"collect", "report", "sync", "measure"},
     RECORD: {"status", "json", "launch", "resubmit"},
     "launches/1.configs.jsonl": {"resubmit"},
+    "inputs.json": {"launch", "resubmit"},
 }
+LOCKED = (".launch.lock", "a directory")  # nothing can be chosen then
 HARMLESS = {("config.yaml", "cut"), ("measurements/last.jsonl", "empty"), ("measurements/last.jsonl", "cut")}
 HARMLESS |= {("measurements/last.jsonl", "binary")}  # a last line without its end is left out
+HARMLESS |= {("inputs.json", "no keys")}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,8 @@ def made(tmp_path_factory):
     (first / "measurements" / "last.jsonl").write_text(json.dumps(row) + "\n")
     write_json(first / "measurements" / "status.json", {"status": "finished"})
     write_launch(sweep, plans, ["launch.py"], PROJECT_ROOT, CODE, "local", ["hydra.launcher.num_jobs=1"])
+    (sweep / ".launch.lock").touch()
+    (sweep / "results.csv").write_text("run,status\n")
     return sweep
 
 
@@ -98,13 +105,13 @@ def sweep(made, tmp_path, monkeypatch):
 
 def damage(path, how):
     change = DAMAGES[how]
-    before = path.read_text()
+    before = path.read_bytes().decode("latin-1")  # each byte is a character
     path.unlink()
     if change is None:
         path.mkdir()
         return
     content = change(before)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("latin-1"))
 
 
 def launch(words):
@@ -138,7 +145,7 @@ def exercise(sweep, file, how, monkeypatch, capfd, caplog):
     gone = next(r for r in runs if not (r / "summary.json").exists())
     measured = next(r for r in runs if (r / "measurements").exists())
     hurt = gone if file == "owner.json" else measured
-    path = sweep / file if file.startswith("launches") else hurt / file
+    path = sweep / file if file in OF_THE_SWEEP else hurt / file
     damage(path, how)
     started = []
 
@@ -160,6 +167,10 @@ def exercise(sweep, file, how, monkeypatch, capfd, caplog):
         expected = command in NAMES.get(file, ()) and (file, how) not in HARMLESS
         if expected and str(path) not in said.replace("\n", ""):
             faults.append(f"{command}: {path} is not named: {said}")
+        if (file, how) == LOCKED and command in ("launch", "resubmit"):
+            if code != 1 or started or f"{path}: Is a directory" not in said:
+                faults.append(f"{command}: exit code {code}, started {started}: {said}")
+            continue
         if expected and command not in ("report", "launch", "resubmit") and code != 1:
             faults.append(f"{command}: exit code {code}: {said}")
         if command in ("launch", "resubmit") and file not in ("owner.json", RECORD) and started != [gone]:
