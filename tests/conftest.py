@@ -24,7 +24,8 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for key in list(os.environ):
-        if key.startswith(("WANDB_", "SLURM_", "SBATCH_")):
+        # COLUMNS: pytest-xdist gives its workers the width of a terminal, and a pipe has none
+        if key.startswith(("WANDB_", "SLURM_", "SBATCH_")) or key == "COLUMNS":
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 

@@ -53,7 +53,7 @@ def unspecified(tree):
         texts = [a.value for a in [*node.args, *given.values()] if isinstance(a, ast.Constant)]
         binary = any(isinstance(text, str) and re.fullmatch(r"[rwaxU+]*b[rwax+]*", text) for text in texts)
         starts = name in STARTING and whose == "subprocess" and {"text", "universal_newlines"} & given.keys()
-        opens = name in OPENING and whose not in ("os", "webbrowser", "opener", "self") and not binary
+        opens = name in OPENING and whose not in ("os", "webbrowser", "opener", "self", "Image") and not binary
         if (starts or opens) and "encoding" not in given:
             yield node.lineno
 

@@ -18,6 +18,7 @@ else:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DISTRIBUTIONS = {  # of modules that are named otherwise
+    "PIL": "pillow",
     "hydra": "hydra-core",
     "hydra_plugins": "hydra-submitit-launcher",
     "sklearn": "scikit-learn",

@@ -517,7 +517,7 @@ DEFAULT = ["ieee", "tf32", "tf32", "ieee", "ieee"]
             "torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", ["ieee", "tf32", "tf32", "tf32", "ieee"], marks=LONG
         ),
         ("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", ["ieee", "tf32", "tf32", "ieee", "bf16"]),
-        ("torch.backends.mkldnn.fp32_precision = 'bf16'", ["ieee", "ieee", "ieee", "bf16", "bf16"]),
+        ("torch.backends.mkldnn.fp32_precision = 'bf16'", ["ieee"] * 5),  # the global value replaces it
     ],
 )
 def test_precision_is_full_however_it_was_set(how, then):

@@ -435,7 +435,7 @@ def test_a_key_that_is_refused_is_one_line(server, local):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--project", "a/b"], "error: project=a/b: must have"),
+        (["--project", "a/b"], "error: project='a/b': must have"),
         (["--timeout", "0"], "error: --timeout=0.0: must be"),
     ],
 )
