@@ -191,9 +191,8 @@ class Wrapper(Optimizer):
         if own is None:
             raise ValueError("this is the state of a plain optimizer; load it into `.base`")
         self.check_own_state(own)
-        if own.get("has_entries") and not any(
-            self.own_keys & entries.keys() for entries in state_dict["state"].values()
-        ):
+        found = any(self.own_keys & entries.keys() for entries in state_dict["state"].values())
+        if self.own_keys and own.get("has_entries") and not found:
             raise ValueError(
                 f"this state has lost {', '.join(sorted(self.own_keys))} of the parameters: its reader asked this "
                 "optimizer for its entries while there were none (the base has had some from the start); take one step "
