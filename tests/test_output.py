@@ -107,6 +107,20 @@ def test_a_sweep_ends_well_when_neither_of_its_streams_takes_anything(tmp_path):
     assert len(list(tmp_path.glob("*/*/summary.json"))) == 2
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("several", [False, True])
+def test_runs_go_on_to_their_end_when_nobody_reads_their_words_any_longer(tmp_path, several):
+    words = ["launch.py", *(["-m", "seed=0,1"] if several else []), *SMALL, f"runs_dir={tmp_path}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(*words, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert done.returncode == 0
+    found = [json.loads(path.read_text(encoding="utf-8"))["status"] for path in tmp_path.glob("*/*/status.json")]
+    assert found == ["finished"] * (1 + several)
+    assert not any("Traceback" in path.read_text(encoding="utf-8") for path in tmp_path.glob("*/*/run.log"))
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_no_file_takes_the_number_of_a_stream_that_is_missing(tmp_path, number):
     script = """

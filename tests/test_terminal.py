@@ -162,9 +162,14 @@ def closing(*words, read=0, code="import sys; from fsamlab.cli import main; sys.
     return done.wait(60), error
 
 
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["collect"]])
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"]])
 def test_a_closed_pipe_is_silent(sweep, words):
     assert closing(*words, sweep) == (141, "")
+
+
+def test_a_closed_pipe_stops_no_command_that_writes_results(sweep):
+    assert closing("collect", sweep) == (0, "")
+    assert (sweep / "results.csv").is_file()
 
 
 def test_a_closed_pipe_is_silent_for_what_prints_much():

@@ -128,9 +128,9 @@ def call(main: Callable[[], Any], *, work: bool = False) -> int:
     """Call a program's main function and return the exit code: what it returns, that of its error, 130 after Ctrl-C.
 
     A closed pipe (`... | head`) is silent: its reader has what it wanted. A stream that cannot be written to (a full
-    disk behind `> file`) is an error, but for a program whose `work` is elsewhere than in what it prints.
+    disk behind `> file`) is an error. Neither ends a program whose `work` is elsewhere than in what it prints.
     """
-    output.prepare()
+    output.prepare(work)
     leaving: SystemExit | None = None
     try:
         try:

@@ -74,7 +74,8 @@ def canonical(path: str) -> str:
 
     Links stay as they are: where they lead may change.
     """
-    absolute = Path(os.path.normpath(PROJECT_ROOT / Path(path).expanduser()))
+    text = os.path.normpath(PROJECT_ROOT / Path(path).expanduser())
+    absolute = Path("/" + text.lstrip("/"))  # POSIX keeps two slashes at the start; Linux reads them as one
     return str(absolute.relative_to(PROJECT_ROOT) if absolute.is_relative_to(PROJECT_ROOT) else absolute)
 
 

@@ -19,6 +19,7 @@ IN_ASCII = {
     **{"→": "->", "≥": ">=", "≤": "<=", "\u00a0": " "},
 }
 lost: dict[str, OSError] = {}  # name of a stream -> why it takes no more
+_work = False  # whether this program's work is elsewhere than in what it prints
 
 
 def simpler(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -47,12 +48,18 @@ def as_shown(text: str, encoding: str) -> str:
     return text.encode(encoding, SIMPLER).decode(encoding, "surrogateescape")
 
 
-def prepare() -> None:
+def prepare(work: bool = False) -> None:
     """Make the standard streams of this process safe to write any text to; the first thing a program does.
 
     A stream that the process was started without becomes /dev/null: else the next file that is opened has its number,
     and is written into by whatever prints.
+
+    Args:
+        work: whether the program's work is elsewhere than in what it prints. The work then goes on when nobody reads a
+            stream any longer (`| head`, the end of an ssh session); else a BrokenPipeError ends the program.
     """
+    global _work
+    _work = work
     lost.clear()
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -75,15 +82,19 @@ def flush() -> None:
     """Write what the streams hold back; one that takes no more is given up.
 
     Raises:
-        BrokenPipeError: nobody reads it any longer.
+        BrokenPipeError: nobody reads it any longer, and the program has no other work.
     """
     for stream in outputs():
         try:
             stream.flush()
-        except BrokenPipeError:
-            raise
         except OSError as e:
-            give_up(stream, e)
+            _give_up_or_end(stream, e)
+
+
+def _give_up_or_end(stream: TextIO, error: OSError) -> None:
+    if isinstance(error, BrokenPipeError) and not _work:
+        raise error
+    give_up(stream, error)
 
 
 def give_up(stream: TextIO, error: OSError) -> None:
@@ -96,7 +107,7 @@ def give_up(stream: TextIO, error: OSError) -> None:
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     stream.flush()
-    if stream is not sys.stderr:
+    if stream is not sys.stderr and not isinstance(error, BrokenPipeError):  # its reader has what it wanted
         with suppress(OSError):
             print(f"error: {name}: {error.strerror}; what is printed there is lost", file=sys.stderr)
 
@@ -105,7 +116,7 @@ class Forgiving:
     """A standard stream for words beside the work: one that takes no more is given up, and the work goes on.
 
     Raises:
-        BrokenPipeError: by `write` and `flush`, when nobody reads it any longer.
+        BrokenPipeError: by `write` and `flush`, when nobody reads it any longer and the program has no other work.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -115,20 +126,16 @@ class Forgiving:
         """Write, if the stream can be written to."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            raise
         except OSError as e:
-            give_up(self._stream, e)
+            _give_up_or_end(self._stream, e)
             return len(text)
 
     def flush(self) -> None:
         """Flush, if the stream can be written to."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            raise
         except OSError as e:
-            give_up(self._stream, e)
+            _give_up_or_end(self._stream, e)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
