@@ -136,6 +136,8 @@ WRONG = {
     "'name=\"a\nb\"'": "name='a\\nb': must have",
     "train.accumulate_steps=65": "train.accumulate_steps=65: must be <= data.batch_size=64",
     "train.milestones=[0.7,0.3]": "train.milestones=[0.7, 0.3]: must ascend",
+    "train.milestones=[0.6]": "train.milestones=[0.6]: has no effect with train.schedule=cosine",
+    "train.gamma=0.2": "train.gamma=0.2: has no effect with train.schedule=cosine: only schedule=step uses it",
     "data=synthetic data.num_samples=10000000 data.image_size=512": "data.num_samples=10000000: 2.6e+12 numbers",
     "tracker.finish_timeout=1e10": "tracker.finish_timeout=10000000000.0: must be finite and >= 0.01 and <= 86400",
     "tracker.project=a/b": "tracker.project='a/b': must have 1 to 128 printable characters",
@@ -157,5 +159,6 @@ def test_values_that_mean_nothing(composed, words):
 
 def test_bounds_leave_room_for_what_runs_use(composed):
     composed("train.num_threads=256", "train.epochs=100000", "optimizer.rho=1000", "diagnostics.max_products=1000")
-    composed("data.batch_size=10000000", "train.accumulate_steps=1000", "train.milestones=[0.3,0.6,0.6,0.9]")
+    composed("data.batch_size=10000000", "train.accumulate_steps=1000")
+    composed("train.schedule=step", "train.milestones=[0.3,0.6,0.6,0.9]", "train.gamma=0.2")
     composed("optimizer.lr=0", "train.checkpoint_every_minutes=0", "data.mean=[0]", "tracker.tags=[a,b c]")

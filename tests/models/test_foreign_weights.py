@@ -111,6 +111,21 @@ def test_other_weights_under_a_prefix_are_refused(model, tmp_path):
         small(str(tmp_path / "w.pt"))
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.bool])
+def test_weights_of_a_type_that_would_be_converted_into_something_else_are_refused(model, tmp_path, kind):
+    torch.save({name: v.to(kind) for name, v in model.state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=rf"0\.weight is of type {str(kind)[6:]}, which is no weight's"):
+        small(str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_precision_are_loaded(model, tmp_path, kind):
+    saved = {n: v.to(kind) if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    torch.save(saved, tmp_path / "w.pt")
+    loaded = small(str(tmp_path / "w.pt")).state_dict()
+    assert all(torch.equal(loaded[name], value.to(loaded[name].dtype)) for name, value in saved.items())
+
+
 def test_a_pickled_model_is_refused_without_advice_to_run_its_code(model, tmp_path):
     torch.save(model, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"is no file of weights .* save `model.state_dict\(\)` alone") as raised:

@@ -592,6 +592,11 @@ def test_a_base_that_runs_its_closure_itself_is_refused():
         SAM(torch.optim.LBFGS(network().parameters()))
 
 
+def test_a_base_that_perturbs_by_itself_is_refused():
+    with pytest.raises(TypeError, match="the base is sharpness-aware already"):
+        SAM(optim.FSAM(sgd(network())))
+
+
 def test_a_choice_that_does_not_perturb_moves_nothing():
     model = smooth()
     before = [p.detach().clone() for p in model.parameters()]

@@ -408,14 +408,15 @@ def test_a_group_added_to_the_base_itself_gets_the_default():
     assert w.item() == pytest.approx(1.2)
 
 
-@pytest.mark.parametrize("wrong", [math.nan, -0.1, math.inf])
+@pytest.mark.parametrize("wrong", [math.nan, -0.1, math.inf, None, "large"])
 @pytest.mark.parametrize("name", ["fsam", "sam", "random"])
 def test_a_rho_that_becomes_impossible_is_refused_in_the_next_step(name, wrong):
     model, optimizer = made(name)
     go(model, optimizer, range(2))
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.param_groups[0]["rho"] = wrong
-    words = rf"^param_groups\[0\]\['rho'\]={wrong}: must be finite and >= 0$"
+    said = "null" if wrong is None else wrong
+    words = rf"^param_groups\[0\]\['rho'\]={said}: must be finite and >= 0$"
     closure = closure_of(model, optimizer, 2)
     for step in (lambda: optimizer.step(closure), optimizer.ascend, lambda: optimizer.step_micro([closure])):
         if name == "random" and step is not optimizer.ascend:

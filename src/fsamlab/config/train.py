@@ -52,8 +52,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields("train.", self)
         in_range("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        if not is_recorded() and any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
+        if is_recorded():
+            return
+        if any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
             raise ConfigError("train.milestones", self.milestones, "must ascend: shares of training")
+        for name, default in (("milestones", [0.5, 0.75]), ("gamma", 0.1)):
+            if self.schedule != "step" and getattr(self, name) != default:
+                allowed = f"has no effect with train.schedule={self.schedule}: only schedule=step uses it; leave it at"
+                raise ConfigError(f"train.{name}", getattr(self, name), f"{allowed} {default}")
 
 
 PLACE = Text(128, "/\\#?%:")  # a project or entity of W&B's

@@ -55,6 +55,10 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
             f"holds another model's weights: {len(missing)} missing, {len(unexpected)} unexpected ({first})",
         )
     differing = [name for name in own if own[name].shape != state[name].shape]
+    for name, value in own.items():
+        if value.is_floating_point() and not state[name].is_floating_point():  # torch would convert without a word
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise ConfigError("model.checkpoint", checkpoint, f"{name} is of type {kind}, which is no weight's")
     classifier = classifier_names(model)
     for name in differing:
         if name.rpartition(".")[0] not in classifier:

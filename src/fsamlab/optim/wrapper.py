@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fsamlab.config import in_range
+from fsamlab.config import ConfigError, in_range
 from fsamlab.optim.state import Shared, States, like
 
 KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state
@@ -70,6 +71,8 @@ class Wrapper(Optimizer):
         closure = inspect.signature(base.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise TypeError(f"{type(base).__name__} runs its closure itself, as often as it likes: no base for this")
+        if isinstance(base, Wrapper):
+            raise TypeError("the base is sharpness-aware already, and perturbs by itself: wrap the optimizer below it")
         self.base = base
         self._shared: dict[str, Any] = {}
         self._blank = False
@@ -119,13 +122,13 @@ class Wrapper(Optimizer):
         """Return rho of each group; groups that were added to the base itself get the default.
 
         Raises:
-            ConfigError: a value that somebody has set since is negative or not finite.
+            ConfigError: a value that somebody has set since is negative, not finite, or no number.
         """
         found = []
         for i, group in enumerate(self.param_groups):
             rho = group.setdefault("rho", self.defaults["rho"])
-            if not 0 <= rho < math.inf:
-                in_range(f"param_groups[{i}]['rho']", rho, 0)
+            if not isinstance(rho, numbers.Real | Tensor) or not 0 <= rho < math.inf:
+                raise ConfigError(f"param_groups[{i}]['rho']", rho, "must be finite and >= 0")
             found.append(rho)
         return found
 
