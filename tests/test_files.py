@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fsamlab import door
-from fsamlab.files import locked, write_atomic, write_json, write_last_word
+from fsamlab.files import Damaged, locked, read_json, write_atomic, write_json, write_last_word
 
 
 def full(*args):
@@ -46,8 +46,6 @@ def test_the_last_word_is_written_on_a_full_disk(tmp_path, monkeypatch, word):
     monkeypatch.setattr(os, "replace", full)
     write_last_word(tmp_path / "status.json", {"status": "failed", "exception": word})
     monkeypatch.undo()
-    from fsamlab.files import read_json
-
     assert read_json(tmp_path / "status.json") == {"status": "failed", "exception": word}
 
 
@@ -90,3 +88,9 @@ def test_a_lock_that_is_held_for_ever_is_no_hang(tmp_path):
     entered = locked(tmp_path / "lock")
     with entered, pytest.raises(TimeoutError, match="another process holds this lock"), locked(tmp_path / "lock", 0.05):
         pass
+
+
+def test_a_file_in_the_place_of_a_directory_is_named_itself(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(Damaged, match=r"/run is a file, and should be a directory; move it away$"):
+        read_json(tmp_path / "run" / "status.json", mend="remove it")

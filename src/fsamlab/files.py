@@ -220,6 +220,9 @@ def read_bytes(path: Path, mend: str = "") -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except NotADirectoryError as e:
+        file = next(parent for parent in path.parents if parent.exists())
+        raise damaged(file, "is a file, and should be a directory", "move it away") from e
     except OSError as e:
         raise damaged(path, f"cannot be read: {e.strerror}", mend) from e
 

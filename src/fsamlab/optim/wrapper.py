@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +126,11 @@ class Wrapper(Optimizer):
         found = []
         for i, group in enumerate(self.param_groups):
             rho = group.setdefault("rho", self.defaults["rho"])
-            if not isinstance(rho, numbers.Real | Tensor) or not 0 <= rho < math.inf:
+            try:
+                possible = 0 <= rho < math.inf
+            except TypeError:  # no number
+                possible = False
+            if not possible:
                 raise ConfigError(f"param_groups[{i}]['rho']", rho, "must be finite and >= 0")
             found.append(rho)
         return found
