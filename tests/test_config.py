@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsamlab.config import AugmentConfig, ConfigError, DataConfig, OptimizerConfig, TrainConfig, did_you_mean, in_range
+from fsamlab.config import (
+    SCHEMAS,
+    AugmentConfig,
+    ConfigError,
+    DataConfig,
+    OptimizerConfig,
+    TrainConfig,
+    did_you_mean,
+    from_plain,
+    in_range,
+    to_plain,
+)
 from fsamlab.identity import config_hash, differences, run_directory, run_id
 from fsamlab.project import PROJECT_ROOT
 
@@ -92,6 +103,47 @@ def test_in_range_passes_exactly_the_closed_interval(x):
 def test_did_you_mean():
     assert did_you_mean("rhoo", ["rho", "lr"]) == " (did you mean rho?)"
     assert did_you_mean("zzz", ["rho", "lr"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["model.name=resnet_18"],
+            r"model.name=resnet_18: must be one of small_cnn, .* \(did you mean resnet18\?\), a timm",
+        ),
+        (
+            ["data.name=cifr10"],
+            r"data.name=cifr10: must be one of digits, .* \(did you mean cifar10\?\), or set data.imp",
+        ),
+        (["data=synthetic", "data.name=digits"], "data.name=digits: has keys .* is chosen with data=digits"),
+        (["data.name=imagenet"], "data.name=imagenet: has keys of its own and is chosen with data=imagenet"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_before_anything_runs(composed, words, line):
+    with pytest.raises(ConfigError, match=line):
+        composed(*words)
+
+
+def test_names_of_ones_own_and_of_timm_are_free(composed):
+    assert composed("model=timm", "model.name=anything").model.name == "anything"
+    own = composed("model.import_path=a:b", "model.name=mine", "data.import_path=a:b", "data.name=theirs")
+    assert (own.model.name, own.data.name) == ("mine", "theirs")
+
+
+def test_the_names_are_those_that_are_built():
+    from fsamlab.config.model import OWN_MODELS
+    from fsamlab.data import DATASETS
+    from fsamlab.models import MODELS
+
+    assert tuple(MODELS) == OWN_MODELS
+    assert {name for schema in SCHEMAS["data"].values() for name in schema.NAMES} == set(DATASETS)
+
+
+def test_a_name_on_record_is_read(composed):
+    plain = to_plain(composed())
+    plain["model"]["name"] = "of_a_former_version"
+    assert from_plain(plain).model.name == "of_a_former_version"
 
 
 def test_every_option_composes_and_bears_its_file_name(composed):

@@ -168,6 +168,25 @@ def test_weights_come_once_and_a_failure_stops_no_other(hub, tmp_path, capfd, mo
     assert out[1].endswith("MB, there already")
 
 
+@pytest.mark.parametrize("size", [None, 32])
+def test_a_model_of_fixed_size_is_built_for_the_images_of_the_run(monkeypatch, capfd, tmp_path, size):
+    import timm
+
+    asked = []
+
+    def create_model(name, **options):
+        asked.append(options.get("img_size"))
+        return made(name, **{**options, "pretrained": False})
+
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create_model)
+    where = ("data=synthetic", f"data.image_size={size}") if size else ("data=imagenet", f"data.root={tmp_path}")
+    code, out, err = fetched(capfd, *where, "model=timm", "model.name=test_vit", "model.pretrained=true")
+    assert out[-1].startswith("weights test_vit: ")
+    assert asked == [(size, size) if size else None]  # where there are no images to ask, the model's own
+    assert (code, len(err)) == ((0, 0) if size else (1, 1))
+
+
 def test_weights_that_cannot_be_got(hub, capfd):
     name = "test_vit.r160_in1k"
     code, out, err = fetched(capfd, "model=timm", "model.pretrained=true", f"model.name={name}")

@@ -71,6 +71,27 @@ def test_the_end_of_a_sweep(sweep, screen, capsys):
     assert ("\x1b[" in text) is screen
 
 
+@pytest.mark.parametrize(
+    ("states", "offered", "left_out"),
+    [
+        (("failed", None), ("resubmit",), ("collect", "report", "less ", "launch.py -m", "queued")),
+        (("failed", "finished"), ("resubmit", "collect", "report", "less {}/1/metrics.jsonl"), ("launch.py -m",)),
+        (("finished", "finished"), ("collect", "report", "less {}/0/metrics.jsonl", "launch.py -m"), ("resubmit",)),
+    ],
+)
+def test_what_is_offered_after_a_sweep_can_help(tmp_path, capsys, states, offered, left_out):
+    for number, status in enumerate(states):
+        if status is not None:
+            put(tmp_path / str(number), name="sam", status=status)
+    summary.print_sweep(tmp_path, [plan(tmp_path / str(number)) for number in range(len(states))])
+    text = capsys.readouterr().out
+    for words in offered:
+        assert words.format(tmp_path) in text, words
+    for words in left_out:
+        assert words not in text, words
+    assert ("not begun  1: did not run" in text) is (None in states)
+
+
 def test_accuracies_are_in_per_cent_with_their_spread(tmp_path, capsys):
     for seed, accuracy in enumerate((0.5, 0.7)):
         put(tmp_path / f"a{seed}", accuracy=accuracy, seed=seed)

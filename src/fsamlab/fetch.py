@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from fsamlab import output
-from fsamlab.config import Config, ConfigError, ModelConfig, typed
+from fsamlab.config import Config, ConfigError, typed
 from fsamlab.project import PROJECT_ROOT
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST"}
@@ -24,13 +25,23 @@ def fetch(overrides: list[str]) -> list[Exception]:
     """
     configs = grid(overrides)
     sets = {(c.data.import_path or c.data.name, c.data.root): c for c in configs}
-    models = {c.model.name: c.model for c in configs if c.model.pretrained and c.model.import_path is None}
+    models = {
+        (c.model.name, c.data.import_path or c.data.name, getattr(c.data, "image_size", None)): c
+        for c in configs
+        if c.model.pretrained and c.model.import_path is None
+    }
     wrong: list[Exception] = []
-    for one in [*sets.values(), *models.values()]:
+    jobs = [*(partial(fetch_data, c) for c in sets.values()), *(partial(fetch_weights, c) for c in models.values())]
+    lines: list[str] = []
+    for job in jobs:
         try:
-            output.show(fetch_weights(one) if isinstance(one, ModelConfig) else fetch_data(one))
+            line = job()
         except Exception as e:  # the others are fetched all the same
             wrong.append(e)
+            continue
+        if line not in lines:
+            lines.append(line)
+            output.show(line)
     return wrong
 
 
@@ -78,16 +89,34 @@ def fetch_data(config: Config) -> str:
     return f"data {data.name}: {place}{size}, {word}"
 
 
-def fetch_weights(model: ModelConfig) -> str:
-    """Load a timm model's weights, which puts them into the cache that jobs read; return the line about it."""
+def fetch_weights(config: Config) -> str:
+    """Load a timm model's weights, which puts them into the cache that jobs read; return the line about it.
+
+    The model is built for the size of the run's images, as the run does: what does not take them is refused here.
+    """
     from fsamlab.models.timm_model import timm_model
 
-    place = weights_place(model.name)
+    name = config.model.name
+    place = weights_place(name)
     before = bytes_of(place)
-    timm_model(num_classes=10, in_channels=3, name=model.name, pretrained=True)  # the same file for any numbers
+    # the same file for any number of classes and channels
+    timm_model(num_classes=10, in_channels=3, name=name, pretrained=True, image_size=image_size_of(config))
     after = bytes_of(place)
     word = "there already" if after == before else "fetched"
-    return f"weights {model.name}: {place}, {after / 1e6:.1f} MB, {word}"
+    return f"weights {name}: {place}, {after / 1e6:.1f} MB, {word}"
+
+
+def image_size_of(config: Config) -> tuple[int, int] | None:
+    """Return height and width of a run's images; None where its data cannot be read, which is said of the data."""
+    import torch
+
+    from fsamlab.data import build_data
+
+    data = dataclasses.replace(config.data, download=False)
+    try:
+        return build_data(data, config.seed, torch.device("cpu"), PROJECT_ROOT).image_size
+    except ConfigError:
+        return None
 
 
 def weights_place(name: str) -> Path:

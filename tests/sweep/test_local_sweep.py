@@ -60,7 +60,7 @@ def test_one_failing_job_of_a_sweep(launch, tmp_path):
     }
     again = launch(*arguments)
     assert again.returncode == 1
-    assert "2 of them are finished already" in again.stderr
+    assert "2 of 4 runs are finished already and are not run again (force=true would)" in again.stderr
     for name, rows in finished.items():
         assert (tmp_path / "runs/sweep" / name / "metrics.jsonl").read_text() == rows
 

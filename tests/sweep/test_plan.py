@@ -177,7 +177,7 @@ def test_a_moved_and_a_copied_sweep_go_on_for_real(launch, tmp_path):
 
     assert "nothing to resubmit" in resubmit(moved)
     shutil.rmtree(moved / first)
-    assert "1 of them are finished already" in resubmit(moved)
+    assert "1 of 2 runs are finished already and are not run again\n" in resubmit(moved)
     shutil.copytree(moved, copy)
     shutil.rmtree(copy / second)
     before = (moved / second / "status.json").read_bytes()

@@ -79,7 +79,7 @@ def test_a_sweep_with_failing_jobs(cluster, tmp_path):
         assert read_status(directory)["slurm_cluster"] == "lab"
         assert finished or "diverged" in (directory / "run.log").read_text()
     again = cluster.python(*words)
-    assert "2 of them are finished already" in again.stderr
+    assert "2 of 4 runs are finished already" in again.stderr
     assert "2 jobs submitted" in again.stderr
 
 
@@ -174,7 +174,7 @@ def test_nothing_depends_on_the_launcher_or_one_slurmctld(cluster, tmp_path):
     cluster.wait_for("two running jobs", lambda: under_way(tmp_path, 2))
     again = cluster.python(*arguments(tmp_path, *words, "hydra.launcher.wait=false"))
     assert again.returncode == 0, again.stderr
-    assert "2 of them are queued or running already" in again.stderr
+    assert "2 of 2 runs are queued or running already" in again.stderr
     launcher.kill()
     launcher.communicate()
     pid = int((cluster.directory / "run" / "slurmctld.pid").read_text())

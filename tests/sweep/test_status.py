@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import time
 
 import pytest
@@ -227,7 +228,10 @@ def test_watch_ends_when_nothing_is_active(tmp_path, fake, capsys):
     record(sweep, 1, {"a": "7"})
     put(sweep / "a", "running", slurm_job_id="7")
     assert main(["status", str(sweep), "--watch", "0.05"]) == 1
-    assert "1 run: 1 failed" in capsys.readouterr().out
+    out = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  1 run: 1 running", out[0])  # a pipe has the changes, each in a line
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  1 run: 1 failed", out[1])
+    assert out[2] == "1 run: 1 failed"
 
 
 def test_a_broken_status_file_is_one_damaged_run(tmp_path):
@@ -332,6 +336,11 @@ def test_a_run_waits_for_its_turn_in_a_living_local_sweep(tmp_path, capsys):
     finally:
         owner.release()
     assert not sweep_state([sweep]).runs[1].busy
+    main(["status", str(sweep)])  # the launcher is gone: nothing will start the run
+    out = capsys.readouterr().out
+    assert out.startswith("2 runs: 1 finished, 1 not begun\n")
+    assert "queued" not in out
+    assert f"fsamlab resubmit {sweep}" in out
 
 
 def test_a_record_that_is_damaged_is_said_and_the_runs_are_shown(tmp_path, capsys):

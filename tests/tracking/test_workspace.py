@@ -54,7 +54,11 @@ def test_json_can_be_read_back(built):
     text = as_json(built)
     again = Workspace._from_model(internal.View.model_validate_json(text))
     assert json.loads(as_json(again)) == json.loads(text)
-    assert [len(section.panels) for section in again.sections] == [len(charts) for charts in SECTIONS.values()]
+    charts = [[p for p in section.panels if type(p).__name__ != "MarkdownPanel"] for section in again.sections]
+    assert [len(panels) for panels in charts] == [len(charts) for charts in SECTIONS.values()]
+    (note,) = [p for section in again.sections for p in section.panels if type(p).__name__ == "MarkdownPanel"]
+    assert note in again.sections[0].panels
+    assert "mean over **all** runs of a method" in note.markdown
 
 
 def test_sections_are_those_of_the_questions():
@@ -80,7 +84,10 @@ def test_all_keys_are_documented():
 def test_the_panels_have_the_charts_keys_axes_and_scales(built):
     sections = section_of(json.loads(as_json(built)))["panelBankConfig"]["sections"]
     panels = {
-        p["config"]["chartTitle" if "chartTitle" in p["config"] else "title"]: p for s in sections for p in s["panels"]
+        p["config"]["chartTitle" if "chartTitle" in p["config"] else "title"]: p
+        for s in sections
+        for p in s["panels"]
+        if p["viewType"] != "Markdown Panel"
     }
     charts = [chart for charts in SECTIONS.values() for chart in charts]
     assert len({chart.title for chart in charts}) == len(charts) == len(panels)

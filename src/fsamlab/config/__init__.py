@@ -103,6 +103,8 @@ class Config:
         for group in ("optimizer", "model", "data"):  # the run's directory is called by them
             if len(getattr(self, group).name) > 70:
                 raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
+        self.model.check_name()
+        self.data.check_name()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fsamlab.config.checks import (
     COUNT,
@@ -10,6 +11,7 @@ from fsamlab.config.checks import (
     ConfigError,
     Number,
     check_fields,
+    did_you_mean,
     label,
     listed,
     location,
@@ -36,7 +38,13 @@ class AugmentConfig:
 
 @dataclass
 class DataConfig:
-    """A data set with its split, label noise and augmentation."""
+    """A data set with its split, label noise and augmentation.
+
+    Attributes:
+        NAMES: the sets of this package that are read by the keys of this schema.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = ("digits", "fashion_mnist", "cifar10", "cifar100")
 
     name: str = label(MISSING, 200)
     import_path: str | None = text(None)  # package.module:function for a data set of one's own
@@ -62,10 +70,28 @@ class DataConfig:
         if len(self.mean) != len(self.std):
             raise ConfigError(k + "mean", self.mean, f"must have as many channels as data.std={self.std}")
 
+    def check_name(self) -> None:
+        """Refuse a name that no data set of this package has, or whose set has other keys than this schema.
+
+        Raises:
+            ConfigError: lists the names.
+        """
+        if self.import_path is not None or self.name in self.NAMES:
+            return
+        known = [name for schema in (DataConfig, SyntheticConfig, ImageFolderConfig) for name in schema.NAMES]
+        if self.name in known:
+            allowed = f"has keys of its own and is chosen with data={self.name}"
+        else:
+            hint = did_you_mean(self.name, known)
+            allowed = f"must be one of {', '.join(known)}{hint}, or set data.import_path"
+        raise ConfigError("data.name", self.name, allowed)
+
 
 @dataclass
 class SyntheticConfig(DataConfig):
     """Gaussian images with class means: for tests and dry runs."""
+
+    NAMES = ("synthetic",)
 
     num_samples: int = number(512, 1, 10**7)
     num_classes: int = number(10, 2, 10**5)
@@ -83,6 +109,8 @@ class SyntheticConfig(DataConfig):
 @dataclass
 class ImageFolderConfig(DataConfig):
     """Images in train/<class>/ and val/<class>/ folders, streamed by workers."""
+
+    NAMES = ("imagenet", "image_folder")
 
     image_size: int = number(224, 1, 4096)
     resize: int = number(256, 1, 8192)  # shorter side before the centre crop of evaluation

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsamlab.config.checks import MISSING, ConfigError, check_fields, label, location, number, text, word
+from fsamlab.config.checks import (
+    MISSING,
+    ConfigError,
+    check_fields,
+    did_you_mean,
+    label,
+    location,
+    number,
+    text,
+    word,
+)
+
+OWN_MODELS = ("small_cnn", "resnet18", "vgg16_bn", "wrn28_10", "pyramidnet110")  # those of fsamlab.models
 
 
 @dataclass
@@ -27,4 +39,18 @@ class ModelConfig:
         if self.pretrained and self.library != "timm":
             raise ConfigError(
                 "model.pretrained", True, "only timm models come with weights; use model=timm model.name=..."
+            )
+
+    def check_name(self) -> None:
+        """Refuse a name that no model of this package has; names of timm are known to timm alone.
+
+        Raises:
+            ConfigError: lists the names.
+        """
+        if self.library == "own" and self.import_path is None and self.name not in OWN_MODELS:
+            raise ConfigError(
+                "model.name",
+                self.name,
+                f"must be one of {', '.join(OWN_MODELS)}{did_you_mean(self.name, list(OWN_MODELS))}, "
+                "a timm model (model=timm model.name=...), or come by model.import_path",
             )

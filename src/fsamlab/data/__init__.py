@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fsamlab.config import ConfigError, DataConfig, did_you_mean
+from fsamlab.config import DataConfig
 from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
@@ -42,8 +42,5 @@ def build_data(cfg: DataConfig, seed: int, device: torch.device, project_root: P
     if cfg.import_path is not None:
         made: Data = call_imported("data.import_path", cfg.import_path, object, cfg, seed, device, project_root)
         return made
-    if cfg.name not in DATASETS:
-        known = list(DATASETS)
-        hint = did_you_mean(cfg.name, known)
-        raise ConfigError("data.name", cfg.name, f"must be one of {', '.join(known)}{hint}, or set data.import_path")
+    cfg.check_name()
     return DATASETS[cfg.name](cfg, seed, device, project_root / Path(cfg.root).expanduser())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from fsamlab.config import ConfigError, ModelConfig, did_you_mean
+from fsamlab.config import ConfigError, ModelConfig
 from fsamlab.import_path import call_imported, import_function
 from fsamlab.models.checkpoint import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
@@ -75,12 +75,5 @@ def _builder(cfg: ModelConfig) -> Callable[..., nn.Module]:
         return import_function("model.import_path", cfg.import_path)
     if cfg.library == "timm":
         return timm_model
-    if cfg.name not in MODELS:
-        known = list(MODELS)
-        raise ConfigError(
-            "model.name",
-            cfg.name,
-            f"must be one of {', '.join(known)}{did_you_mean(cfg.name, known)}, "
-            "a timm model (model=timm model.name=...), or come by model.import_path",
-        )
+    cfg.check_name()
     return MODELS[cfg.name]

@@ -83,7 +83,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
     used = [*before, *overrides]
     with sweep_lock(sweep_dir) as lock:
         plans, left_out = _plans(launches)
-        choice = choose(sweep_dir, plans, force=False)
+        choice = choose(sweep_dir, plans, force=None)
         left_out += [line for line in found.damage if line not in left_out]
         if choice.todo:
             with composing(overrides) as context:

@@ -81,6 +81,11 @@ class RunState:
         """Whether nothing of it was ever started and no job is known that would."""
         return self.status == "queued" and not self.active
 
+    @property
+    def shown(self) -> str:
+        """The status as a person reads it: a run that nothing will start waits in no queue."""
+        return "not begun" if self.never_ran else self.status
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything with stable keys, ready for JSON."""
         get = self.disk.get

@@ -7,6 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -25,10 +27,11 @@ from fsamlab.sweep.runs import what_varies
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import console, counted, percent
 
-ORDER = ("finished", "running", "queued", "preempted", "failed", "cancelled", "lost", "damaged")
-COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow", **dict.fromkeys(BAD, "red")}
+ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
+COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}
+COLOURS |= {"not begun": "yellow", **dict.fromkeys(BAD, "red")}
 IDLE_LOOKS = 3  # between two jobs of a local sweep there is a moment in which none runs
-assert set(ORDER) == set(STATUSES)
+assert set(ORDER) == {*STATUSES, "not begun"}
 
 
 def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
@@ -61,15 +64,22 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
 
 
 def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: float, screen: Console) -> SweepState:
-    """Show the state again and again until nothing is active; return the last."""
-    idle = 0
-    with Live(console=screen, auto_refresh=False, transient=True) as live:
+    """Show the state again and again until nothing is active; return the last.
+
+    A file or a pipe, where nothing can be overwritten, gets the counts in a line with the time whenever they change.
+    """
+    idle, said = 0, ""
+    with Live(console=screen, auto_refresh=False, transient=True) if screen.is_terminal else nullcontext() as live:
         while True:
             runs = state.bad if failed else state.runs
             if len(runs) > screen.height - 6:  # what has finished gives way
                 runs = [r for r in runs if r.status != "finished"]
             problem = [state.jobs.problem] if state.jobs.problem else []
-            live.update(Group(counts(state), table(runs, screen.width), *problem), refresh=True)
+            if live is not None:
+                live.update(Group(counts(state), table(runs, screen.width), *problem), refresh=True)
+            elif said != (said := "; ".join([counts(state), *problem])):
+                screen.print(f"{datetime.now():%H:%M:%S}  {said}", soft_wrap=True)
+                screen.file.flush()
             idle = 0 if any(r.active for r in state.runs) else idle + 1
             if idle >= (IDLE_LOOKS if any(r.never_ran for r in state.runs) else 1):
                 return state
@@ -79,7 +89,7 @@ def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: floa
 
 def counts(state: SweepState) -> str:
     """Return `12 runs: 7 finished, 2 running, ...`."""
-    number = Counter(r.status for r in state.runs)
+    number = Counter(r.shown for r in state.runs)
     words = ", ".join(f"{number[s]} {s}" for s in ORDER if number[s])
     return f"{counted(len(state.runs), 'run')}: {words}"
 
@@ -112,7 +122,7 @@ def table(runs: Sequence[RunState], width: int | None = None) -> Table:
             [
                 r.run.directory.name,
                 setting,
-                Text(r.status, style=COLOURS[r.status]),
+                Text(r.shown, style=COLOURS[r.shown]),
                 str(get("attempts", "-")),
                 "-" if step is None else f"{step}/{last}" if last else str(step),
                 f"{100 * step / last:.0f}" if step is not None and last else "-",

@@ -131,8 +131,14 @@ class Choice:
     left_out: list[str]
 
 
-def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
-    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile."""
+def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool | None) -> Choice:
+    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile.
+
+    Args:
+        sweep_dir: the sweep's directory.
+        plans: all its jobs.
+        force: whether finished runs start over; None where the command has no such choice.
+    """
     damage: list[str] = []
     recorded = {run.directory.name: run for run in sweep_runs(sweep_dir, damage)}
     known = [recorded[plan.directory.name] for plan in plans if plan.directory.name in recorded]
@@ -153,10 +159,12 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool) -> Choice:
         skipped = [(p.directory, from_plain(p.config)) for p in plans if p.directory.name in done]
         changed = {d.name: str(error) for d, error in inputs.compare_finished(skipped).items()}
         left_out.update(changed)
-        log.info("%d of them are finished already and are not run again (force=true would)", len(done))
+        hint = "" if force is None else " (force=true would)"
+        log.info("%d of %d runs are finished already and are not run again%s", len(done), len(plans), hint)
     if num_busy:
-        words = "%d of them are queued or running already%s: fsamlab status %s"
-        log.info(words, num_busy, ", force=true or not" if force else "", project_relative(sweep_dir))
+        words = "%d of %d runs are queued or running already%s: fsamlab status %s"
+        where = project_relative(sweep_dir)
+        log.info(words, num_busy, len(plans), " and are left to that, force=true or not" if force else "", where)
     for name, line in left_out.items():
         log.error("error: %s is left out: %s", name, line)
     ended = [p for p in plans if p.directory.name not in busy - finished | changed.keys()]

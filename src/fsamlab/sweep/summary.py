@@ -145,7 +145,9 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
         reason = row["exception"] if known else why_unfinished(current_status(directory))
         setting = settings[directory]
         name = directory.name + (f" ({setting})" if setting else "")
-        screen.print(wrapped(screen, f"{row['status']:>9}  {name}: {reason}"), style="red", soft_wrap=True)
+        # the directory does not say whether anything will start the run
+        status = "not begun" if row["status"] == "queued" else row["status"]
+        screen.print(wrapped(screen, f"{status:>9}  {name}: {reason}"), style="red", soft_wrap=True)
         if (directory / "run.log").exists():
             screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
 
@@ -175,16 +177,21 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     frame = collect(p.directory for p in plans)
     print_settings(frame, screen)
     print_failures(frame, screen)
-    num_failed = int((frame["status"] != "finished").sum())
+    finished = [Path(d) for d in frame["directory"][frame["status"] == "finished"]]
+    num_failed = len(frame) - len(finished)
     where = project_relative(sweep_dir)
-    lines = [
-        f"{len(frame) - num_failed} of {len(frame)} runs finished; each has its directory below {where}/",
-        "next:",
-        f"  {f'fsamlab collect {where}':<44} a row per run, as results.csv",
-        f"  {f'fsamlab report {where} --open':<44} an HTML page with curves",
-        f"  less {project_relative(Path(frame['directory'].iloc[0]))}/metrics.jsonl",
-        "  python launch.py -m optimizer=sam,fsam optimizer.rho=0.1,0.2,0.4 name=my_rho",
-    ]
-    for line in lines:
-        screen.print(line, soft_wrap=True)
+    screen.print(
+        f"{len(finished)} of {len(frame)} runs finished; each has its directory below {where}/", soft_wrap=True
+    )
+    screen.print("next:", soft_wrap=True)
+    if num_failed:
+        again = f"fsamlab resubmit {where}"
+        screen.print(f"  {again:<44} runs again what did not finish, once its cause is mended", soft_wrap=True)
+    if finished:
+        screen.print(f"  {f'fsamlab collect {where}':<44} a row per run, as results.csv", soft_wrap=True)
+        screen.print(f"  {f'fsamlab report {where} --open':<44} an HTML page with curves", soft_wrap=True)
+        screen.print(f"  less {project_relative(finished[0])}/metrics.jsonl", soft_wrap=True)
+    if not num_failed:
+        other = "python launch.py -m optimizer=sam,fsam optimizer.rho=0.1,0.2,0.4 name=my_rho"
+        screen.print(f"  {other}", soft_wrap=True)
     return num_failed

@@ -39,7 +39,7 @@ class CheckedSweeper(BasicSweeper):
         say_what_changed(sweep_dir, plans)
         closed = sweep_dir.exists() and not os.access(sweep_dir, os.W_OK)
         if closed and not self.config.force and all(is_finished(plan.directory) for plan in plans):
-            log.info("all of them are finished already (read-only)")  # an archive: nothing to start, nothing to record
+            log.info("all runs are finished already (read-only)")  # an archive: nothing to start, nothing to record
             return []
         with sweep_lock(sweep_dir) as lock:
             return start(

@@ -129,6 +129,11 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         ),
     ),
 }
+NOTE = (
+    "Each line is the mean over **all** runs of a method that are shown, and the band is their standard deviation, "
+    "whatever else differs between the runs: radius, learning rate, model, data, number of epochs. For a mean over "
+    "seeds alone, filter the runs (by group or config key), or add the keys that vary to the grouping of the runs."
+)
 OPEN = ("accuracy", "loss")  # the others load when they are opened
 COLUMNS = ("summary:best/test/acc1", "summary:final/test/acc1")  # of the table of runs
 
@@ -147,10 +152,10 @@ def build(project: str, entity: str, name: str) -> Any:
             workspaces.Section(
                 name=title,
                 is_open=title in OPEN,
-                panels=[_panel(reports, title, chart) for chart in charts],
-                layout_settings=workspaces.SectionLayoutSettings(columns=3, rows=-(-len(charts) // 3)),
+                panels=panels,
+                layout_settings=workspaces.SectionLayoutSettings(columns=3, rows=-(-len(panels) // 3)),
             )
-            for title, charts in SECTIONS.items()
+            for title, panels in _sections(reports).items()
         ],
         settings=workspaces.WorkspaceSettings(x_axis="global_step", max_runs=MAX_METHODS),
         runset_settings=workspaces.RunsetSettings(
@@ -189,6 +194,15 @@ def save(project: str, entity: str | None, name: str) -> str:
         return str(workspace.save().url)
     except Exception as e:
         raise CannotUpload(f"W&B server {server.environment.base_url}: {one_line(e)}") from e
+
+
+def _sections(reports: Any) -> dict[str, list[Any]]:
+    """Return the panels of each section; the first section has the note on what is averaged at its end."""
+    sections = {title: [_panel(reports, title, chart) for chart in charts] for title, charts in SECTIONS.items()}
+    note = reports.MarkdownPanel(markdown=NOTE)
+    note._id = _id("note")
+    sections[next(iter(sections))].append(note)
+    return sections
 
 
 def _panel(reports: Any, section: str, chart: Chart) -> Any:
