@@ -51,3 +51,24 @@ def test_resubmit_refuses_a_mistyped_sweep(tmp_path, capfd):
 
 def test_measure_without_a_run(capfd):
     assert refused(capfd, "measure", "diagnostics=full").startswith("error: RUNS=none: no run directory")
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [("-1", "-1.0"), ("nan", "nan"), ("1e12", "1000000000000.0")])
+def test_seconds_that_cannot_be_waited(run, seconds, shown, capfd):
+    assert main(["status", str(run), f"--watch={seconds}"]) == 1
+    assert capfd.readouterr().err == f"error: --watch={shown}: must be finite and >= 0.01 and <= 86400\n"
+
+
+@pytest.mark.parametrize("words", [("--watch", "{}"), ("{}", "--watch"), ("--watch", "0.5", "{}")])
+def test_a_directory_may_follow_watch(run, words, capfd):
+    (run / "status.json").write_text('{"status": "finished"}')
+    assert main(["status", *(word.format(run) for word in words)]) == 0
+    assert "1 run: 1 finished" in capfd.readouterr().out
+
+
+def test_an_unknown_option_is_said_by_its_command(run, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(run), "--opn"])
+    err = capfd.readouterr().err
+    assert err.startswith("usage: fsamlab report ")
+    assert err.endswith("fsamlab report: error: unrecognized arguments: --opn (did you mean --open?)\n")

@@ -11,17 +11,41 @@ import webbrowser
 from pathlib import Path
 
 from fsamlab import door, output
+from fsamlab.config import did_you_mean, in_range
+
+WATCH_SECONDS = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; return the exit code. An error is one line, with a traceback only where it is unforeseen."""
 
     def command() -> int:
-        args = _parser().parse_args(argv)
+        args = _parse(sys.argv[1:] if argv is None else argv)
         return int(args.run(args))
 
     first = next(iter(sys.argv[1:] if argv is None else argv), None)
     return door.call(command, work=first in ("fetch", "resubmit", "collect", "report", "measure", "sync"))
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    words = list(argv)
+    if "--watch" in words[:-1] and not _is_number(words[words.index("--watch") + 1]):
+        words[words.index("--watch")] = f"--watch={WATCH_SECONDS}"  # a directory follows, not the seconds
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        one: argparse.ArgumentParser = args.parser  # argparse alone shows the usage of `fsamlab`, without the options
+        options = [option for action in one._actions for option in action.option_strings]
+        one.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], options)}")
+    return args
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     form = one.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a JSON list with an object per run")
     form.add_argument(
-        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="refresh until nothing is active (5 s)"
+        "--watch",
+        nargs="?",
+        type=float,
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help="refresh until nothing is active (5 s)",
     )
     one.set_defaults(run=_status)
 
@@ -123,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print it as JSON; needs neither server nor key")
     one.set_defaults(run=_wandb_workspace)
 
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -147,6 +178,7 @@ def _fetch(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from fsamlab.sweep.status_view import show
 
+    in_range("--watch", args.watch, 0.01, 24 * 3600)
     return show(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
 
 
@@ -180,7 +212,6 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from fsamlab.config import in_range
     from fsamlab.sweep.runs import runs_at
     from fsamlab.tracking.sync_view import show
     from fsamlab.tracking.wandb_server import check_place
