@@ -84,6 +84,13 @@ def test_a_curve_has_no_point_where_a_seed_is_missing(methods):
     assert table["SGD"][1] == pytest.approx([3.05, 2.05, 1.05])  # a loss is no per cent
 
 
+def test_exchanged_frames_are_said(methods):
+    rows = rows_of(methods, test___acc1=[0.5, 0.6])
+    for draw in (lambda: figures.curves(methods, rows, "test/acc1"), lambda: figures.decomposition(rows, methods)):
+        with pytest.raises(ValueError, match="where the runs belong; are the two exchanged"):
+            draw()
+
+
 def test_curves_by_a_hyper_parameter():
     runs = frame(*(one_run("fsam", seed, 0.5, optimizer__lmbda=lmbda) for lmbda in (0.9, 0.6) for seed in (0, 1)))
     found = lines(figures.curves(rows_of(runs, val___loss=[2.0, 1.0]), runs, "val/loss", by="optimizer.lmbda").axes[0])

@@ -29,8 +29,10 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the finished runs.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or the frame has no runs in its rows.
     """
+    if "status" not in runs and "step" in runs:
+        raise ValueError("a frame with a row for each step stands where the runs belong; are the two exchanged?")
     if runs.empty or not (runs["status"] == "finished").any():
         raise ValueError("no finished run among these; `fsamlab status` says how far they are")
     return runs[runs["status"] == "finished"]

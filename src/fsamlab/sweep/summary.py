@@ -186,7 +186,7 @@ def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     screen.print("next:", soft_wrap=True)
     if num_failed:
         again = f"fsamlab resubmit {where}"
-        screen.print(f"  {again:<44} runs again what did not finish, once its cause is mended", soft_wrap=True)
+        screen.print(f"  {again:<44} runs again what did not finish, in the same settings", soft_wrap=True)
     if finished:
         screen.print(f"  {f'fsamlab collect {where}':<44} a row per run, as results.csv", soft_wrap=True)
         screen.print(f"  {f'fsamlab report {where} --open':<44} an HTML page with curves", soft_wrap=True)
