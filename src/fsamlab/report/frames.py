@@ -25,14 +25,18 @@ def methods_of(runs: pd.DataFrame) -> list[str]:
     return sorted(runs[METHOD].unique(), key=lambda name: (known.get(name, len(known)), name))
 
 
+def _check_runs(runs: pd.DataFrame) -> None:
+    if "status" not in runs and not runs.empty:
+        raise ValueError("a frame with a row for each step stands where the runs belong; are the two exchanged?")
+
+
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the finished runs.
 
     Raises:
         ValueError: there are none, or the frame has no runs in its rows.
     """
-    if "status" not in runs and "step" in runs:
-        raise ValueError("a frame with a row for each step stands where the runs belong; are the two exchanged?")
+    _check_runs(runs)
     if runs.empty or not (runs["status"] == "finished").any():
         raise ValueError("no finished run among these; `fsamlab status` says how far they are")
     return runs[runs["status"] == "finished"]
@@ -81,6 +85,7 @@ def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
     Raises:
         ValueError: naming what is missing and the sweep that makes it.
     """
+    _check_runs(runs)
     finished = set(runs.loc[runs["status"] == "finished", METHOD]) if len(runs) else set()
     missing = [method for method in methods if method not in finished]
     if missing:
