@@ -1,13 +1,13 @@
 """Compose a run from conf/ and train it; with -m, train every run of a sweep.
 
-`python launch.py --help` lists the groups and examples. fsamlab/run.py is the file to read next.
+`python launch.py --help` lists the groups and examples. fsamlab/run/__init__.py is the file to read next.
 """
 
 import hydra
 from omegaconf import DictConfig
 
-from fsamlab import door
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.terminal import errors
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="config")
@@ -19,4 +19,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    door.enter(main, __file__)
+    errors.enter(main, __file__)

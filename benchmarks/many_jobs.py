@@ -32,19 +32,19 @@ def measure(n: int, env: dict[str, str], work: Path) -> dict[str, float]:
     grid = (*TINY, f"runs_dir={runs}", f"seed=range({n})")
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.wait=false", "hydra.launcher.max_array_size=2000")
     held = "+hydra.launcher.additional_parameters.hold=true"
-    compose, _ = timed("-m", "fsamlab.cli", "check", *grid, env=env)
+    compose, _ = timed("-m", "fsamlab.command.main", "check", *grid, env=env)
     submit, _ = timed("launch.py", "-m", *grid, *slurm, held, env=env)
     files = sum(len(names) for _, _, names in os.walk(runs))
     size = sum(p.stat().st_size for p in runs.rglob("*") if p.is_file())
-    queued, _ = timed("-m", "fsamlab.cli", "status", str(runs / "many"), "--json", env=env)
+    queued, _ = timed("-m", "fsamlab.command.main", "status", str(runs / "many"), "--json", env=env)
     subprocess.run(["scancel", "--user", str(os.getuid())], env=env, check=True)
     timed("launch.py", *TINY, f"runs_dir={work / 'one'}", env=env)
     (one,) = (work / "one" / "many").glob("*-s*")
     for job in json.loads((runs / "many" / "launches" / "1.json").read_text())["jobs"]:
         shutil.copytree(one, job["directory"], ignore=shutil.ignore_patterns("checkpoints"))
     shutil.rmtree(work / "one")
-    status, _ = timed("-m", "fsamlab.cli", "status", str(runs / "many"), env=env)
-    collect, _ = timed("-m", "fsamlab.cli", "collect", str(runs / "many"), env=env)
+    status, _ = timed("-m", "fsamlab.command.main", "status", str(runs / "many"), env=env)
+    collect, _ = timed("-m", "fsamlab.command.main", "collect", str(runs / "many"), env=env)
     times = {"compose": compose, "submit": submit - compose, "status, queued": queued, "status": status}
     return {**times, "collect": collect, "files": files, "MB": size / 1e6}
 

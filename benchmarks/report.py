@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 
-from fsamlab import door
 from fsamlab.config import to_plain, typed
+from fsamlab.terminal import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("sgd", "sam", "fsam", "sam_db")
@@ -57,7 +57,7 @@ def rows(generator: random.Random, num_rows: int) -> list[dict[str, Any]]:
 
 def make(root: Path, num_runs: int, num_rows: int) -> None:
     """Write the run directories."""
-    door.register()
+    errors.register()
     plain = {method: configuration(method) for method in METHODS}
     num_radii = math.ceil(num_runs / (len(METHODS) * SEEDS))
     for i in range(num_runs):
@@ -116,7 +116,7 @@ if __name__ == "__main__":
         make(sweep, arguments.runs, arguments.rows)
         logged = sum(p.stat().st_size for p in sweep.glob("*/metrics.jsonl"))
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "fsamlab.cli", "report", str(sweep)], check=True)
+        subprocess.run([sys.executable, "-m", "fsamlab.command.main", "report", str(sweep)], check=True)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
         size = (sweep / "report.html").stat().st_size / 1e6

@@ -49,9 +49,9 @@ def composed() -> Iterator[Callable[..., object]]:
     """Compose the real conf/ with overrides; returns the typed Config."""
     from hydra import compose, initialize_config_dir
 
-    from fsamlab import door
     from fsamlab.config import typed
+    from fsamlab.terminal import errors
 
-    door.register()
+    errors.register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         yield lambda *overrides: typed(compose("config", overrides=list(overrides)))

@@ -7,7 +7,8 @@ import resource
 import pytest
 import torch
 
-from fsamlab import checkpoint, door
+from fsamlab.rundir import checkpoint
+from fsamlab.terminal import errors
 
 
 def test_last_and_previous(tmp_path):
@@ -107,7 +108,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(tmp_path):
             checkpoint.save(tmp_path, {"step": 2, "optimizer": torch.ones(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert door.one_line(caught.value) == f"{tmp_path / 'last.pt'}: File too large"
+    assert errors.one_line(caught.value) == f"{tmp_path / 'last.pt'}: File too large"
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.load_latest(tmp_path)["step"] == 1
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fsamlab.cli import main
+from fsamlab.command.main import main
 
 READERS = ("status", "collect", "report", "measure", "sync")
 

@@ -16,8 +16,8 @@ from fsamlab.config import (
     in_range,
     to_plain,
 )
-from fsamlab.identity import config_hash, differences, run_directory, run_id
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.config.identity import config_hash, differences, run_directory, run_id
+from fsamlab.config.project import PROJECT_ROOT
 
 FSAM = {
     "name": "fsam",
@@ -190,11 +190,11 @@ def test_no_torch_below_the_login_node():
     import sys
 
     code = (
-        "import sys; from hydra import compose, initialize_config_dir; from fsamlab import door\n"
-        "from fsamlab.config import typed; from fsamlab.identity import PROJECT_ROOT, run_id; import fsamlab.help\n"
-        "import hydra_plugins.fsamlab_plugins; door.register()\n"
+        "import sys; from hydra import compose, initialize_config_dir; from fsamlab.terminal import errors\n"
+        "from fsamlab.config import typed; from fsamlab.config.identity import PROJECT_ROOT, run_id\n"
+        "import fsamlab.command.help; import hydra_plugins.fsamlab_plugins; errors.register()\n"
         "initialize_config_dir(config_dir=str(PROJECT_ROOT / 'conf'), version_base='1.3').__enter__()\n"
-        "print(run_id(typed(compose('config'))), fsamlab.help.page()[:7]); assert 'torch' not in sys.modules"
+        "print(run_id(typed(compose('config'))), fsamlab.command.help.page()[:7]); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from fsamlab import environment
+from fsamlab.rundir import environment
 
 
 @pytest.fixture

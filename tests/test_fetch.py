@@ -10,8 +10,8 @@ import torchvision
 from helpers import ROOT
 from PIL import Image
 
-from fsamlab.cli import main
-from fsamlab.fetch import grid
+from fsamlab.command.fetch import grid
+from fsamlab.command.main import main
 
 MODEL = "test_resnet.r160_in1k"  # 0.5 million parameters
 WEIGHTS = f"/timm/{MODEL}/resolve/main/model.safetensors"
@@ -210,5 +210,5 @@ def test_a_bad_word_is_one_line_and_nothing_is_fetched(words, line, capfd):
 
 
 def test_composing_imports_no_torch():
-    code = "import sys; from fsamlab.fetch import grid; grid(['seed=0,1']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from fsamlab.command.fetch import grid; grid(['seed=0,1']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from fsamlab import door
-from fsamlab.files import Damaged, locked, read_json, write_atomic, write_json, write_last_word
+from fsamlab.storage.files import Damaged, locked, read_json, write_atomic, write_json, write_last_word
+from fsamlab.terminal import errors
 
 
 def full(*args):
@@ -24,7 +24,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_leaves_nothing(tmp_path, monk
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomic(path, "after")
     monkeypatch.undo()
-    assert door.one_line(caught.value) == f"{path}: No space left on device"
+    assert errors.one_line(caught.value) == f"{path}: No space left on device"
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
     assert path.read_text() == "before"
 

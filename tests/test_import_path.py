@@ -5,7 +5,7 @@ import numbers
 import pytest
 
 from fsamlab.config import ConfigError
-from fsamlab.import_path import call_imported, import_function
+from fsamlab.config.import_path import call_imported, import_function
 
 
 def test_imports():

@@ -13,15 +13,15 @@ import torch
 from helpers import compose_tiny
 from PIL import Image
 
-from fsamlab import checkpoint, inputs
+from fsamlab.command.measure import measure_run
 from fsamlab.config import ConfigError, DataConfig, MeasureConfig
-from fsamlab.door import SweepFailed
-from fsamlab.identity import config_hash, run_id
-from fsamlab.measure import measure_run
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.config.identity import config_hash, run_id
+from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
+from fsamlab.rundir import checkpoint, inputs
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, start, sweep_lock
+from fsamlab.terminal.errors import SweepFailed
 
 IMAGES = (
     "data=image_folder",
@@ -42,10 +42,10 @@ IMAGES = (
 def composed(root, *more):
     from hydra import compose, initialize_config_dir
 
-    from fsamlab import door
     from fsamlab.config import typed
+    from fsamlab.terminal import errors
 
-    door.register()
+    errors.register()
     with initialize_config_dir(config_dir=str(PROJECT_ROOT / "conf"), version_base="1.3"):
         return typed(compose("config", overrides=[*IMAGES, f"data.root={root}", *more]))
 

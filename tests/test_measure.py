@@ -12,14 +12,14 @@ import torch
 import yaml
 from helpers import ROOT, compose_tiny
 
-from fsamlab import checkpoint
-from fsamlab.cli import main
-from fsamlab.compose import quoted
+from fsamlab.command.main import main
+from fsamlab.command.measure import latest, measure_run, read_measurements, run_config
 from fsamlab.config import ConfigError, from_plain, to_plain
-from fsamlab.measure import latest, measure_run, read_measurements, run_config
-from fsamlab.record import read_rows
+from fsamlab.config.compose import quoted
+from fsamlab.results.settings import collect
 from fsamlab.run import run
-from fsamlab.sweep.results import collect
+from fsamlab.rundir import checkpoint
+from fsamlab.rundir.record import read_rows
 
 SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=7", "diagnostics.num_probes=2",
          "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2")  # fmt: skip
@@ -30,10 +30,10 @@ def measure_config(directory, *overrides):
     """Compose what `fsamlab measure` composes for one run."""
     from hydra import compose, initialize_config_dir
 
-    from fsamlab import door
     from fsamlab.config import typed_measure
+    from fsamlab.terminal import errors
 
-    door.register()
+    errors.register()
     words = [*SMALL, *overrides, f"root={quoted(directory.parent)}", f"run={quoted(directory.name)}"]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return typed_measure(compose("measure", overrides=words))
@@ -45,7 +45,7 @@ def measure(directory, *overrides):
 
 
 def fsamlab(*words, timeout=300):
-    command = [sys.executable, "-m", "fsamlab.cli", *map(str, words)]
+    command = [sys.executable, "-m", "fsamlab.command.main", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
@@ -140,10 +140,10 @@ def test_a_config_comes_back_from_its_file(tmp_path, data):
     given = ("data.root=x",) if data == "image_folder" else ()
     from hydra import compose, initialize_config_dir
 
-    from fsamlab import door
     from fsamlab.config import typed
+    from fsamlab.terminal import errors
 
-    door.register()
+    errors.register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         config = typed(compose("config", overrides=[f"data={data}", "optimizer=fasam", *given]))
     again = from_plain(json.loads(json.dumps(to_plain(config))))
@@ -289,7 +289,7 @@ def test_a_forced_start_during_a_measurement_keeps_its_row_out(tmp_path, monkeyp
 def test_two_launches_at_once_measure_once(tmp_path, counted, monkeypatch):
     import threading
 
-    from fsamlab import measure as module
+    from fsamlab.command import measure as module
 
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
     directory = tmp_path / "r"
@@ -305,7 +305,7 @@ def test_two_launches_at_once_measure_once(tmp_path, counted, monkeypatch):
 
 
 def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted, monkeypatch):
-    from fsamlab.measure import measure_frozen
+    from fsamlab.command.measure import measure_frozen
     from fsamlab.sweep.job import FrozenJob
 
     directory = tmp_path / "r"
@@ -319,7 +319,7 @@ def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    from fsamlab.files import Damaged
+    from fsamlab.storage.files import Damaged
 
     directory = tmp_path / "r"
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
@@ -333,7 +333,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
 
 
 def test_a_run_that_is_named_twice_is_measured_once(two_runs, monkeypatch):
-    from fsamlab import measure as module
+    from fsamlab.command import measure as module
 
     monkeypatch.setattr(
         "fsamlab.sweep.local.LocalLauncher.launch", lambda self, jobs, initial_job_idx: jobs_of.extend(jobs)

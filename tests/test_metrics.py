@@ -1,6 +1,6 @@
 import torch
 
-from fsamlab.metrics import Best, Sums
+from fsamlab.train.meters import Best, Sums
 
 
 def test_means_are_weighted_by_samples_and_survive_a_state_dict():

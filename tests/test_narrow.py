@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from test_terminal import put
 
-from fsamlab import cli, help, narrow
-from fsamlab.narrow import Column, fitted, shortened, table, without_common
-from fsamlab.sweep.runs import what_varies
+from fsamlab.command import help, main
+from fsamlab.rundir.find import what_varies
+from fsamlab.terminal import tables
+from fsamlab.terminal.tables import Column, fitted, shortened, table, without_common
 
 NAMES = [f"{m}-small_cnn-digits-s{s}-{7 * s + i:08x}" for i, m in enumerate(("sgd", "sam_full_ema")) for s in (0, 10)]
 
@@ -59,7 +60,7 @@ def test_a_shortened_name_still_finds_its_directory_and_no_other(width):
     for names in ([shortened(name, width) for name in NAMES], fitted(NAMES, width), without_common(NAMES)):
         for pattern, name in zip(names, NAMES):
             assert [n for n in NAMES if fnmatch.fnmatchcase(n, pattern)] == [name]
-        assert names is without_common(NAMES) or max(map(len, names)) <= max(width, narrow.LEAST, 28)
+        assert names is without_common(NAMES) or max(map(len, names)) <= max(width, tables.LEAST, 28)
 
 
 def test_names_without_a_common_part_and_a_single_name_stay_readable():
@@ -117,13 +118,13 @@ def sweep(tmp_path):
 
 def test_every_command_fits_into_80_columns_and_names_what_varies(sweep, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main(["status", str(sweep)]) == 1
+    assert main.main(["status", str(sweep)]) == 1
     out = capsys.readouterr().out
     assert "rho=0.05 width=16" in out
     assert re.search(r"failed  fsam-small_cnn-digits-s0-00000003\s+\(rho=0.2 width=16\)", out)
     assert "no room for" in out
     assert all(len(line) <= 80 for line in out.splitlines() if str(sweep) not in line)
-    assert cli.main(["collect", str(sweep)]) == 0
+    assert main.main(["collect", str(sweep)]) == 0
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines() if str(sweep) not in line)
     assert re.search(r"\(rho=0.2\s+width=16\): RuntimeError", out)
@@ -131,7 +132,7 @@ def test_every_command_fits_into_80_columns_and_names_what_varies(sweep, monkeyp
 
 def test_a_log_without_a_width_keeps_lines_and_names_whole(sweep, monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
-    cli.main(["status", str(sweep)])
+    main.main(["status", str(sweep)])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("a long reason") and "(rho=0.2 width=16)" in line for line in lines)
     assert any("│ fsam-small_cnn-digits-s0-00000000 │ rho=0.05 width=8 " in line for line in lines)
@@ -139,15 +140,15 @@ def test_a_log_without_a_width_keeps_lines_and_names_whole(sweep, monkeypatch, c
 
 def test_help_pages_fit_into_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    pages = [help.page(), cli._parser().format_help()]
-    (subparsers,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    pages = [help.page(), main._parser().format_help()]
+    (subparsers,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
     pages += [one.format_help() for one in subparsers.choices.values()]
     assert len(pages) > 10
     assert max(len(line) for page in pages for line in page.splitlines()) <= 80
 
 
 def test_uploads_say_which_run_they_are_of(sweep, monkeypatch, capsys):
-    from fsamlab.tracking import sync_view
+    from fsamlab.command import sync_view
 
     monkeypatch.setenv("COLUMNS", "80")
     runs = sorted(sweep.iterdir())

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, TINY
 from test_terminal import put
 
-from fsamlab import output
+from fsamlab.terminal import output
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "100"}
 SMALL = (*TINY, "data.num_samples=80", "data.test_size=20", "data.val_size=0", "train.epochs=1", "model.width=2")
@@ -31,7 +31,7 @@ def run(*words, env=None, closed=(), **options):
 
 
 def command(*words, **options):
-    return run("-m", "fsamlab.cli", *words, **options)
+    return run("-m", "fsamlab.command.main", *words, **options)
 
 
 @pytest.fixture
@@ -125,13 +125,13 @@ def test_runs_go_on_to_their_end_when_nobody_reads_their_words_any_longer(tmp_pa
 def test_no_file_takes_the_number_of_a_stream_that_is_missing(tmp_path, number):
     script = """
 import os, sys
-from fsamlab import door
+from fsamlab.terminal import errors
 def main():
     with open(sys.argv[1], "w", encoding="utf-8") as f:  # the next number, as metrics.jsonl has it
         for number in (1, 2):
             os.write(number, b"words")  # as libraries in C do
         f.write("row")
-sys.exit(door.call(main))
+sys.exit(errors.call(main))
 """
     path = tmp_path / "metrics.jsonl"
     assert run("-c", script, str(path), closed=(number,)).returncode == 0

@@ -8,8 +8,7 @@ import sys
 import pytest
 from helpers import ROOT, TINY
 
-from fsamlab import project
-from fsamlab.config import ConfigError
+from fsamlab.config import ConfigError, project
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def refused(done, *words):
 
 
 CFG = ("--cfg", "job")
-COMMAND = ("-m", "fsamlab.cli")
+COMMAND = ("-m", "fsamlab.command.main")
 
 
 def test_a_second_checkout_is_not_run_with_the_code_of_the_first(checkout):
@@ -54,7 +53,8 @@ def test_a_second_checkout_is_not_run_with_the_code_of_the_first(checkout):
 
 def test_conf_runs_and_record_are_those_of_the_code(checkout):
     code = (
-        "import json, sys; from fsamlab.project import PROJECT_ROOT; from fsamlab.identity import runs_root\n"
+        "import json, sys; from fsamlab.config.project import PROJECT_ROOT\n"
+        "from fsamlab.config.identity import runs_root\n"
         "print(json.dumps([str(PROJECT_ROOT), str(runs_root('runs'))]))"
     )
     done = ask(["-c", code], cwd=ROOT, source=checkout / "src")

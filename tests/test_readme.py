@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import ROOT
 
-from fsamlab.help import page
+from fsamlab.command.help import page
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -53,7 +53,7 @@ def test_commands_were_found():
 
 
 def test_every_fsamlab_command_parses():
-    from fsamlab.cli import _parser
+    from fsamlab.command.main import _parser
 
     pages = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
     blocks = [(path, block) for path, text in pages.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
@@ -81,10 +81,10 @@ def test_links_lead_somewhere():
 def test_every_measurement_composes(command):
     from hydra import compose, initialize_config_dir
 
-    from fsamlab import door
     from fsamlab.config import typed_measure
+    from fsamlab.terminal import errors
 
-    door.register()
+    errors.register()
     words = [w for w in shlex.split(command.split("  ")[0])[1:]]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         typed_measure(compose("measure", overrides=["root=/runs", "run=r", *words]))

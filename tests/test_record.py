@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from fsamlab import ownership
 from fsamlab.config import (
     Config,
     DataConfig,
@@ -16,10 +15,11 @@ from fsamlab.config import (
     TrackerConfig,
     TrainConfig,
 )
-from fsamlab.files import check_writable, read_json, write_json
-from fsamlab.ownership import DirectoryBusy, Ownership, Superseded
-from fsamlab.record import RunRecord, is_finished, read_rows, read_status
-from fsamlab.sweep.runs import current_status
+from fsamlab.rundir import ownership
+from fsamlab.rundir.find import current_status
+from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded
+from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.storage.files import check_writable, read_json, write_json
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import torch
 from helpers import ADAMW, compose_tiny
 
-from fsamlab import checkpoint
 from fsamlab.config import ConfigError
-from fsamlab.record import RunRecord, read_rows, read_status
 from fsamlab.run import run
-from fsamlab.signals import Preempted
+from fsamlab.rundir import checkpoint
+from fsamlab.rundir.record import RunRecord, read_rows, read_status
+from fsamlab.train.signals import Preempted
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["fsamlab.run", "helpers"])
@@ -145,7 +145,7 @@ def test_term_inside_slurm_checkpoints_and_goes_on(tmp_path, monkeypatch):
             sent.append(1)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("fsamlab.record.RunRecord.append", send)
+    monkeypatch.setattr("fsamlab.rundir.record.RunRecord.append", send)
     saves = []
     real = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *a, **k: (saves.append(1), real(*a, **k)))
@@ -193,7 +193,7 @@ def test_a_checkpoint_is_never_of_perturbed_weights(tmp_path, monkeypatch):
 
 
 def test_an_exception_is_in_the_status_and_the_directory_is_free_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("fsamlab.trainer.Trainer.evaluate", lambda *a: 1 / 0)
+    monkeypatch.setattr("fsamlab.train.trainer.Trainer.evaluate", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(compose_tiny(), tmp_path)
     status = read_status(tmp_path)
@@ -322,7 +322,7 @@ def test_a_damaged_row_before_the_checkpoint_is_set_aside_and_the_run_goes_on(tm
 
 
 def test_mending_keeps_the_length_and_every_good_row():
-    from fsamlab.record import mend_rows
+    from fsamlab.rundir.record import mend_rows
 
     good = [b'{"step": %d, "x": NaN}\n' % step for step in range(1, 6)]
     for bad in (b"\xff\xfe\n", b"{\n", b'{"step": 2}\n', b'{"x": 1}\n', b"[1]\n", b'{"step": "7"}\n', b"\n"):
@@ -341,8 +341,8 @@ def test_mending_keeps_the_length_and_every_good_row():
 def test_a_disk_that_fills_up_is_one_line_and_the_status_says_it(tmp_path, monkeypatch):
     import errno
 
-    from fsamlab import door
-    from fsamlab.sweep.runs import current_status
+    from fsamlab.rundir.find import current_status
+    from fsamlab.terminal import errors
 
     append = RunRecord.append
 
@@ -356,7 +356,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_status_says_it(tmp_path, monke
     monkeypatch.setattr(RunRecord, "append", fills_up)
     with pytest.raises(OSError, match="No space left") as caught:
         run(compose_tiny("train.epochs=1", "train.checkpoint_every_steps=1"), tmp_path)
-    assert door.one_line(caught.value).endswith(".json: No space left on device")
+    assert errors.one_line(caught.value).endswith(".json: No space left on device")
     monkeypatch.undo()
     status = current_status(tmp_path)
     assert status["status"] == "failed"

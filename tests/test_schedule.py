@@ -4,7 +4,7 @@ import math
 import pytest
 
 from fsamlab.config import TrainConfig
-from fsamlab.schedule import lr_factor
+from fsamlab.train.schedule import lr_factor
 
 
 def factors(total, warmup=0, **fields):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import compose_tiny
 
-from fsamlab import checkpoint
-from fsamlab.record import RunRecord, read_rows, read_status
 from fsamlab.run import run
-from fsamlab.signals import Preempted, SignalFlag
-from fsamlab.trainer import Trainer
+from fsamlab.rundir import checkpoint
+from fsamlab.rundir.record import RunRecord, read_rows, read_status
+from fsamlab.train.signals import Preempted, SignalFlag
+from fsamlab.train.trainer import Trainer
 
 
 def test_signals_set_a_flag_and_handlers_come_back():
@@ -54,7 +54,7 @@ def test_term_never_replaces_a_signal_that_asks_for_leaving(monkeypatch):
 
 def test_a_second_interrupt_leaves_at_once():
     code = (
-        "import os, signal; from fsamlab.signals import SignalFlag\n"
+        "import os, signal; from fsamlab.train.signals import SignalFlag\n"
         "with SignalFlag():\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('not any more', flush=True)\n"

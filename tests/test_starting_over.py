@@ -9,9 +9,9 @@ import pytest
 import torch
 from helpers import compose_tiny
 
-from fsamlab import checkpoint, ownership
-from fsamlab.files import write_json
-from fsamlab.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.rundir import checkpoint, ownership
+from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.storage.files import write_json
 
 OLD = {
     "summary.json", "measurements/last-step3-x.jsonl", "checkpoints/last.pt", "checkpoints/best.pt",

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from fsamlab import terminal
-from fsamlab.cli import main
-from fsamlab.sweep import summary
+from fsamlab.command.main import main
+from fsamlab.command.status_view import age
+from fsamlab.results import summary
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.status_view import age
+from fsamlab.terminal import text as terminal
 
 ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
 
@@ -172,7 +172,7 @@ def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
     assert f"failed: {odd}" in text
 
 
-def closing(*words, read=0, code="import sys; from fsamlab.cli import main; sys.exit(main(sys.argv[1:]))"):
+def closing(*words, read=0, code="import sys; from fsamlab.command.main import main; sys.exit(main(sys.argv[1:]))"):
     """Run a command whose reader takes `read` bytes and goes; return exit code and what it said on stderr."""
     command = [sys.executable, "-c", code, *map(str, words)]
     done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
@@ -209,7 +209,9 @@ def test_output_that_the_reader_only_begins_to_read(tmp_path):
 
 
 def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr("fsamlab.cli._status", lambda args: (_ for _ in ()).throw(BrokenPipeError(32, "a worker's")))
+    monkeypatch.setattr(
+        "fsamlab.command.main._status", lambda args: (_ for _ in ()).throw(BrokenPipeError(32, "a worker's"))
+    )
     assert main(["status", "x"]) == 1
     assert "a worker's" in capsys.readouterr().err
 

@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 
-from fsamlab import checkpoint
 from fsamlab.config import ConfigError
-from fsamlab.files import Damaged
-from fsamlab.models.checkpoint import load_weights
-from fsamlab.torch_file import holds_weights_alone
+from fsamlab.models.pretrained import load_weights
+from fsamlab.rundir import checkpoint
+from fsamlab.storage.files import Damaged
+from fsamlab.storage.torch_file import holds_weights_alone
 
 
 def test_a_flipped_byte_anywhere_is_found_or_means_nothing(tmp_path):

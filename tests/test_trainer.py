@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from helpers import ADAMW, VARIANTS, build_trainer, compose_tiny
 
-from fsamlab.schedule import lr_factor
 from fsamlab.seeding import Stream, derive_seed
-from fsamlab.trainer import Diverged
+from fsamlab.train.schedule import lr_factor
+from fsamlab.train.trainer import Diverged
 
 BASED = [(v, ()) for v in VARIANTS] + [(v, ADAMW) for v in VARIANTS if v not in ("adamw", "sgd", "sgd_2x")]
 

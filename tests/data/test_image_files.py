@@ -13,8 +13,8 @@ from PIL import Image
 from fsamlab.config import ConfigError, ImageFolderConfig
 from fsamlab.data import build_data
 from fsamlab.data.image_files import VisibleImages, read_rgb
-from fsamlab.files import Damaged
-from fsamlab.inputs import visible_images
+from fsamlab.rundir.inputs import visible_images
+from fsamlab.storage.files import Damaged
 
 
 def png(path, values, colour):

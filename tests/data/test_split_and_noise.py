@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsamlab.config import ConfigError, DataConfig
-from fsamlab.data.noise import CIFAR10_FLIPS, CIFAR100_SUPERCLASSES, add_label_noise, cifar100_flips
+from fsamlab.data.label_noise import CIFAR10_FLIPS, CIFAR100_SUPERCLASSES, add_label_noise, cifar100_flips
 from fsamlab.data.split import check_batch_size, make_split, split_hash
 
 # Superclass of each of CIFAR-100's classes, as the data set's own files number them.

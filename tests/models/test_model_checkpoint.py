@@ -5,7 +5,7 @@ import torch
 
 from fsamlab.config import ConfigError, ModelConfig
 from fsamlab.models import build_model
-from fsamlab.models.checkpoint import classifier_names
+from fsamlab.models.pretrained import classifier_names
 
 
 def small(num_classes=10, checkpoint=None, width=4):

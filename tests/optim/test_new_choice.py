@@ -14,12 +14,12 @@ import torch
 import toys
 from helpers import build_trainer, compose_tiny
 
-from fsamlab import checkpoint
 from fsamlab.config import ConfigError, from_plain, rules, to_plain
-from fsamlab.identity import run_id
+from fsamlab.config.identity import run_id
 from fsamlab.optim import FSAM, SharpnessAware, build_optimizer, perturbation, reference
 from fsamlab.optim.ascent import Ascent
 from fsamlab.run import run
+from fsamlab.rundir import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["fsamlab.run", "helpers", "toys"])

@@ -13,10 +13,10 @@ from helpers import ROOT
 from made_frames import frame, one_run, rows_of
 from matplotlib.colors import to_hex
 
+from fsamlab.figures.canvas import look
+from fsamlab.figures.measured import EMA_QUALITY
 from fsamlab.report import figures
-from fsamlab.report.canvas import look
-from fsamlab.report.measured import EMA_QUALITY
-from fsamlab.report.style import BLUE, GREY, VERMILION, style
+from fsamlab.results.methods import BLUE, GREY, VERMILION, style
 
 HALF = 0.1 / 2**0.5  # the standard deviation (n - 1) of two values .1 apart
 

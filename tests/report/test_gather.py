@@ -6,9 +6,9 @@ import pytest
 from made import make_run, make_sweep
 from test_page import data_of, written
 
-from fsamlab.ownership import Ownership
 from fsamlab.report.gather import gather
 from fsamlab.report.page_tables import results, unfinished
+from fsamlab.rundir.ownership import Ownership
 
 
 def test_what_was_measured_twice_at_a_step_is_one_point_the_newest(tmp_path):

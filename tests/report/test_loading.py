@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from fsamlab.files import Damaged
 from fsamlab.report import figures
+from fsamlab.storage.files import Damaged
 
 
 def make_run(directory, seed=0, status="finished", rows=(), measured=(), **summary):

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from made import make_run, make_sweep, row
 
-from fsamlab.cli import main
-from fsamlab.report import metric_names
+from fsamlab.command.main import main
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
+from fsamlab.results import metric_names
 
 
 class Text(HTMLParser):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import VARIANTS
 
-from fsamlab.report.style import DARK_GROUND, LIGHT_GROUND, METHODS, SPARE_COLOURS, style
+from fsamlab.results.methods import DARK_GROUND, LIGHT_GROUND, METHODS, SPARE_COLOURS, style
 
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
 VISION = {
@@ -65,7 +65,7 @@ def test_every_variant_has_its_own_look():
 
 
 def test_a_new_method_keeps_the_look_its_name_gives():
-    code = "from fsamlab.report.style import style; print(style('gsam'))"
+    code = "from fsamlab.results.methods import style; print(style('gsam'))"
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert again.strip() == repr(style("gsam"))  # of another process too
     assert style("gsam").label == "gsam"

@@ -7,9 +7,9 @@ from made_frames import rows_of
 from test_sweeps import settings
 
 from fsamlab.config import to_plain
+from fsamlab.figures.measured import EMA_QUALITY
 from fsamlab.report import figures
-from fsamlab.report.measured import EMA_QUALITY
-from fsamlab.sweep.results import flatten
+from fsamlab.results.settings import flatten
 
 pytestmark = pytest.mark.long  # composes every setting of every sweep
 

@@ -12,21 +12,21 @@ from helpers import ROOT, TINY, compose_tiny
 from omegaconf import OmegaConf
 
 from fsamlab import run as run_module
-from fsamlab.cli import main as fsamlab
+from fsamlab.command.main import main as fsamlab
 from fsamlab.config import ConfigError, to_plain
-from fsamlab.door import SweepFailed
-from fsamlab.identity import run_id
-from fsamlab.ownership import DirectoryBusy
-from fsamlab.record import read_status
-from fsamlab.resume import MAX_STARTS_HERE, NoProgress
+from fsamlab.config.identity import run_id
 from fsamlab.run import run, run_frozen
-from fsamlab.signals import Preempted
+from fsamlab.run.resume import MAX_STARTS_HERE, NoProgress
+from fsamlab.rundir.ownership import DirectoryBusy
+from fsamlab.rundir.record import read_status
 from fsamlab.sweep import local as local_launcher
 from fsamlab.sweep import slurm
 from fsamlab.sweep.job import FrozenJob, JobRunner
 from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.submit import changed_since, choose, start, sweep_lock
+from fsamlab.terminal.errors import SweepFailed
+from fsamlab.train.signals import Preempted
 
 CODE = {"sha": "a" * 40, "dirty": False, "source": "0123456789ab"}
 
@@ -147,7 +147,7 @@ def test_changed_code_is_said_or_refused(tmp_path, caplog):
 
 
 def test_the_same_code_is_no_change(tmp_path):
-    from fsamlab.environment import code_version
+    from fsamlab.rundir.environment import code_version
 
     config, directory = one(tmp_path, "on_code_change=refuse")
     run(config, directory, submitted=code_version(ROOT))
@@ -227,7 +227,7 @@ def test_resubmit_starts_only_what_failed(launch, tmp_path):
                 pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     sweep = tmp_path / "runs" / "sweep"
-    command = [sys.executable, "-m", "fsamlab.cli", "resubmit", str(sweep)]
+    command = [sys.executable, "-m", "fsamlab.command.main", "resubmit", str(sweep)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 runs finished" in done.stdout

@@ -102,6 +102,6 @@ def test_cancel_names_what_is_active():
 
 
 def test_the_module_is_light():
-    code = "import sys, fsamlab.sweep.status_view; print({'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, fsamlab.command.status_view; print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

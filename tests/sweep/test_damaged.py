@@ -11,15 +11,15 @@ from helpers import TINY, compose_tiny
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 
-from fsamlab import door
-from fsamlab.cli import main
-from fsamlab.compose import composing
-from fsamlab.files import write_json
-from fsamlab.identity import run_id
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.command.main import main
+from fsamlab.config.compose import composing
+from fsamlab.config.identity import run_id
+from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
+from fsamlab.storage.files import write_json
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, write_launch
+from fsamlab.terminal import errors
 
 SHORT = ("train.max_steps=3", "train.keep_state=true")
 CODE = {"sha": None, "dirty": False, "source": None}
@@ -127,7 +127,7 @@ def give(command, sweep):
     """Give a command; return its exit code."""
     words = [*TINY, *SHORT, "optimizer=fsam", "seed=0,1,2", "name=sweep", f"runs_dir={sweep.parent}"]
     if command == "launch":
-        return door.call(lambda: launch(words))
+        return errors.call(lambda: launch(words))
     given = {
         "status": ["status", str(sweep)],
         "json": ["status", str(sweep), "--json"],

@@ -10,8 +10,8 @@ import time
 import pytest
 from helpers import ROOT, TINY
 
-from fsamlab.cli import main as fsamlab
-from fsamlab.record import read_status
+from fsamlab.command.main import main as fsamlab
+from fsamlab.rundir.record import read_status
 
 pytestmark = pytest.mark.long
 SWEEP = ("-m", *TINY, "name=sweep", "optimizer=sgd,fsam")

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from helpers import compose_tiny
 
-from fsamlab.cli import main
+from fsamlab.command.main import main
 from fsamlab.config import to_plain
-from fsamlab.files import write_json
-from fsamlab.identity import run_id
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.config.identity import run_id
+from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
+from fsamlab.storage.files import write_json
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.status import sweep_runs
@@ -161,7 +161,7 @@ def test_a_moved_and_a_copied_sweep_go_on_for_real(launch, tmp_path):
 
     from helpers import ROOT, TINY
 
-    from fsamlab.record import read_status
+    from fsamlab.rundir.record import read_status
 
     words = ("-m", *TINY, "train.max_steps=4", "name=sweep", "optimizer=fsam", "hydra.launcher.num_jobs=1")
     assert launch(*words, "seed=0,1").returncode == 0
@@ -170,7 +170,7 @@ def test_a_moved_and_a_copied_sweep_go_on_for_real(launch, tmp_path):
     first, second = sorted(p.name for p in moved.glob("*-s*"))
 
     def resubmit(sweep):
-        command = [sys.executable, "-m", "fsamlab.cli", "resubmit", str(sweep)]
+        command = [sys.executable, "-m", "fsamlab.command.main", "resubmit", str(sweep)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stderr
@@ -238,7 +238,7 @@ def test_a_run_that_cannot_be_started_is_said_and_the_others_start(sweep, starte
 
 def test_a_run_that_is_trained_by_hand_is_not_started_twice(sweep, started):
     """A living process of any kind counts, not only SLURM's jobs."""
-    from fsamlab.ownership import Ownership
+    from fsamlab.rundir.ownership import Ownership
 
     plan, *_ = planned(sweep)
     run(compose_tiny("train.max_steps=3", "name=sweep", "seed=0"), plan.directory)
@@ -254,8 +254,8 @@ def test_a_run_that_is_trained_by_hand_is_not_started_twice(sweep, started):
 
 def test_the_process_of_the_original_does_not_write_into_the_copy(tmp_path):
     """owner.json came with the copy; its process lives, and trains the original."""
-    from fsamlab.ownership import Ownership
-    from fsamlab.sweep.runs import current_status
+    from fsamlab.rundir.find import current_status
+    from fsamlab.rundir.ownership import Ownership
 
     original = tmp_path / "sweep" / "run"
     original.mkdir(parents=True)

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from fsamlab.cli import main
+from fsamlab.command.main import main
+from fsamlab.results.settings import by_setting, clear_best, collect, collect_rows, tied_keys, tied_words, varied_keys
+from fsamlab.results.summary import print_sweep, settings_table
+from fsamlab.rundir.find import find_runs
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.results import by_setting, clear_best, collect, collect_rows, tied_keys, tied_words, varied_keys
-from fsamlab.sweep.runs import find_runs
-from fsamlab.sweep.summary import print_sweep, settings_table
 
 
 def make_run(directory, optimizer, seed, accuracy, status="finished", rho=0.2):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import TINY
 
-from fsamlab.record import read_rows, read_status
+from fsamlab.rundir.record import read_rows, read_status
 
 pytestmark = pytest.mark.slurm
 SLURM = (
@@ -31,7 +31,7 @@ def runs(tmp_path):
 
 
 def fsamlab(cluster, *words):
-    return cluster.python("-m", "fsamlab.cli", *map(str, words))
+    return cluster.python("-m", "fsamlab.command.main", *map(str, words))
 
 
 def under_way(tmp_path, number=1, step=20):

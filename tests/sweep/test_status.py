@@ -6,8 +6,8 @@ import time
 import pytest
 from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
-from fsamlab.cli import main
-from fsamlab.files import write_json
+from fsamlab.command.main import main
+from fsamlab.storage.files import write_json
 from fsamlab.sweep.status import sweep_runs, sweep_state
 
 
@@ -138,7 +138,7 @@ def test_a_local_run_is_judged_by_its_heartbeat(tmp_path):
 
 
 def test_a_slurm_run_taken_up_locally_is_running(tmp_path, fake):
-    from fsamlab.ownership import Ownership
+    from fsamlab.rundir.ownership import Ownership
 
     fake(squeue=INVALID, sacct=lines("7|TIMEOUT|n1|7"))
     record(tmp_path, 1, {"a": "7"})
@@ -318,7 +318,7 @@ def test_a_job_is_asked_about_on_its_own_cluster(tmp_path, fake, capsys):
 
 def test_a_run_waits_for_its_turn_in_a_living_local_sweep(tmp_path, capsys):
     """The launcher is at work on another run: nobody has forgotten this one, and no resubmission is asked for."""
-    from fsamlab.ownership import Ownership
+    from fsamlab.rundir.ownership import Ownership
 
     sweep = tmp_path / "s"
     jobs_of(sweep, 1, {"a": None, "b": None}, "2026-01-01T00:00:00+00:00", launcher="local")

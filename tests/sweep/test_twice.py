@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from fsamlab.sweep.twice import add_measured, copies
+from fsamlab.results.duplicates import add_measured, copies
 
 RATE, SAMPLES = "diagnostics/num_batches", "diagnostics/num_samples"
 

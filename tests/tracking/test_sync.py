@@ -15,8 +15,8 @@ from helpers import compose_tiny
 from wandb_standin import HISTORY, StandIn
 
 from fsamlab.config import to_plain
-from fsamlab.record import read_rows
 from fsamlab.run import run
+from fsamlab.rundir.record import read_rows
 from fsamlab.tracking import sync
 from fsamlab.tracking.sync import same
 
@@ -64,7 +64,7 @@ def row(step, loss=1.0):
 
 
 def fsamlab(*words, env=None, cwd=None):
-    command = [sys.executable, "-m", "fsamlab.cli", *map(str, words)]
+    command = [sys.executable, "-m", "fsamlab.command.main", *map(str, words)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}, cwd=cwd
     )
@@ -447,7 +447,7 @@ def test_bad_options_are_one_line(server, local, words, said):
 def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_path):
     for name in "abcdef":
         local(name)
-    command = [sys.executable, "-m", "fsamlab.cli", "sync", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "fsamlab.command.main", "sync", str(tmp_path / "runs")]
     environment = {**os.environ, **server.env(), "PYTHONUNBUFFERED": "1"}
     running = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -24,7 +24,7 @@ def test_the_sweeps_words_compose(composed):
 
 
 def test_the_commands_exist():
-    from fsamlab.cli import _parser
+    from fsamlab.command.main import _parser
 
     words = {"NAME": "x", "PROJECT": "p"}
     commands = re.findall(r"^fsamlab ([^\[#\n]+)", TEXT, re.M)

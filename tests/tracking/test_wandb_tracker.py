@@ -455,8 +455,8 @@ def test_rows_are_read_without_a_last_line_that_is_being_written(tmp_path):
 def test_a_whole_run_is_mirrored_row_by_row(tmp_path, monkeypatch):
     from helpers import compose_tiny
 
-    from fsamlab.record import read_rows
     from fsamlab.run import run
+    from fsamlab.rundir.record import read_rows
 
     with StandIn() as server:
         for key, value in server.env().items():

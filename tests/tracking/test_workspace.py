@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, VARIANTS
 from wandb_standin import StandIn
 
-from fsamlab.report.style import METHODS
+from fsamlab.results.methods import METHODS
 from fsamlab.tracking import workspace
 from fsamlab.tracking.workspace import SECTIONS, as_json, build
 
@@ -19,12 +19,14 @@ import socket, sys
 def refuse(*args, **keywords):
     raise AssertionError("the network was asked")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from fsamlab.cli import main
+from fsamlab.command.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def fsamlab(*words, env=None, cwd=None, code="from fsamlab.cli import main; import sys; sys.exit(main(sys.argv[1:]))"):
+def fsamlab(
+    *words, env=None, cwd=None, code="from fsamlab.command.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+):
     command = [sys.executable, "-c", code, *words]
     environment = {**os.environ, **(env or {})}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd)

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from fsamlab.config import DataConfig
+from fsamlab.config.import_path import call_imported
 from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
 from fsamlab.data.streamed import build_streamed
-from fsamlab.import_path import call_imported
 
 __all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fsamlab.config import ConfigError, DataConfig
-from fsamlab.files import Damaged
-from fsamlab.inputs import IMAGE_ENDINGS, hidden
+from fsamlab.rundir.inputs import IMAGE_ENDINGS, hidden
+from fsamlab.storage.files import Damaged
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.augment import augment, normalise
 from fsamlab.data.interface import Batch, Data, concatenate
-from fsamlab.data.noise import add_label_noise
+from fsamlab.data.label_noise import add_label_noise
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.seeding import Stream

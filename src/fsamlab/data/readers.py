@@ -17,9 +17,9 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DataConfig, SyntheticConfig
 from fsamlab.data.in_memory import Images, Raw
 from fsamlab.data.sampling import generator
-from fsamlab.files import locked
-from fsamlab.inputs import DEBIAN_FASHION_MNIST
+from fsamlab.rundir.inputs import DEBIAN_FASHION_MNIST
 from fsamlab.seeding import Stream
+from fsamlab.storage.files import locked
 
 DOWNLOAD_SECONDS = 1800.0  # how long a process waits for another one's download
 

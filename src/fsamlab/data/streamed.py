@@ -17,12 +17,12 @@ from torchvision.transforms import v2
 from fsamlab.config import AugmentConfig, ConfigError, DataConfig, ImageFolderConfig
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
-from fsamlab.data.noise import add_label_noise
+from fsamlab.data.label_noise import add_label_noise
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.data.workers import Workers, from_workers, ignore_signals
-from fsamlab.files import Damaged
 from fsamlab.seeding import Stream, derive_seed
+from fsamlab.storage.files import Damaged
 
 Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the seed of its augmentation
 

@@ -24,7 +24,7 @@ from fsamlab.optim.component import Ema, Part, Subtract
 from fsamlab.seeding import Stream, derive_seed
 
 if TYPE_CHECKING:
-    from fsamlab.trainer import Trainer
+    from fsamlab.train.trainer import Trainer
 
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30

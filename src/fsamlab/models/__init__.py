@@ -8,8 +8,8 @@ from collections.abc import Callable
 from torch import nn
 
 from fsamlab.config import ConfigError, ModelConfig
-from fsamlab.import_path import call_imported, import_function
-from fsamlab.models.checkpoint import load_weights
+from fsamlab.config.import_path import call_imported, import_function
+from fsamlab.models.pretrained import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
 from fsamlab.models.resnet import resnet18, small_cnn
 from fsamlab.models.timm_model import timm_model

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.measure import read_measurements
-from fsamlab.record import read_environment, read_rows
+from fsamlab.command.measure import read_measurements
 from fsamlab.report.curves import Curves, points_per_curve
+from fsamlab.results.duplicates import add_measured, copies
+from fsamlab.results.settings import collect_run, flatten, measured_row, varied_keys
+from fsamlab.rundir.find import read_whole
+from fsamlab.rundir.record import read_environment, read_rows
 from fsamlab.sweep.plan import Launches, read_launches
-from fsamlab.sweep.results import collect_run, flatten, measured_row, varied_keys
-from fsamlab.sweep.runs import read_whole
 from fsamlab.sweep.status import RunState, sweep_state
-from fsamlab.sweep.twice import add_measured, copies
-from fsamlab.terminal import counted
+from fsamlab.terminal.text import counted
 
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 

@@ -18,13 +18,15 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from fsamlab.conventions import AT_CHECKPOINT, MEASURED
-from fsamlab.files import write_atomic
-from fsamlab.record import now
-from fsamlab.report import metric_names, page_notes, page_tables, style
+from fsamlab.report import page_notes, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
-from fsamlab.sweep.results import as_text
+from fsamlab.results import methods as style
+from fsamlab.results import metric_names
+from fsamlab.results.conventions import AT_CHECKPOINT, MEASURED
+from fsamlab.results.settings import as_text
+from fsamlab.rundir.record import now
+from fsamlab.storage.files import write_atomic
 
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = (

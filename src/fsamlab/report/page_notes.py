@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fsamlab.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
-from fsamlab.sweep.results import MAX_NAMED, more, tied_keys, tied_notes
+from fsamlab.results.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
+from fsamlab.results.settings import MAX_NAMED, more, tied_keys, tied_notes
 
 OF_FAMILY = (
     ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),

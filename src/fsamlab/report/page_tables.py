@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from fsamlab.report.gather import COSTS, Gathered
-from fsamlab.report.style import label
-from fsamlab.sweep.results import by_setting, clear_best, conditions_of, gain, plain
-from fsamlab.terminal import counted, percent_spread
+from fsamlab.results.methods import label
+from fsamlab.results.settings import by_setting, clear_best, conditions_of, gain, plain
+from fsamlab.terminal.text import counted, percent_spread
 
 PERCENT, PLAIN = "percent", "plain"
 UNITS = {PERCENT: ",\u00a0%", PLAIN: ""}

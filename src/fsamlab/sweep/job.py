@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fsamlab import door
 from fsamlab.config import ConfigError
+from fsamlab.terminal import errors
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class FrozenJob:
         config: plain, as config.yaml holds it.
         overrides: what the configuration was composed from, for the record.
         directory: where the job writes, absolute.
-        code: :func:`fsamlab.environment.code_version` at submission.
+        code: :func:`fsamlab.rundir.environment.code_version` at submission.
     """
 
     task: str
@@ -52,7 +52,7 @@ class JobRunner:
         try:
             getattr(import_module(module), function)(job)
         except Exception as e:
-            log.error("%s", door.one_line(e) or traceback.format_exc())
+            log.error("%s", errors.one_line(e) or traceback.format_exc())
             raise
 
     def checkpoint(self, job: FrozenJob) -> Any:

@@ -23,11 +23,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from fsamlab import door
-from fsamlab.output import outputs
+from fsamlab.rundir.find import what_varies
 from fsamlab.sweep.job import FrozenJob, JobRunner, make_directory
-from fsamlab.sweep.runs import what_varies
 from fsamlab.sweep.settings import check_settings
+from fsamlab.terminal import errors
+from fsamlab.terminal.output import outputs
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class LocalLauncher(Launcher):
         """Run all jobs; one that fails is a FAILED JobReturn and stops no other."""
         import cloudpickle
 
-        from fsamlab.terminal import SweepBoard
+        from fsamlab.terminal.text import SweepBoard
 
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -199,7 +199,7 @@ def _job(
         _redirect(job.directory)
         JobRunner()(job)
     except Exception as e:
-        sys.exit(door.report(e))
+        sys.exit(errors.report(e))
 
 
 def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
@@ -208,7 +208,7 @@ def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
     hydra_context, config, task_function, singletons = cloudpickle.loads(common)
     setup_globals()
     Singleton.set_state(singletons)
-    door.register()
+    errors.register()
     cfg = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(cfg):
         cfg.hydra.job.id = str(index)
@@ -224,4 +224,4 @@ def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    return door.report(ret._return_value) if ret.status is JobStatus.FAILED else 0
+    return errors.report(ret._return_value) if ret.status is JobStatus.FAILED else 0

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, ConfigError, from_plain, to_plain
-from fsamlab.environment import uncommitted
-from fsamlab.files import Damaged, damaged, misfit, read_bytes, read_json, write_atomic, write_json
-from fsamlab.identity import config_hash, run_id
-from fsamlab.record import now, read_config
-from fsamlab.sweep.runs import has_living_owner
+from fsamlab.config.identity import config_hash, run_id
+from fsamlab.rundir.environment import uncommitted
+from fsamlab.rundir.find import has_living_owner
+from fsamlab.rundir.record import now, read_config
+from fsamlab.storage.files import Damaged, damaged, misfit, read_bytes, read_json, write_atomic, write_json
 
 LAUNCH = {  # of <n>.json
     **{"time": str, "command": [str], "launcher": str | None, "hydra_overrides": [str]},

@@ -25,11 +25,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from fsamlab.config.checks import ConfigError
-from fsamlab.door import SweepFailed, project_relative
+from fsamlab.rundir.find import current_status
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import FrozenJob, JobRunner
-from fsamlab.sweep.runs import current_status
 from fsamlab.sweep.settings import check_settings, refusal
+from fsamlab.terminal.errors import SweepFailed, project_relative
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
     def _wait(self, handles: list[Any], ids: list[str], since: str) -> list[JobReturn]:
-        from fsamlab.terminal import SweepBoard
+        from fsamlab.terminal.text import SweepBoard
 
         directories = dict(enumerate(job.directory for job in self.jobs))
         names = {i: d.name for i, d in directories.items()}

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fsamlab.record import read_overrides
+from fsamlab.rundir.find import check_exist, current_status, find_runs, no_runs, read_whole
+from fsamlab.rundir.record import read_overrides
 from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
 from fsamlab.sweep.plan import read_launches
-from fsamlab.sweep.runs import check_exist, current_status, find_runs, no_runs, read_whole
 
 BAD = ("failed", "cancelled", "lost", "damaged")  # what makes the exit code 1
 LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # ended, and nobody says that the run failed

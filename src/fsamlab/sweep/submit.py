@@ -18,18 +18,18 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
-from fsamlab import inputs
 from fsamlab.config import ConfigError, from_plain, typed
-from fsamlab.door import SweepFailed, one_line, project_relative
-from fsamlab.environment import code_version
-from fsamlab.files import locked
-from fsamlab.ownership import Ownership
-from fsamlab.project import PROJECT_ROOT
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.rundir import inputs
+from fsamlab.rundir.environment import code_version
+from fsamlab.rundir.ownership import Ownership
+from fsamlab.storage.files import locked
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.status import states_of, sweep_runs
+from fsamlab.terminal.errors import SweepFailed, one_line, project_relative
 
 log = logging.getLogger(__name__)
 

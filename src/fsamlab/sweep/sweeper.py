@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from fsamlab.compose import grid
-from fsamlab.record import is_finished
+from fsamlab.config.compose import grid
+from fsamlab.rundir.record import is_finished
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start, sweep_lock
 
@@ -30,7 +30,7 @@ class CheckedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid."""
-        from fsamlab.sweep.summary import print_sweep
+        from fsamlab.results.summary import print_sweep
 
         assert self.config is not None
         plans = self.plan(arguments)

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from fsamlab.command.measure import latest
 from fsamlab.config import TrackerConfig
-from fsamlab.files import Damaged
-from fsamlab.measure import latest
-from fsamlab.record import read_config, read_rows, read_summary
-from fsamlab.sweep.runs import current_status
+from fsamlab.rundir.find import current_status
+from fsamlab.rundir.record import read_config, read_rows, read_summary
+from fsamlab.storage.files import Damaged
 from fsamlab.tracking import identity
 from fsamlab.tracking.wandb_session import wandb_id
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsamlab.config import ConfigError
-from fsamlab.report.style import METHODS
+from fsamlab.results.methods import METHODS
 from fsamlab.tracking.wandb_server import CannotUpload, WandbServer, one_line
 
 NAME = "fsamlab"

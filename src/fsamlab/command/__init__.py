@@ -1,0 +1,1 @@
+"""The programs: launch.py's entry and the commands of `fsamlab`."""

@@ -1,0 +1,81 @@
+"""The page of `launch.py --help`: printed without composing anything, so that it is there at once."""
+
+from __future__ import annotations
+
+import textwrap
+
+from fsamlab.config.project import PROJECT_ROOT
+
+PAGE = """\
+fsamlab: train, compare and diagnose sharpness-aware optimizers.
+
+USAGE
+  python launch.py [group=option ...] [key=value ...]      one run
+  python launch.py -m +sweeps=NAME [key=a,b,c ...]         many, several at once
+
+FIRST STEPS
+  python launch.py                          one F-SAM run on digits, a minute
+  python launch.py -m +sweeps=quickstart    F-SAM, SAM, SGD, controls; a table
+  python launch.py optimizer=sam optimizer.rho=0.1 seed=3
+  python launch.py -m optimizer=sgd,sam,fsam seed=0,1,2    a comparison, 9 runs
+  python launch.py experiment=cifar100_resnet18 data.download=true
+  fsamlab collect runs/quickstart           all its runs as CSV and table
+  fsamlab report runs/quickstart --open     tables and curves as an HTML page
+  fsamlab measure runs/quickstart diagnostics=full
+                                            sharpness, curvature, decomposition
+
+ON A CLUSTER (docs/cluster.md)
+  fsamlab check +sweeps=quickstart          validate every job, submit nothing
+  python launch.py -m +sweeps=quickstart hydra/launcher=slurm
+                                            one array job; Ctrl-C leaves it
+  fsamlab status runs/quickstart [--watch]  finished, running, queued, failed
+  fsamlab resubmit runs/quickstart          what failed, was lost or cancelled
+  fsamlab sync runs/quickstart              into W&B what ran without internet
+
+GROUPS (group=option)
+{groups}
+
+OFTEN CHANGED (key=value)
+  name=my_study              groups runs: runs/<name>/..., the W&B group
+  seed=0                     split, label noise, initialisation, order, augment
+  optimizer.rho=0.2          radius of the perturbation
+  optimizer.sigma=1          F-SAM: share of the EMA that is removed
+  optimizer.lmbda=0.9        F-SAM: decay of the EMA
+  optimizer.base=sgd|adamw   optimizer.lr=0.05   optimizer.weight_decay=5e-4
+  data.batch_size=64         data.root=data
+  data.label_noise=0.4       share of redrawn training labels
+  train.epochs=60            train.precision=fp32|bf16   train.num_threads=1
+  tracker=none               local files only
+  tracker.mode=auto|online|offline|disabled
+  diagnostics=full           every quantity of docs/metrics.md
+  diagnostics.every_epochs=10                    diagnostics.num_samples=1024
+
+A run's files: runs/<name>/<optimizer>-<model>-<data>-s<seed>-<hash>/
+  config.yaml  status.json  metrics.jsonl  summary.json  run.log  checkpoints/
+
+The same command again resumes an unfinished run and skips a finished one;
+force=true starts over. Powered by Hydra: --cfg job prints the composed config,
+--hydra-help all of Hydra's flags.
+"""
+WIDTH = 79
+
+
+def option_groups() -> str:
+    """Return the groups a user chooses from and their options, a line each, for the help page."""
+    groups = [
+        (d.name, d)
+        for d in sorted((PROJECT_ROOT / "conf").iterdir())
+        if d.is_dir() and d.name not in ("hydra", "local", "sweeps")
+    ]
+    groups += [("hydra/launcher", PROJECT_ROOT / "conf/hydra/launcher"), ("+sweeps", PROJECT_ROOT / "sweeps")]
+    lines = []
+    for name, directory in groups:
+        options = ", ".join(sorted(str(p.relative_to(directory).with_suffix("")) for p in directory.rglob("*.yaml")))
+        wrapped = textwrap.wrap(options, WIDTH - 20)
+        lines += [f"    {name:<16}{wrapped[0]}", *(f"{'':<20}{line}" for line in wrapped[1:])]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the whole page."""
+    return PAGE.replace("{groups}", option_groups())

@@ -1,0 +1,283 @@
+"""The `fsamlab` command: what one does with runs after they ran."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+import webbrowser
+from pathlib import Path
+
+from fsamlab.config import did_you_mean, in_range
+from fsamlab.terminal import errors, output
+
+WATCH_SECONDS = 5.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; return the exit code. An error is one line, with a traceback only where it is unforeseen."""
+
+    def command() -> int:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        return int(args.run(args))
+
+    first = next(iter(sys.argv[1:] if argv is None else argv), None)
+    return errors.call(command, work=first in ("fetch", "resubmit", "collect", "report", "measure", "sync"))
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    words = list(argv)
+    if "--watch" in words[:-1] and not _is_number(words[words.index("--watch") + 1]):
+        words[words.index("--watch")] = f"--watch={WATCH_SECONDS}"  # a directory follows, not the seconds
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        one: argparse.ArgumentParser = args.parser  # argparse alone shows the usage of `fsamlab`, without the options
+        options = [option for action in one._actions for option in action.option_strings]
+        one.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], options)}")
+    return args
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fsamlab", description="Work with sweeps and with the runs they have made.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser(
+        "check",
+        help="compose and validate every job of a sweep, show what would run, submit nothing",
+        description="What `python launch.py -m WORDS` would start.",
+    )
+    one.add_argument("words", nargs="+", metavar="+sweeps=NAME | key=value")
+    one.set_defaults(run=_check)
+
+    one = commands.add_parser(
+        "fetch",
+        help="data and pretrained weights onto the disk, for jobs on nodes without internet",
+        description="Get the data sets and the pretrained weights that runs read; train nothing.",
+        epilog="The words are those of launch.py: +sweeps=NAME, data=cifar100, data.root=/datasets, "
+        "model=timm model.name=NAME model.pretrained=true; lists (data=cifar10,cifar100) are taken one by one.",
+    )
+    one.add_argument("words", nargs="*", metavar="+sweeps=NAME | group=option | key=value")
+    one.set_defaults(run=_fetch)
+
+    one = commands.add_parser(
+        "status",
+        help="which runs of a sweep are finished, running, queued, failed or lost",
+        description="The state of sweeps from their records, run directories and SLURM; no launcher has to be alive.",
+        epilog="exit code: 0, 1 when a run failed, was cancelled or lost, 2 when there are no runs",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
+    one.add_argument("--failed", action="store_true", help="only what failed, was cancelled or lost, and why")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a JSON list with an object per run")
+    form.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help="refresh until nothing is active (5 s)",
+    )
+    one.set_defaults(run=_status)
+
+    one = commands.add_parser(
+        "resubmit",
+        help="start again what of a sweep failed, was lost or cancelled, or never ran",
+        description="Works from the sweep's record: same configurations, same directories, resuming from checkpoints.",
+    )
+    one.add_argument("sweep", type=Path, help="a sweep's directory, with launches/ in it")
+    one.add_argument("overrides", nargs="*", metavar="hydra.launcher.KEY=VALUE", help="other settings of the launcher")
+    one.set_defaults(run=_resubmit)
+
+    one = commands.add_parser("collect", help="one tidy CSV with a row per run, and the mean ± std table")
+    one.add_argument("runs", nargs="+", type=Path, help="run directories, or directories of runs")
+    one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
+    one.set_defaults(run=_collect)
+
+    one = commands.add_parser(
+        "report",
+        help="one self-contained HTML page: results, curves, decomposition, sensitivity",
+        description="Write one HTML file that opens without server, network or account.",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
+    one.add_argument("--out", type=Path, help="where to write it (default: report.html in the first directory)")
+    one.add_argument("--open", action="store_true", help="open it in the browser")
+    one.set_defaults(run=_report)
+
+    one = commands.add_parser(
+        "measure",
+        help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
+        description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
+        epilog="key=value: diagnostics=full|paper|light, diagnostics.rho=0.1, diagnostics.batchnorm=batch, "
+        "checkpoint=last|best, device=cpu, force=true, hydra/launcher=slurm, hydra.launcher.num_jobs=1, ...",
+    )
+    one.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
+    one.set_defaults(run=_measure)
+
+    one = commands.add_parser(
+        "sync",
+        help="local runs into Weights & Biases, those that were trained without it among them",
+        description="Upload what W&B does not have yet of runs that have ended: rows, summary, exit code. Needs no "
+        "checkpoint; a second time sends nothing.",
+        epilog="exit code: 0, 1 when a run is not whole on the server; the same command again goes on",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directories, or directories of runs")
+    one.add_argument("--project", help="in place of the runs' tracker.project")
+    one.add_argument("--entity", help="in place of the runs' tracker.entity")
+    one.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="for the upload of one run (%(default)g s)"
+    )
+    one.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    one.set_defaults(run=_sync)
+
+    one = commands.add_parser(
+        "wandb-workspace",
+        help="the dashboard of a W&B project: accuracy, loss, sharpness, curvature, perturbation, noise, cost",
+        description="Save a view to a W&B project with a panel for each logged quantity, a mean line and a band for "
+        "each method.",
+    )
+    one.add_argument("project", help="the runs' tracker.project")
+    one.add_argument("--entity", help="team or user (default: the key's own)")
+    one.add_argument("--name", default="fsamlab", help="of the view (%(default)s)")
+    one.add_argument("--json", action="store_true", help="print it as JSON; needs neither server nor key")
+    one.set_defaults(run=_wandb_workspace)
+
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
+    return parser
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from fsamlab.results.summary import print_check
+    from fsamlab.sweep.resubmit import check
+
+    _log()
+    return 1 if print_check(*check(args.words)) else 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from fsamlab.command.fetch import fetch
+
+    return max(map(errors.report, fetch(args.words)), default=0)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from fsamlab.command.status_view import show
+
+    in_range("--watch", args.watch, 0.01, 24 * 3600)
+    return show(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
+
+
+def _resubmit(args: argparse.Namespace) -> int:
+    from fsamlab.sweep.resubmit import resubmit
+
+    _log()
+    logging.getLogger("fsamlab").setLevel(logging.INFO)
+    resubmit(args.sweep, args.overrides)
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from fsamlab.command.measure import measure_runs
+    from fsamlab.results.summary import print_measurements
+    from fsamlab.rundir.find import runs_at
+    from fsamlab.terminal.text import console
+
+    _log()
+    words = args.words
+    overrides = [w for w in words if "=" in w and not Path(w).exists()]
+    paths = [Path(w) for w in words if w not in overrides]
+    runs = runs_at(paths)
+    outcome = measure_runs(runs, overrides)
+    screen = console()
+    print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
+    failed = {run: wrong for run, wrong in outcome.items() if wrong is not None}
+    for run, wrong in failed.items():
+        screen.print(f"   failed  {run.name}: {wrong}", style="red", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from fsamlab.command.sync_view import show
+    from fsamlab.rundir.find import runs_at
+    from fsamlab.tracking.wandb_server import check_place
+
+    _log()
+    runs = runs_at(args.runs)
+    check_place(args.project, args.entity)
+    in_range("--timeout", args.timeout, 0.01, 24 * 3600)
+    return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
+
+
+def _wandb_workspace(args: argparse.Namespace) -> int:
+    from fsamlab.tracking.wandb_server import check_place
+    from fsamlab.tracking.workspace import as_json, build, save
+
+    check_place(args.project, args.entity)
+    if args.json:
+        output.show(as_json(build(args.project, args.entity or "", args.name)))
+    else:
+        output.show(save(args.project, args.entity, args.name))
+    return 0
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from fsamlab.results.settings import collect
+    from fsamlab.results.summary import print_failures, print_settings
+    from fsamlab.rundir.find import runs_at
+    from fsamlab.storage.files import check_writable
+    from fsamlab.terminal.text import console
+
+    paths: list[Path] = args.runs
+    runs = runs_at(paths)
+    csv: Path = args.csv or paths[0] / "results.csv"
+    check_writable(csv)
+    frame = collect(runs)
+    # relative to the file, which then stays true where the sweep is moved or copied
+    where = [os.path.relpath(run.resolve(), csv.parent.resolve()) for run in runs]
+    try:
+        frame.assign(directory=where).to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
+    except OSError as e:  # a full disk is reported without the file's name
+        raise OSError(e.errno, e.strerror, str(csv)) from e
+    screen = console()
+    print_settings(frame, screen)
+    print_failures(frame, screen)
+    screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
+    return 1 if (frame["status"] == "damaged").any() else 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from fsamlab.report.page import write_report
+    from fsamlab.terminal.text import counted
+
+    out: Path = args.out or args.runs[0] / "report.html"
+    start = time.perf_counter()
+    gathered = write_report(args.runs, out)
+    seconds, size = time.perf_counter() - start, out.stat().st_size
+    counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
+    runs = counted(len(gathered.frame), "run")
+    output.show(f"{runs} ({counts}) in {out}: {size / 1e3:.0f} kB, made in {seconds:.1f} s")
+    if args.open and not webbrowser.open(out.resolve().as_uri()):
+        print(
+            f"error: --open: no browser found on this machine; open {out.resolve().as_uri()} elsewhere", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""`fsamlab measure`: diagnostics of checkpoints, of finished runs and of running ones.
+
+A measurement reads the run's directory and writes `measurements/` below it, never anything else there.
+One job measures one run; the jobs go through Hydra's launchers, so that many run at once on this machine
+(the default) or on a cluster (`hydra/launcher=...`), like those of a sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsamlab.config import (
+    Config,
+    ConfigError,
+    DiagnosticsConfig,
+    MeasureConfig,
+    from_plain,
+    recorded,
+    typed_measure,
+)
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.rundir import inputs
+from fsamlab.rundir.environment import slurm_job_id
+from fsamlab.rundir.find import read_whole
+from fsamlab.rundir.ownership import DirectoryBusy, Ownership
+from fsamlab.rundir.record import NUMBER, now, read_config, read_status
+from fsamlab.storage.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fsamlab.sweep.job import FrozenJob
+
+log = logging.getLogger(__name__)
+
+FOLDER = "measurements"
+NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
+OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
+ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
+POLL_SECONDS = 1.0  # while another process makes the same measurement
+INSTEAD = "or train the run again with force=true"  # of restoring other data or start weights
+NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
+
+
+def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | None]:
+    """Measure the checkpoints of `runs`; return for each what went wrong, None where nothing did.
+
+    Only those left out where the jobs were only submitted (`hydra.launcher.wait=false`).
+
+    A run with a damaged file is left out, and its outcome names the file.
+
+    Raises:
+        ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
+    """
+    from hydra import compose
+    from hydra.core.plugins import Plugins
+
+    from fsamlab.config.compose import composing, quoted
+    from fsamlab.rundir.environment import code_version
+    from fsamlab.sweep.job import FrozenJob
+    from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
+    from fsamlab.sweep.slurm import SubmititLauncher
+
+    damage: list[str] = []
+    asked = list(dict.fromkeys(run.resolve() for run in runs))  # one that is named twice is measured once
+    whole = {run: read_whole(_check_files, run, damage) for run in asked}
+    outcome: dict[Path, str | None] = dict(zip((run for run in asked if not whole[run]), damage))
+    runs = [run for run in asked if whole[run]]
+    root = Path(os.path.commonpath([run.parent for run in asked]))
+    jobs = [[*overrides, f"root={quoted(root)}", f"run={quoted(run.relative_to(root))}"] for run in runs]
+    with composing(overrides) as context:
+        place = jobs[0] if jobs else [*overrides, f"root={quoted(root)}", "run=none"]
+        config = compose("measure", overrides=place, return_hydra_config=True)
+        wanted = typed_measure(config)
+        if not runs:
+            return outcome
+        for run in runs:
+            checkpoint_of(run, wanted.checkpoint)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=measure_composed, config=config
+        )
+        if isinstance(launcher, SubmititLauncher):
+            launcher.measures = True
+            plain, code = dataclasses.asdict(wanted), code_version(PROJECT_ROOT)
+            launcher.jobs = [
+                FrozenJob(
+                    "fsamlab.command.measure:measure_frozen",
+                    {**plain, "run": str(run.relative_to(root))},
+                    job,
+                    run / FOLDER,
+                    code,
+                )
+                for run, job in zip(runs, jobs)
+            ]
+        if isinstance(launcher, LocalLauncher):
+            launcher.directories, launcher.names = [run / FOLDER for run in runs], [run.name for run in runs]
+            if launcher.num_jobs is None:  # few runs: more threads for each
+                launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
+        for run in runs:  # a job that never starts must not leave an earlier one's word
+            (run / FOLDER).mkdir(exist_ok=True)
+            write_json(run / FOLDER / "status.json", {"status": "queued"})
+        launcher.launch(jobs, initial_job_idx=0)
+        if getattr(launcher, "detached", False):
+            return outcome
+    for run in runs:
+        words: list[str] = []
+        failed = read_whole(failure, run, words)
+        outcome[run] = words[0] if words else failed
+    return outcome
+
+
+def _check_files(run: Path) -> bool:
+    """Read what a measurement needs of a run and what lies beside its rows.
+
+    Raises:
+        Damaged: a file or the folder cannot be used.
+    """
+    run_config(run)
+    folder, mend = run / FOLDER, "remove it and measure again"
+    try:
+        check_writable(folder / "status.json" if folder.exists() else folder)
+    except OSError as e:
+        raise damaged(Path(e.filename), f"cannot be written: {e.strerror}", mend) from e
+    read_measurements(run)
+    return True
+
+
+def run_config(run: Path) -> Config:
+    """Return a run's configuration from its config.yaml.
+
+    Raises:
+        Damaged: it cannot be read, or is none of this version of fsamlab.
+    """
+    plain = read_config(run)
+    try:
+        return from_plain(plain)
+    except ConfigError as e:
+        raise damaged(run / "config.yaml", f"is no run's configuration: {e}", "restore it") from e
+
+
+def check_inputs(run: Path, seen: inputs.Seen) -> None:
+    """Refuse to measure a run on other data than it was trained on.
+
+    Raises:
+        ConfigError: its data or start weights are others now.
+    """
+    if not inputs.check(run, run_config(run), seen, INSTEAD):
+        log.info("%s: what its data and start weights were is not on record; they are not compared", run)
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """Return the file of a run's checkpoint.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = run / "checkpoints" / f"{name}.pt"
+    if not path.exists():
+        advice = "train.save_best=true keeps one" if name == "best" else "the run has not got that far"
+        raise ConfigError("checkpoint", name, f"{path} does not exist; {advice}")
+    return path
+
+
+def failure(run: Path) -> str | None:
+    """Return what the last measurement of a run said when it failed; None where it ended well."""
+    shape = {"status": str, "exception": str | None}
+    status = read_json(run / FOLDER / "status.json", shape, mend="remove it and measure again") or {}
+    if status.get("status") == "finished":
+        return None
+    return str(status.get("exception") or f"{status.get('status')}: see {run / FOLDER / 'run.log'}")
+
+
+def measure_composed(cfg: Any) -> None:
+    """Measure one run: the task function of a job."""
+    measure_typed(typed_measure(cfg))
+
+
+def measure_frozen(job: FrozenJob) -> None:
+    """Measure one run as it was asked for at submission: the task of a SLURM job."""
+    diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
+    config = MeasureConfig(**{**job.config, "diagnostics": diagnostics})
+    status = read_json(job.directory / "status.json") or {}
+    if status.get("status") == "finished" and slurm_job_id() and status.get("slurm_job_id") == slurm_job_id():
+        config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has measured already
+    measure_typed(config)
+
+
+def measure_typed(config: MeasureConfig) -> None:
+    """Measure one run, with a status file beside the rows."""
+    run = Path(config.root) / config.run
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+
+    def say(status: str, **fields: Any) -> None:
+        write_json(folder / "status.json", {"status": status, "slurm_job_id": slurm_job_id(), **fields})
+
+    say("running", pid=os.getpid())
+    try:
+        with _alone(folder / f".{config.checkpoint}-{digest(config.diagnostics)}"):
+            path = measure_run(run, config)
+    except Exception as e:
+        say("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
+        raise
+    say("finished", file=path.name, updated=now())
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold the right to make one measurement of a run; wait for another process that is about to make the same one."""
+    place.mkdir(exist_ok=True)
+    said = False
+    while True:
+        try:
+            owner = Ownership(place)
+            break
+        except DirectoryBusy as e:
+            if not said:
+                log.info("waiting: the same measurement is being made (%s)", e)
+            said = True
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        owner.release()
+
+
+def measure_run(run: Path, config: MeasureConfig) -> Path:
+    """Measure the checkpoint of a run and write the row; return the file, also where it was there already.
+
+    A measurement belongs to the weights that it was made of: their digest is in the row.
+
+    Raises:
+        ConfigError: the run is starting over, or did so during the measurement.
+        Damaged: the checkpoint cannot be used.
+    """
+    import torch
+
+    from fsamlab.optim.component import Ema
+    from fsamlab.run import build, choose_device
+    from fsamlab.rundir import checkpoint
+    from fsamlab.rundir.environment import git_version
+
+    trained, life = run_config(run), _life(run)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    check_inputs(run, inputs.look(trained))
+    state = checkpoint.load(checkpoint_of(run, config.checkpoint))
+    weights = weights_digest(state["model"])
+    path = run / FOLDER / f"{config.checkpoint}-step{state['step']}-{digest(config.diagnostics)}.jsonl"
+    if path.exists() and not config.force and _is_of(path, weights):
+        log.info("measured already: %s (force=true measures again)", path)
+        return path
+    with recorded():
+        measured = dataclasses.replace(trained, diagnostics=config.diagnostics)
+        device = choose_device(dataclasses.replace(trained.train, device=config.device))
+    trainer, facts = build(measured, device, start_weights=False)
+    inputs.check(run, trained, inputs.look(trained, facts), INSTEAD)
+    note: dict[str, str] = {}
+    if "optimizer" in state:
+        trainer.load_state_dict(state)
+    else:
+        trainer.model.load_state_dict(state["model"])
+        trainer.step = state["step"]
+        if isinstance(trainer.optimizer.choices.reference, Ema) and OF_EMA & set(config.diagnostics.quantities):
+            log.warning("%s: %s", run, NO_EMA)
+            note = {"note": NO_EMA}
+    assert trainer.diagnostics is not None
+    row: dict[str, Any] = {
+        "step": trainer.step,
+        "epoch": trainer.step / trainer.steps_per_epoch,
+        "checkpoint": config.checkpoint,
+        "weights": weights,
+        "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
+        "git_sha": git_version(PROJECT_ROOT)["sha"],
+        **note,
+        **trainer.diagnostics.measure(trainer),
+        **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
+    }
+
+    def same_life() -> None:
+        if _life(run) != life:
+            raise ConfigError("run", run.name, "was started over during the measurement; measure it again")
+
+    same_life()  # before the folder that a forced start has deleted is made again
+    write_atomic(path, json.dumps(row) + "\n", same_life)
+    return path
+
+
+def _life(run: Path) -> str | None:
+    """Return what tells the lives of a run that was started over; None in its first one.
+
+    Raises:
+        ConfigError: it is just starting over, and its checkpoints are those of the earlier life.
+    """
+    status = read_status(run)
+    if status.get("starting_over"):
+        raise ConfigError("run", run.name, "is starting over (force=true); measure it when it has a new checkpoint")
+    life: str | None = status.get("life")
+    return life
+
+
+def _is_of(path: Path, weights: str) -> bool:
+    """Return whether a measurement is of these weights; one of an earlier version does not tell, and counts."""
+    rows = read_json_lines(path, ROW)
+    return bool(rows) and rows[-1].get("weights", weights) == weights
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return 12 hex digits over names, types, shapes and bytes of a state_dict on the CPU."""
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def digest(diagnostics: DiagnosticsConfig) -> str:
+    """Return 8 hex digits over what decides which values a measurement has."""
+    fields = {k: v for k, v in dataclasses.asdict(diagnostics).items() if k not in NO_VALUE}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read_measurements(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of all measurements of a run, by step and time.
+
+    Raises:
+        Damaged: a line is none of a measurement.
+    """
+    mend = "remove it and measure again"
+    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path, ROW, mend)]
+    return sorted(rows, key=lambda row: (row["step"], row["measured"]))
+
+
+def latest(run: Path) -> dict[str, Any]:
+    """Return the newest value of every key that was measured at a run's last measured step."""
+    rows = read_measurements(run)
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["step"] == rows[-1]["step"]:
+            found.update(row)
+    return found

@@ -1,0 +1,194 @@
+"""`fsamlab status` on the screen: the counts, the table, what went wrong and what to type next."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fsamlab.config import ConfigError
+from fsamlab.rundir.find import what_varies
+from fsamlab.rundir.record import STATUSES
+from fsamlab.sweep.cluster import cancel_command, local_cluster
+from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
+from fsamlab.terminal import output
+from fsamlab.terminal.errors import project_relative, report
+from fsamlab.terminal.tables import Column, wrapped
+from fsamlab.terminal.tables import table as fitting
+from fsamlab.terminal.text import console, counted, percent
+
+ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
+COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}
+COLOURS |= {"not begun": "yellow", **dict.fromkeys(BAD, "red")}
+IDLE_LOOKS = 3  # between two jobs of a local sweep there is a moment in which none runs
+assert set(ORDER) == {*STATUSES, "not begun"}
+
+
+def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
+    """Print the state of sweeps; return the exit code: 0, 1 when something failed, 2 when there are no runs."""
+    try:
+        state = sweep_state(paths)
+    except ConfigError as e:
+        report(e)
+        return 2
+    if as_json:
+        for note in [*state.damage, *([state.jobs.problem] if state.jobs.problem else [])]:
+            print(f"note: {note}", file=sys.stderr)
+        output.show(json.dumps([r.as_dict() for r in (state.bad if failed else state.runs)], indent=1))
+        return state.exit_code
+    screen = console()
+    if watch is not None:
+        try:
+            state = _watch(paths, state, failed, watch, screen)
+        except KeyboardInterrupt:
+            return state.exit_code
+    screen.print(counts(state), style="bold")
+    shown = state.bad if failed else state.runs
+    if shown:
+        screen.print(table(shown, screen.width))
+    for line in notes(state, paths):
+        screen.print(Text(wrapped(screen, line.plain), style=line.style), soft_wrap=True)
+    for command in commands(state, paths):  # in one line each, as it is typed
+        screen.print(command, soft_wrap=True)
+    return state.exit_code
+
+
+def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: float, screen: Console) -> SweepState:
+    """Show the state again and again until nothing is active; return the last.
+
+    A file or a pipe, where nothing can be overwritten, gets the counts in a line with the time whenever they change.
+    """
+    idle, said = 0, ""
+    with Live(console=screen, auto_refresh=False, transient=True) if screen.is_terminal else nullcontext() as live:
+        while True:
+            runs = state.bad if failed else state.runs
+            if len(runs) > screen.height - 6:  # what has finished gives way
+                runs = [r for r in runs if r.status != "finished"]
+            problem = [state.jobs.problem] if state.jobs.problem else []
+            if live is not None:
+                live.update(Group(counts(state), table(runs, screen.width), *problem), refresh=True)
+            elif said != (said := "; ".join([counts(state), *problem])):
+                screen.print(f"{datetime.now():%H:%M:%S}  {said}", soft_wrap=True)
+                screen.file.flush()
+            idle = 0 if any(r.active for r in state.runs) else idle + 1
+            if idle >= (IDLE_LOOKS if any(r.never_ran for r in state.runs) else 1):
+                return state
+            time.sleep(seconds)
+            state = sweep_state(paths)
+
+
+def counts(state: SweepState) -> str:
+    """Return `12 runs: 7 finished, 2 running, ...`."""
+    number = Counter(r.shown for r in state.runs)
+    words = ", ".join(f"{number[s]} {s}" for s in ORDER if number[s])
+    return f"{counted(len(state.runs), 'run')}: {words}"
+
+
+COLUMNS = (
+    Column("run", names=True),
+    Column("setting"),
+    Column("status"),
+    Column("tries", right=True, rank=5),
+    Column("step", right=True, rank=2),
+    Column("%", right=True, rank=4),
+    Column("loss", right=True, rank=6),
+    Column("val %", right=True, rank=3),
+    Column("test %", right=True, rank=1),
+    Column("updated", right=True, rank=7),
+    Column("SLURM", rank=8),
+)
+
+
+def table(runs: Sequence[RunState], width: int | None = None) -> Table:
+    """Return a row for each run; `setting` is there where runs differ in more than their names say."""
+    settings = what_varies([r.run.overrides for r in runs])
+    rows: list[list[str | Text]] = []
+    for r, setting in zip(runs, settings):
+        get, latest = r.disk.get, r.disk.get("latest") or {}
+        step, last = get("step"), get("last_step")
+        loss = latest.get("train/loss", latest.get("train/loss_perturbed"))
+        slurm = " ".join(w for w in (r.job_id, r.job and r.job.state, r.job and r.job.nodes) if w)
+        rows.append(
+            [
+                r.run.directory.name,
+                setting,
+                Text(r.shown, style=COLOURS[r.shown]),
+                str(get("attempts", "-")),
+                "-" if step is None else f"{step}/{last}" if last else str(step),
+                f"{100 * step / last:.0f}" if step is not None and last else "-",
+                "-" if loss is None else f"{loss:.3f}",
+                percent(latest.get("val/acc1")),
+                percent(latest.get("test/acc1")),
+                age(seconds_since(get("updated"))),
+                slurm,
+            ]
+        )
+    shown = [i for i, column in enumerate(COLUMNS) if column.heading != "setting" or any(settings)]
+    return fitting([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
+
+
+def age(seconds: float | None) -> str:
+    """Return `12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
+    """Return the lines below the table: failures with their logs, and warnings."""
+    lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
+    settings = dict(zip((r.run.directory for r in state.runs), what_varies([r.run.overrides for r in state.runs])))
+    for r in state.bad:
+        setting = settings[r.run.directory]
+        name = r.run.directory.name + (f" ({setting})" if setting else "")
+        lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without a word'}", style="red"))
+        if r.log is not None:
+            lines.append(Text(f"           log: {project_relative(r.log)}"))
+    warnings = Counter(str(w) for r in state.runs for w in r.disk.get("warnings") or [])
+    lines += [Text(f"{n} of {len(state.runs)} runs: {w}", style="yellow") for w, n in warnings.items()]
+    never = sum(r.never_ran for r in state.runs)
+    if never:
+        what = "no job and no launcher at work is known for them"
+        lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and {what}"))
+    if state.jobs.problem:
+        lines.append(Text(f"{state.jobs.problem}; shown is what the runs themselves wrote last", style="yellow"))
+    return lines
+
+
+def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
+    """Return what to type next: what stops the jobs that are active, and what starts those that ended again."""
+    lines = [f"stop what is active: {cancel}" for cancel in cancel_commands(state)]
+    never = sum(r.never_ran for r in state.runs)
+    stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
+    if never and not any(r.active for r in state.runs):
+        stopped += [r for r in state.runs if r.never_ran]
+    if stopped:
+        lines.append(f"run them again:      fsamlab resubmit {' '.join(project_relative(p) for p in paths)}")
+    return lines
+
+
+def cancel_commands(state: SweepState) -> list[str]:
+    """Return the `scancel` command for what is active, one for each cluster."""
+    active = [r.job_ref for r in state.runs if r.active and r.job_ref]
+    # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
+    siblings = [ref for d in {r.run.sweep_dir for r in state.runs} for s in sweep_runs(d) for ref, _ in s.jobs]
+    here = local_cluster() if any(ref.cluster for ref in active) else None
+    commands = []
+    for cluster in dict.fromkeys(ref.cluster for ref in active):
+        ids = [ref.id for ref in (*active, *siblings) if ref.cluster == cluster]
+        states = {ref.id: job for ref, job in state.jobs.items() if ref.cluster == cluster}
+        commands.append(cancel_command(ids, states, None if cluster == here else cluster))
+    return [command for command in commands if command is not None]

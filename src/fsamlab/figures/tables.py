@@ -1,0 +1,231 @@
+"""Tables of a sweep as Markdown: accuracies (as LaTeX too), costs, measured values and their conventions.
+
+Means are over finished runs, standard deviations with n - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fsamlab.figures.markup import FORMS, markdown
+from fsamlab.figures.measured import SHARPNESS
+from fsamlab.results.frames import (
+    AT_BEST,
+    AT_END,
+    METHOD,
+    advice,
+    comparable,
+    conventions,
+    end_columns,
+    finished,
+    mean_std,
+    means,
+    methods_of,
+)
+from fsamlab.results.methods import label
+from fsamlab.results.settings import (
+    as_text,
+    by_setting,
+    clearly_ahead,
+    conditions_of,
+    gain,
+    own_n,
+    plain,
+    tied_notes,
+    varied_keys,
+)
+from fsamlab.terminal.text import fixed, percent_spread
+
+HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
+LABEL = "method"  # a column: the method's name and those of its parameters that vary
+
+
+def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
+    """Return test accuracies in per cent: mean ± standard deviation over seeds, and n.
+
+    As `markdown`, or as `latex` for a paper: a tabular with the rules of booktabs, its title as a comment before it.
+    Where a value is there for fewer than n runs, its own n is behind it.
+
+    Where only methods and their parameters vary, a line for each; where data, model or training vary too (the paper's
+    tables of CIFAR and of label noise), a line for each of these conditions and a column for each method. The best of a
+    condition is bold where its lead over the second exceeds the larger of the two standard deviations, both known (n of
+    2 or more). `at best validation epoch` is there for runs that held out a validation split.
+
+    Settings that change together with those that name a line are named below the tables (in LaTeX as comments).
+
+    Raises:
+        ValueError: no finished run, none with a test accuracy, a seed that is there twice, or another `form`.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
+    keys = varied_keys(finished(runs))
+    done = with_labels(comparable(runs, keys), [key for key in keys if key.startswith("optimizer.")])
+    metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
+    if not metrics:
+        raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
+    conditions = conditions_of(keys)
+    parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
+    comment = "% " if form == "latex" else ""
+    texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
+    return "\n\n".join([*texts, *(f"{comment}{note}" for note in tied_notes(done, keys))])
+
+
+def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return runs with a column LABEL, in the order of methods: `SAM`, or `SAM, rho 0.1` where its rho varies."""
+    parts = []
+    for method in methods_of(runs):
+        here = runs[runs[METHOD] == method]
+        varied = [key for key in keys if key != METHOD and as_text(here[key]).nunique() > 1]
+        here = here.sort_values(varied) if varied else here
+        texts = [
+            [f"{key.removeprefix('optimizer.')} {plain(row[key])}" for key in varied] for _, row in here.iterrows()
+        ]
+        parts.append(here.assign(**{LABEL: [", ".join([label(method), *text]) for text in texts]}))
+    return pd.concat(parts)
+
+
+Parts = tuple[str, list[str], list[list[str]], int]  # title, header, lines, number of columns that name a line
+
+
+def by_line(runs: pd.DataFrame, metrics: Sequence[str]) -> Parts:
+    """Return a table with a line for each method and a column for each metric."""
+    n = dict(runs[LABEL].value_counts())
+    columns = [cells(mean_std(runs, [LABEL], metric), n) for metric in metrics]
+    lines = [[name, str(n[name]), *(c.get(name, "-") for c in columns)] for name in runs[LABEL].unique()]
+    title = "Test accuracy in %, mean ± standard deviation over n seeds"
+    return title, [LABEL, "n", *(HEADINGS[metric] for metric in metrics)], lines, 1
+
+
+def by_column(runs: pd.DataFrame, conditions: list[str], metric: str) -> Parts:
+    """Return a table with a line for each condition and a column for each method; n in the title, or in each cell."""
+    table, names = mean_std(runs, [*conditions, LABEL], metric), list(runs[LABEL].unique())
+    same_n = table["n"].nunique() == 1
+    lines = []
+    for _, here in table.groupby(conditions, dropna=False):
+        found = cells(here, dict.fromkeys(names, table["n"].iloc[0] if same_n else None))
+        lines.append([*(plain(here.iloc[0][key]) for key in conditions), *(found.get(name, "-") for name in names)])
+    over = f"{table['n'].iloc[0]} seeds" if same_n else "(n) seeds"
+    title = f"Test accuracy in % {HEADINGS[metric]}, mean ± standard deviation over {over}"
+    return title, [*(key.removesuffix(".name") for key in conditions), *names], lines, len(conditions)
+
+
+def cells(table: pd.DataFrame, n: Mapping[Any, int | None]) -> dict[str, str]:
+    """Return {label: text} for the methods of one condition, the best in bold where it is clearly ahead.
+
+    With a cell's own n where it is not the one in `n` that the reader is told of.
+    """
+    ranked = table.sort_values("mean", ascending=False)
+    texts = {}
+    for _, row in ranked.iterrows():
+        texts[row[LABEL]] = percent_spread(row["mean"], row["std"]) + own_n(row["n"], n[row[LABEL]])
+    if len(ranked) > 1:
+        first, second = ranked.iloc[0], ranked.iloc[1]
+        if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):
+            texts[first[LABEL]] = f"**{texts[first[LABEL]]}**"
+    return texts
+
+
+def cost_table(runs: pd.DataFrame) -> str:
+    """Return the time of a step by setting, in ms: the median over runs, and its ratio to SGD's; of `+sweeps=cost`.
+
+    `total` is the ratio for a whole training, of steps × time of a step.
+
+    Raises:
+        ValueError: no finished run.
+    """
+    table = by_setting(finished(runs))
+    keys = list(table.columns[: table.columns.get_loc("n")])
+    lines = []
+    parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
+    for _, row in pd.concat(parts).iterrows():
+        names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
+        ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
+        lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
+    names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
+    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys)), runs, keys)
+
+
+def with_notes(table: str, runs: pd.DataFrame, keys: Sequence[str]) -> str:
+    """Return a Markdown table, and below it which settings change together with those that name its lines."""
+    return "\n\n".join([table, *tied_notes(runs, keys)])
+
+
+def paired_table(runs: pd.DataFrame) -> str:
+    """Return what each setting gains over SGD in test accuracy, in points, seed by seed: mean ± standard deviation.
+
+    A seed is one draw of validation split, label noise and initial weights for all methods, so the deviation of a
+    difference is without what the draw does to both.
+
+    Raises:
+        ValueError: no finished run, or no SGD with a seed of another method, or more than one SGD to compare with.
+    """
+    table = by_setting(finished(runs))
+    keys = list(table.columns[: table.columns.get_loc("n")])
+    metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
+    if not metrics:
+        raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
+    lines = []
+    gained = table[[f"{metric} vs sgd mean" for metric in metrics]].notna().any(axis=1)
+    table = table[gained]
+    for method in methods_of(table):
+        for _, row in table[table[METHOD] == method].sort_values(keys).iterrows():
+            lines.append([label(method), *(plain(row[key]) for key in keys[1:]), *(gain(row, m) for m in metrics)])
+    names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
+    title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
+    found = markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))
+    return with_notes(f"{title}\n\n{found}", runs, keys)
+
+
+def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
+    """Return measured quantities at the end by method: mean ± standard deviation over seeds, and n.
+
+    Methods of which no run was measured are left out; where a value is there for fewer than n runs, its own n is
+    behind it. Infinite values are missing ones. noise/scale is the ratio of the means, without a deviation, and there
+    is none where the mean denominator is not positive.
+
+    What `fsamlab measure` found is taken before training's own values.
+
+    Raises:
+        ValueError: none of `keys` was measured, or under different conventions.
+    """
+    done = comparable(runs, [METHOD])
+    columns = end_columns(done, keys)
+    done = done[done[list(columns.values())].notna().any(axis=1)]
+    n = done[METHOD].value_counts()
+    texts: dict[str, list[str]] = {method: [label(method), str(n[method])] for method in methods_of(done)}
+    for column in columns.values():
+        known = means(done, [METHOD], column).dropna(subset="mean")
+        found = {row[METHOD]: row for row in known.to_dict("records")}
+        for method, text in texts.items():
+            text.append(measured(found[method], n[method]) if method in found else "-")
+    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), done, [METHOD])
+
+
+def measured(row: dict[Any, Any], n: int) -> str:
+    """Return mean ± standard deviation with three and two significant digits, and their n where it is another."""
+    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.2g}"
+    return f"{row['mean']:.3g}{spread}" + own_n(row["n"], n)
+
+
+def conventions_table(runs: pd.DataFrame) -> str:
+    """Return what the measured values of runs depend on (docs/metrics.md), a line for each convention.
+
+    Of `fsamlab measure` where it was used, else of training. Several values in a line mean: not comparable there;
+    the sample hash goes with the seed.
+
+    Raises:
+        ValueError: no finished run, or none with conventions.
+    """
+    done = finished(runs)
+    source = next((source for source in ("measured/", "") if conventions(done, source)), None)
+    if source is None:
+        raise ValueError("no run has diagnostics/ conventions; train with diagnostics=light, or use `fsamlab measure`")
+    lines = []
+    for column in conventions(done, source):
+        values = dict.fromkeys(plain(value) for value in done[column].dropna())
+        lines.append([column.removeprefix(f"{source}diagnostics/"), ", ".join(values)])
+    return markdown(["convention", "value"], lines, 2)

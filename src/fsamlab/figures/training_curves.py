@@ -1,0 +1,134 @@
+"""Any metric over training, and what the perturbation is along (arXiv 2403.12350, Figure 1).
+
+Means are over finished runs; bands are one standard deviation (n - 1) over seeds.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
+from fsamlab.figures.labels import AXIS_LABELS, axis_label, scale, value_label
+from fsamlab.results.frames import METHOD, comparable, history, methods_of, need, parts_of
+from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
+from fsamlab.results.metric_names import RATIOS
+from fsamlab.results.settings import tied_words
+
+EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
+MARGIN = 2  # per cent, above and below accuracies
+MOST_LINES = 12  # that a reader can tell apart, and whose legend is not higher than the axis
+
+
+@look()
+def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, log_y: bool = False) -> Figure:
+    """Return a metric over the epochs, a line for each value of `by`: mean, and a band of one standard deviation.
+
+    The axis of an accuracy starts below the values after the first tenth of training. A line whose runs do not all have
+    finite values to the end stops at a cross, and the legend says so.
+
+    Args:
+        rows: as `collect_rows` returns them; finished runs only enter.
+        runs: as `collect` returns them, of the same directories.
+        key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
+        by: the method, or a config key in which runs of one method differ; runs without the key are left out.
+        log_y: draw it on a logarithmic axis; all means have to be positive.
+
+    Raises:
+        ValueError: no row has the key, runs of one value of `by` differ in more than the seed, `by` has more than
+            MOST_LINES values, or `log_y` with a mean that is not positive.
+    """
+    figure, (axes,) = new()
+    counts, notes = draw_curves(axes, rows, runs, key, by, log_y)
+    legend_below(figure, axes, "\n".join([seeds(counts, key in RATIOS), *notes]))
+    return figure
+
+
+def draw_curves(
+    axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, log_y: bool = False
+) -> tuple[list[int], list[str]]:
+    """Draw what :func:`curves` returns into `axes`; return the numbers of seeds, and what is missing in the lines."""
+    table, ends = history(rows, runs, key, by)
+    looks = styles(pd.Series(list(ends)), by)
+    if len(looks) > MOST_LINES:
+        raise ValueError(
+            f"{by} has {len(looks)} values, a figure has room for {MOST_LINES} lines; choose some, "
+            f"runs[runs[{by!r}].isin([...])], or draw the values at the end, figures.versus or figures.by_method"
+        )
+    if log_y and (table["mean"] <= 0).any():
+        raise ValueError(f"{key} has means that are not positive: no logarithmic axis")
+    notes = tied_words(comparable(runs[runs[by].notna()], [by]), [by])
+    for value, one in looks.items():
+        here = table[table[by] == value]
+        if len(here):
+            line(axes, here["epoch"], scale(key) * here["mean"], scale(key) * here["std"], one)
+        notes += end_of_line(axes, here, scale(key), ends[value], one)
+    if table["mean"].isna().any():
+        notes.append(f"gaps: the mean of {parts_of(key)[1]} is not positive")
+    if log_y:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], scale(key) * float(table["mean"].min()) / 2))
+    elif key.endswith("acc1"):
+        later = table[table["epoch"] >= EARLY * table["epoch"].max()]
+        low, high = later["mean"] - later["std"].fillna(0), table["mean"] + table["std"].fillna(0)
+        axes.set_ylim(scale(key) * float(low.min()) - MARGIN, scale(key) * float(high.max()) + MARGIN)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if key in AXIS_LABELS:
+        label_y(axes, AXIS_LABELS[key])
+    else:  # most keys are longer than the axis
+        axes.set_title(axis_label(key))
+    return list(table["n"]), notes
+
+
+def end_of_line(axes: Axes, table: pd.DataFrame, factor: int, end: float, one: Style) -> list[str]:
+    """Mark the end of a line that stops before its runs do, and return what the legend says of it."""
+    if table.empty:
+        return [f"no line for {one.label}: no epoch at which all its runs have finite values"]
+    last = table.iloc[-1]
+    if last["epoch"] == end:
+        return []
+    axes.plot([last["epoch"]], [factor * last["mean"]], "x", color=one.colour, markersize=6, markeredgewidth=1.4)
+    return [f"× {one.label} ends at epoch {last['epoch']:g} of {end:g}: then a run has no (finite) value"]
+
+
+def styles(values: pd.Series, by: str) -> dict[object, Style]:
+    """Return {value: look} for the values of a config key in order; a method's own where they are methods."""
+    if by == METHOD:
+        return {method: style(method) for method in methods_of(pd.DataFrame({METHOD: values}))}
+    ordered = sorted(values.unique())
+    looks = zip(cycle(SPARE_COLOURS), cycle((SOLID, DASHED, DOTTED, DASH_DOT)), cycle("osD^v<>"))
+    return {v: Style(value_label(by, v), *look) for v, look in zip(ordered, looks)}
+
+
+@look()
+def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+    """Return Figure 1: test accuracy over training by what is perturbed along; of `+sweeps=fig1_decomposition`.
+
+    Methods: sgd, sam, sam_component (the batch gradient's projection on the full gradient), sam_noise (what remains).
+    Where it was measured (diagnostics=paper), a second panel has the share of the full gradient in the batch
+    gradient, abs(Pi)^2 / abs(g_B)^2 in per cent; noise is the rest of 100.
+
+    Raises:
+        ValueError: one of sam, sam_component, sam_noise has no finished run.
+    """
+    shown = ["sgd", "sam", "sam_component", "sam_noise"]
+    need(runs, shown[1:], "fig1_decomposition")
+    runs = comparable(runs, [METHOD], shown)
+    rows = rows[rows["directory"].isin(runs["directory"])] if len(rows) else rows
+    key = "perturbation/full_share"
+    measured = any(column in rows and rows[column].notna().any() for column in (key, f"measured/{key}"))
+    figure, panels = new(2 if measured else 1)
+    counts, notes = draw_curves(panels[0], rows, runs, "test/acc1")
+    if measured:
+        shares, more = draw_curves(panels[1], rows, runs, key)
+        counts, notes = counts + shares, list(dict.fromkeys(notes + more))
+        label_y(panels[1], "share of the full gradient (%)")
+        panels[1].set_ylim(bottom=0)
+        panels[1].set_title(r"in the batch gradient, of $|g_B|^2$; the rest is noise")
+    legend_below(figure, panels[0], "\n".join([seeds(counts), *notes]))
+    return figure

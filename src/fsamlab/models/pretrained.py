@@ -1,0 +1,165 @@
+"""Weights to start from: a run's checkpoint, a plain state_dict, or one as other tools wrap it."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsamlab.config import ConfigError
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.storage.torch_file import verify
+
+log = logging.getLogger(__name__)
+
+NESTED = (  # keys under which tools save weights: runs here, Lightning and timm, DDP's example, others
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "module",
+    "net",
+    "weights",
+)
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # torch's; at any depth of a name
+COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it, and it plays no part with a momentum
+State = dict[str, Tensor]
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> None:
+    """Load weights into `model`; a classifier of another shape stays as it is, with a warning.
+
+    Args:
+        checkpoint: a file written by a run (`checkpoints/last.pt`), a state_dict, or a state_dict as other tools nest
+            and name it; relative to the project. The log says what was taken off. Loaded with `weights_only=True`.
+
+    Raises:
+        ConfigError: no such file, a file of another kind, weights of another model, or of several.
+    """
+    own = model.state_dict()
+    state = _unwrapped(_read(checkpoint), own, checkpoint)
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        first = f"it lacks {missing[0]}" if missing else f"it has {unexpected[0]}"
+        raise ConfigError(
+            "model.checkpoint",
+            checkpoint,
+            f"holds another model's weights: {len(missing)} missing, {len(unexpected)} unexpected ({first})",
+        )
+    differing = [name for name in own if own[name].shape != state[name].shape]
+    for name, value in own.items():
+        if value.is_floating_point() and not state[name].is_floating_point():  # torch would convert without a word
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise ConfigError("model.checkpoint", checkpoint, f"{name} is of type {kind}, which is no weight's")
+    classifier = classifier_names(model)
+    for name in differing:
+        if name.rpartition(".")[0] not in classifier:
+            shapes = f"{list(state[name].shape)} there, {list(own[name].shape)} here"
+            raise ConfigError("model.checkpoint", checkpoint, f"{name} has another shape ({shapes})")
+    if differing:
+        log.warning("%s: the classifier (%s) has another shape; it starts fresh", checkpoint, ", ".join(differing))
+    # a classifier is replaced or kept as a whole: old biases mean nothing to new weights
+    fresh = {name.rpartition(".")[0] for name in differing}
+    model.load_state_dict({n: own[n] if n.rpartition(".")[0] in fresh else state[n] for n in own})
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the module names of the classifier: what timm says, else the last linear layer."""
+    said = getattr(model, "pretrained_cfg", {}).get("classifier")
+    if said:
+        return (said,) if isinstance(said, str) else tuple(said)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, nn.Linear))[-1:]
+
+
+def _read(checkpoint: str) -> Any:
+    path = PROJECT_ROOT / Path(checkpoint).expanduser()  # not the cwd: the run's identity names it
+    if not path.is_file():
+        raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with path.open("rb") as file:
+            verify(file, path)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch advises to load it all the same, which would run its code
+        allowed = "is no file of weights (damaged, or with Python objects in it): save `model.state_dict()` alone"
+        raise ConfigError("model.checkpoint", checkpoint, allowed) from error
+    except Exception as error:  # a damaged file raises whatever the reader stumbles over
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError("model.checkpoint", checkpoint, f"is no file of weights ({reason})") from error
+
+
+def _unwrapped(content: Any, own: Mapping[str, Tensor], checkpoint: str) -> State:
+    """Return the weights in a file's content under the model's own names, and log what was taken off."""
+    taken: list[str] = []
+    state = _nested(content, checkpoint, taken)
+    for wrapper in WRAPPERS:
+        plain = {name.replace(wrapper, ""): value for name, value in state.items()}
+        if plain.keys() != state.keys():
+            if len(plain) != len(state):
+                raise _ambiguous(checkpoint, f"weights with and without {wrapper}")
+            state = plain
+            taken.append(f"{wrapper} in the names")
+    prefixes = {""} if _fits(state, "", own) else {p for name in state for p in _prefixes(name) if _fits(state, p, own)}
+    if len(prefixes) > 1:
+        raise _ambiguous(checkpoint, f"the model's weights several times, under {', '.join(sorted(prefixes))}")
+    prefix = prefixes.pop() if prefixes else ""
+    if prefix:
+        beside = [name for name in state if not name.startswith(prefix)]
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        taken.append(f"{prefix} before the names")
+        if beside:
+            taken.append(f"what does not begin with it ({len(beside)}, {beside[0]} for one)")
+    if taken:
+        log.warning("%s: taken off: %s", checkpoint, "; ".join(taken))
+    counters = {name: value for name, value in own.items() if name.endswith(COUNTER) and name not in state}
+    if counters and state.keys() | counters.keys() == own.keys():
+        log.warning("%s has no %s, which starts at its initial value", checkpoint, COUNTER)
+        state = {**state, **counters}
+    return state
+
+
+def _nested(content: Any, checkpoint: str, taken: list[str]) -> State:
+    """Return the mapping of names to tensors inside a file's content, at whatever depth it lies."""
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+        inside = [key for key in NESTED if _may_hold_weights(content.get(key))]
+        if len(inside) > 1:
+            raise _ambiguous(checkpoint, f"several sets of weights ({', '.join(inside)})")
+        if not inside:
+            break
+        content = content[inside[0]]
+        if inside[0] != "model" or taken:  # a run's own checkpoint has it under model
+            taken.append(f"the key {inside[0]}")
+    raise ConfigError(
+        "model.checkpoint", checkpoint, f"must hold a state_dict, alone or under one of the keys {', '.join(NESTED)}"
+    )
+
+
+def _may_hold_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(v, Tensor | Mapping) for v in value.values())
+
+
+def _prefixes(name: str) -> list[str]:
+    """Return `a.` and `a.b.`, ... of the name `a.b.c`."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: n + 1]) + "." for n in range(len(parts))]
+
+
+def _fits(state: State, prefix: str, own: Mapping[str, Tensor]) -> bool:
+    return all(prefix + name in state or name.endswith(COUNTER) for name in own)
+
+
+def _ambiguous(checkpoint: str, what: str) -> ConfigError:
+    return ConfigError("model.checkpoint", checkpoint, f"holds {what}; save those that are meant alone")

@@ -1,0 +1,1 @@
+"""Runs as frames and statistics; draws nothing."""

@@ -1,0 +1,260 @@
+"""The frames of `collect` and `collect_rows`, and what of them may be averaged.
+
+A mean over seeds is taken of finished runs of one setting only, each seed once. Everything else is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fsamlab.results.conventions import FREE, MEASURED, family
+from fsamlab.results.methods import METHODS
+from fsamlab.results.metric_names import RATIOS
+from fsamlab.results.settings import as_text, numbers, setting_keys
+
+METHOD = "optimizer.name"
+AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
+
+
+def methods_of(runs: pd.DataFrame) -> list[str]:
+    """Return the methods of a frame in the order of the style's table, unknown ones after them."""
+    known = {name: i for i, name in enumerate(METHODS)}
+    return sorted(runs[METHOD].unique(), key=lambda name: (known.get(name, len(known)), name))
+
+
+def _check_runs(runs: pd.DataFrame) -> None:
+    if "status" not in runs and not runs.empty:
+        raise ValueError("a frame with a row for each step stands where the runs belong; are the two exchanged?")
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs.
+
+    Raises:
+        ValueError: there are none, or the frame has no runs in its rows.
+    """
+    _check_runs(runs)
+    if runs.empty or not (runs["status"] == "finished").any():
+        raise ValueError("no finished run among these; `fsamlab status` says how far they are")
+    return runs[runs["status"] == "finished"]
+
+
+def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the finished runs, where those that agree in the keys `by` differ in nothing but the seed.
+
+    Args:
+        runs: as `collect` returns them.
+        by: config keys that tell the settings apart.
+        methods: only these, where given.
+
+    Raises:
+        ValueError: no finished run, a key of `by` that no run has, other keys that differ, or a seed that is there
+            twice.
+    """
+    done = finished(runs)
+    if methods is not None:
+        done = done[done[METHOD].isin(methods)]
+        if done.empty:
+            raise ValueError(f"no finished run of {', '.join(methods)} among these")
+    absent = [key for key in by if key not in done or done[key].isna().all()]
+    if absent:
+        raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
+    others = [key for key in setting_keys(done) if key not in by]
+    each = list(dict.fromkeys([*by, "seed"]))
+    texts = done[[*each, *others]].apply(as_text)
+    groups = texts.groupby(list(by))
+    for key in others:
+        if (groups[key].nunique() > 1).any():
+            found = next(sorted(values) for values in groups[key].unique() if len(values) > 1)
+            raise ValueError(
+                f"runs of one {' and '.join(by)} differ in {key} ({', '.join(found)}): no mean over them; "
+                f"choose one, runs[runs[{key!r}] == ...]"
+            )
+    for _, same in done.groupby([texts[key] for key in each]):
+        if len(same) > 1:
+            raise ValueError(f"the same setting and seed more than once: {', '.join(same['directory'])}")
+    return done
+
+
+def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
+    """Refuse runs without all of `methods`.
+
+    Raises:
+        ValueError: naming what is missing and the sweep that makes it.
+    """
+    _check_runs(runs)
+    finished = set(runs.loc[runs["status"] == "finished", METHOD]) if len(runs) else set()
+    missing = [method for method in methods if method not in finished]
+    if missing:
+        raise ValueError(
+            f"no finished run of {', '.join(missing)}; `python launch.py -m +sweeps={sweep}` makes all that is shown"
+        )
+
+
+def parts_of(column: str) -> tuple[str, ...]:
+    """Return the columns that a mean of `column` is made of: itself, or numerator and denominator of a ratio."""
+    return RATIOS.get(column, (column,))
+
+
+def with_values(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows with finite values of `column` (of both parts of a ratio), and those as floats."""
+    parts = list(parts_of(column))
+    if not set(parts) <= set(frame.columns):
+        return frame.iloc[:0].assign(**{part: 0.0 for part in parts})
+    frame = frame.assign(**{part: numbers(frame[part]) for part in parts})
+    return frame[frame[parts].notna().all(axis=1)]
+
+
+def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return one row for each setting that has a finite value: the keys `by`, mean, std (n - 1) and n of a column.
+
+    Values that are not finite are missing ones. A ratio's mean is the ratio of the means, without std, and NaN where
+    that of the denominator is not positive: a mean of ratios would be one of their outliers.
+    """
+    above, *below = parts_of(column)
+    groups = with_values(frame, column).groupby(list(by), sort=True, dropna=False)
+    table = groups[above].agg(mean="mean", std="std", n="count")
+    if below:
+        under = groups[below[0]].mean()
+        table = table.assign(mean=table["mean"] / under.where(under > 0), std=np.nan)
+    return table.reset_index()
+
+
+def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return :func:`means` of the settings that have a mean.
+
+    Raises:
+        ValueError: none has.
+    """
+    table = means(runs, by, column)
+    table = table[table["mean"].notna()].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(why_none(runs, column))
+    return table
+
+
+def why_none(frame: pd.DataFrame, column: str) -> str:
+    """Return why there is no mean of a column."""
+    for part in parts_of(column):
+        if part not in frame or frame[part].isna().all():
+            return f"no run has {part}; {advice(part)}"
+    if len(with_values(frame, column)):
+        return f"{column} has no value: the mean of {parts_of(column)[1]} is nowhere positive"
+    return f"{column} is not finite in any run"
+
+
+def history(
+    rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD
+) -> tuple[pd.DataFrame, dict[object, float]]:
+    """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
+
+    With it the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and
+    epochs only where each run of the setting that ever has a finite value has one: a mean over fewer seeds would jump.
+    Values of training are taken; where there are none, those of `fsamlab measure`. Ratios are those of means, NaN as in
+    :func:`means`.
+
+    Args:
+        rows: as `collect_rows` returns them.
+        runs: as `collect` returns them, of the same directories.
+        key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
+        by: a config key; runs without it are left out.
+
+    Raises:
+        ValueError: see :func:`comparable`; no row has the key, or no epoch a value; or it was measured under different
+            conventions.
+    """
+    done = comparable(runs[runs[by].notna()] if by in runs else runs, [by])
+    rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
+    sources = ["measured/"] if key.startswith("measured/") else ["", "measured/"]
+    key = key.removeprefix("measured/")
+    source = next((s for s in sources if s + key in rows and rows[s + key].notna().any()), None)
+    if source is None:
+        raise ValueError(f"no finished run has rows with {key}; {advice(key)}")
+    column = source + key
+    having = rows[rows[column].notna()].merge(done[list({"directory", "seed", by})], on="directory")
+    found = with_values(having, column).drop_duplicates(["directory", "epoch"], keep="last")
+    if found.empty:
+        raise ValueError(why_none(having, column))
+    # each measurement carries its conventions; those of training are the run's
+    check_conventions(found if source else done[done["directory"].isin(found["directory"])], [key], source, by)
+    table = means(found, [by, "epoch"], column)
+    everyone = found.groupby(by)["directory"].nunique()
+    table = table[table["n"] == table[by].map(everyone)].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(f"no epoch has {column} in all runs of a setting")
+    if table["mean"].isna().all():
+        raise ValueError(why_none(found, column))
+    return table, having.groupby(by)["epoch"].max().to_dict()
+
+
+def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> dict[str, str]:
+    """Return {key: column of `runs`} for the values at the end, of one source and under one set of conventions.
+
+    What `fsamlab measure` found is taken before training's own; keys that no run has are left out.
+
+    Raises:
+        ValueError: no key was measured, or under different conventions.
+    """
+    for source, prefix in (("measured/", "measured/"), ("", "final/")):
+        found = {key: prefix + key for key in keys if prefix + key in runs and runs[prefix + key].notna().any()}
+        if found:
+            having = runs[runs[list(found.values())].notna().any(axis=1)]
+            check_conventions(having, list(found), source, by)
+            return found
+    others = f" or any of {len(keys) - 1} others like it" if len(keys) > 1 else ""
+    raise ValueError(f"no run has {keys[0]}{others}; {advice(keys[0])}")
+
+
+def conventions(runs: pd.DataFrame, source: str = "") -> list[str]:
+    """Return the columns of `runs` with the conventions of its measured values; `source` is "" or "measured/"."""
+    return [c for c in runs.columns if str(c).startswith(f"{source}diagnostics/")]
+
+
+def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "", by: str = METHOD) -> None:
+    """Refuse measured values that may not be compared (docs/metrics.md, conventions).
+
+    Runs of one seed must have been measured on the same samples, and all in the same way. Where `by` is not the
+    method, runs of different values of it may differ, since what is varied (a batch size) can be a convention too.
+
+    Raises:
+        ValueError: naming the convention and its values.
+    """
+    bound = [key for key in keys if key.startswith(MEASURED) and key not in FREE]
+    if not bound:
+        return
+    families = {family(source + key) for key in bound}
+    for column in conventions(runs, source):
+        name = column.split("/")[-1]
+        if family(column) not in families:
+            continue
+        if name == "perturbation_rho" and not any("/rise_" in key for key in bound):
+            continue
+        if name == "sample_hash" and by == METHOD:
+            groups = [group for _, group in runs.groupby("seed")]
+        else:
+            groups = [runs] if by == METHOD else [group for _, group in runs.groupby(list({by, "seed"}))]
+        more = " diagnostics.perturbation_rho=0.1" if name == "perturbation_rho" else ""
+        for group in groups:
+            values = sorted(as_text(group[column]).unique())
+            if len(values) > 1:
+                raise ValueError(
+                    f"{bound[0]} was measured with different {name} ({', '.join(values)}): not comparable; "
+                    f"measure all of them alike, `fsamlab measure RUNS diagnostics=full{more}`"
+                )
+
+
+def advice(key: str) -> str:
+    """Return what makes the values of a metric's key or summary column."""
+    key = key.removeprefix("measured/").removeprefix("final/")
+    if key.startswith("best/"):
+        return "it needs a validation split, data.val_size above 0"
+    if key in FREE:
+        return "diagnostics=light records it where the method has it (not diagnostics=off)"
+    if key.startswith(("perturbation/", "noise/")):
+        return "train with diagnostics=paper or full, or `fsamlab measure RUNS diagnostics=paper`"
+    if key.startswith(MEASURED):
+        return "train with diagnostics=full, or `fsamlab measure RUNS diagnostics=full`"
+    return "docs/metrics.md lists the keys"

@@ -1,0 +1,197 @@
+"""The table at the end of a sweep: what came out, what failed, where it lies, what to try next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fsamlab.command.measure import FOLDER, latest
+from fsamlab.results.methods import METHODS
+from fsamlab.results.settings import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
+from fsamlab.rundir.find import current_status, settings_of, why_unfinished
+from fsamlab.sweep.plan import JobPlan
+from fsamlab.terminal.errors import project_relative
+from fsamlab.terminal.tables import Column, table, wrapped
+from fsamlab.terminal.text import console, fixed, percent_spread
+
+
+def settings_table(frame: pd.DataFrame, width: int | None = None) -> Table:
+    """Return the accuracies and costs by setting: methods in the order of their styles, then what varies by value.
+
+    A mean over fewer than n runs has its own n beside it.
+    """
+    settings = by_setting(frame)
+    keys = list(settings.columns[: settings.columns.get_loc("n")])
+    columns = [
+        *(Column(key.removesuffix(".name")) for key in keys),
+        Column("n", right=True),
+        Column("at best validation epoch", right=True),
+        Column("at the end", right=True),
+        Column("time per step", right=True, rank=2),
+        Column("vs SGD", right=True, rank=3),
+        Column("total", right=True, rank=1),
+    ]
+    rows: list[list[str | Text]] = []
+    for row in sorted(settings.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys]):
+        accuracies = [accuracy(row, metric) for metric in ACCURACIES]
+        ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
+        step = fixed(row["step_ms"], 1, " ms")
+        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios])
+    return table(columns, rows, width, "Test accuracy in %, mean ± standard deviation over seeds")
+
+
+def print_settings(frame: pd.DataFrame, screen: Console) -> None:
+    """Print the table of the finished runs, if there are any, and which settings change together."""
+    if (frame["status"] == "finished").any():
+        screen.print(settings_table(frame, screen.width))
+        for note in tied_notes(frame):
+            screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
+
+
+def accuracy(row: dict[Any, Any], metric: str) -> str:
+    """Return the mean and deviation of a setting of `by_setting`, with its own n where that is not the setting's."""
+    n = row.get(f"{metric} n", 0)
+    own = own_n(int(n), row["n"]) if n > 0 else ""
+    return percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) + own
+
+
+def place(key: str, value: Any) -> tuple[int, float, str]:
+    """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
+    if key == "optimizer.name":
+        return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
+    if value is None or value != value:
+        return (0, 0.0, "")
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
+BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened
+HEADLINES = (
+    "sharpness/one_step",
+    "sharpness/m_sharpness",
+    "sharpness/worst_case",
+    "sharpness/m_worst_case",
+    "curvature/lambda_max",
+    "curvature/trace",
+    "perturbation/cos_batch_full",
+    "perturbation/cos_ema_full",
+    "noise/scale",
+)
+
+
+def parts_of(keys: Sequence[str], width: int) -> list[list[str]]:
+    """Return the keys of a table's columns in parts, each of which has room beside the names of the runs."""
+    parts: list[list[str]] = [[]]
+    room = left = width - BESIDE_VALUES
+    for key in keys:
+        needed = 3 + max(len(key.split("/")[1]), 9)
+        if needed > left and parts[-1]:
+            parts, left = [*parts, []], room
+        parts[-1].append(key)
+        left -= needed
+    return parts
+
+
+def print_measurements(runs: Sequence[Path], screen: Console) -> None:
+    """Print what `fsamlab measure` has found: all of it for one run, the headlines for several."""
+    rows = {run: latest(run) for run in runs}
+    if len(rows) == 1:
+        ((run, row),) = rows.items()
+        found = Table(title=f"{run.name}, step {row['step']}", title_justify="left")
+        found.add_column("")
+        found.add_column("value", justify="right")
+        for key, value in row.items():
+            if "/" in key:
+                found.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        screen.print(found)
+    elif rows:
+        keys = [key for key in HEADLINES if any(key in row for row in rows.values())]
+        settings = settings_of(list(rows))
+        names = [
+            Column("run", names=True),
+            *([Column("setting")] if any(settings) else []),
+            Column("step", right=True),
+        ]
+        for part in parts_of(keys, screen.width):
+            columns = [*names, *(Column(key.split("/")[1], right=True) for key in part)]
+            lines_of = [
+                [run.name, *([setting] if any(settings) else []), str(row["step"])]
+                + [f"{row[k]:.4g}" if k in row else "-" for k in part]
+                for (run, row), setting in zip(rows.items(), settings)
+            ]
+            screen.print(table(columns, lines_of, screen.width, "Measured"))
+    notes = Counter(row["note"] for row in rows.values() if "note" in row)
+    lines = [f"{number} of {len(rows)} runs: {note}" for note, number in notes.items()]
+    if rows:
+        first = project_relative(next(iter(rows)) / FOLDER)
+        lines.append(f"rows: {first}{f' and those of the {len(rows) - 1} others' if len(rows) > 1 else ''}")
+    for line in lines:
+        screen.print(line, soft_wrap=True)
+
+
+def print_failures(frame: pd.DataFrame, screen: Console) -> None:
+    """Print what did not finish, each with its last line and its log."""
+    directories = [Path(d) for d in frame["directory"]]
+    settings = dict(zip(directories, settings_of(directories))) if (frame["status"] != "finished").any() else {}
+    for _, row in frame[frame["status"] != "finished"].iterrows():
+        directory = Path(row["directory"])
+        known = isinstance(row["exception"], str)
+        reason = row["exception"] if known else why_unfinished(current_status(directory))
+        setting = settings[directory]
+        name = directory.name + (f" ({setting})" if setting else "")
+        # the directory does not say whether anything will start the run
+        status = "not begun" if row["status"] == "queued" else row["status"]
+        screen.print(wrapped(screen, f"{status:>9}  {name}: {reason}"), style="red", soft_wrap=True)
+        if (directory / "run.log").exists():
+            screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
+
+
+def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
+    """Print what a launch would run, each job with its status on disk, and a count; return how many are damaged."""
+    screen = console()
+    counts: Counter[str] = Counter()
+    damaged = 0
+    for plan in plans:
+        state = current_status(plan.directory)
+        status = "new" if state["status"] == "queued" else state["status"]
+        counts[status] += 1
+        screen.print(wrapped(screen, f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}"), soft_wrap=True)
+        if status == "damaged":
+            damaged += 1
+            screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
+    words = ", ".join(f"{n} {status}" for status, n in counts.items())
+    where = project_relative(sweep_dir)
+    screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
+    return damaged
+
+
+def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
+    """Print the end of a sweep; return how many of its runs did not finish."""
+    screen = console()
+    frame = collect(p.directory for p in plans)
+    print_settings(frame, screen)
+    print_failures(frame, screen)
+    finished = [Path(d) for d in frame["directory"][frame["status"] == "finished"]]
+    num_failed = len(frame) - len(finished)
+    where = project_relative(sweep_dir)
+    screen.print(
+        f"{len(finished)} of {len(frame)} runs finished; each has its directory below {where}/", soft_wrap=True
+    )
+    screen.print("next:", soft_wrap=True)
+    if num_failed:
+        again = f"fsamlab resubmit {where}"
+        screen.print(f"  {again:<44} runs again what did not finish, in the same settings", soft_wrap=True)
+    if finished:
+        screen.print(f"  {f'fsamlab collect {where}':<44} a row per run, as results.csv", soft_wrap=True)
+        screen.print(f"  {f'fsamlab report {where} --open':<44} an HTML page with curves", soft_wrap=True)
+        screen.print(f"  less {project_relative(finished[0])}/metrics.jsonl", soft_wrap=True)
+    if not num_failed:
+        other = "python launch.py -m optimizer=sam,fsam optimizer.rho=0.1,0.2,0.4 name=my_rho"
+        screen.print(f"  {other}", soft_wrap=True)
+    return num_failed

@@ -1,0 +1,349 @@
+"""One run from top to bottom: the file to read first.
+
+A composed config becomes a plain one, the pieces are built from visible tables, the trainer trains,
+and everything a run leaves behind lies in its directory (record.py, checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, recorded, to_plain, typed
+from fsamlab.config.identity import differences, is_neutral, run_id
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.data import Data, build_data
+from fsamlab.diagnostics import Diagnostics
+from fsamlab.models import build_model
+from fsamlab.optim import build_optimizer
+from fsamlab.run.resume import resume
+from fsamlab.rundir import checkpoint, inputs
+from fsamlab.rundir.environment import environment, slurm_job_id
+from fsamlab.rundir.ownership import STALE_SECONDS, DirectoryBusy, Superseded
+from fsamlab.rundir.record import RunRecord, is_finished, read_config, read_status, read_summary
+from fsamlab.seeding import Stream, derive_seed
+from fsamlab.sweep.job import FrozenJob
+from fsamlab.terminal import errors
+from fsamlab.terminal import text as terminal
+from fsamlab.tracking import Tracker, build_tracker, identity
+from fsamlab.train.signals import Preempted, SignalFlag
+from fsamlab.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+BEFORE_THE_FIRST_STEP = frozenset(  # files of a run directory
+    ("config.yaml", "overrides.yaml", "status.json", "owner.json", "env.json", "metrics.jsonl", "run.log", ".claim")
+)
+STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
+
+
+def run_composed(cfg: Any) -> None:
+    """Run one job that Hydra has composed, in the output directory that Hydra has made."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    is_new = not (directory / "status.json").exists()
+    try:
+        run(typed(cfg), directory, list(hydra.overrides.task))
+    except Exception as e:
+        if is_new and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
+            discard_untrained(directory)
+        failure: Exception = e
+        if errors.one_line(e) is None:
+            log.error("%s", traceback.format_exc())
+            failure = errors.JobFailed(f"{type(e).__name__}: {e}")
+        if hydra.mode is RunMode.RUN:
+            sys.exit(errors.report(failure))  # before Hydra prints a message of its own
+        raise failure from e
+
+
+def discard_untrained(directory: Path) -> None:
+    """Remove a run directory in which nothing was trained, as a wrong command line leaves one.
+
+    Only files that a run writes before its first step are removed, and no directory that has anything else in it.
+    """
+    if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").stat().st_size > 0:
+        return
+    for path in directory.iterdir():
+        if path.name in BEFORE_THE_FIRST_STEP:
+            path.unlink()
+    for place in (directory, directory.parent):
+        try:
+            place.rmdir()
+        except OSError:  # other files, or other runs of the study
+            return
+
+
+def run_frozen(job: FrozenJob) -> None:
+    """Run a job as it was frozen at submission: the task of a SLURM job.
+
+    Raises:
+        ConfigError: this version of the code gives the configuration another identity than its directory has.
+    """
+    threads = os.environ.get("SLURM_CPUS_PER_TASK")
+    if threads is not None:
+        torch.set_num_threads(int(threads))
+    config = from_plain(job.config)
+    if run_id(config) != job.directory.name:
+        allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
+        raise ConfigError("run directory", job.directory.name, allowed)
+    before = read_status(job.directory)
+    if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
+        with recorded():
+            config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
+    deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
+    while True:
+        try:
+            run(config, job.directory, job.overrides, submitted=job.code)
+            return
+        except DirectoryBusy as e:  # a killed job's heartbeat on another node, until it is stale
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s", e)
+            time.sleep(5)
+
+
+def run(
+    config: Config, directory: Path, overrides: list[str] | None = None, submitted: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train one configuration in `directory`, from the start or from its last checkpoint.
+
+    Args:
+        config: what to train.
+        directory: the run directory.
+        overrides: what the configuration was composed from, for the record.
+        submitted: the code's version when the job was submitted.
+
+    Returns:
+        The summary, as in summary.json. A finished run is not run again unless `force` is set.
+
+    Raises:
+        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded: each one line for the user; the status
+            file says the same.
+    """
+    if is_finished(directory) and not config.force:
+        return _skip(config, directory)
+    with SignalFlag() as signals:
+        record = RunRecord(directory, config, overrides or [])
+        try:
+            if record.was_finished:
+                return _skip(config, directory)
+            summary, url = _train(config, record, signals, submitted or {})
+        except Preempted as e:
+            record.end("preempted", str(e))
+            raise
+        except Superseded as e:
+            log.error("%s", e)
+            raise  # the newer attempt owns status.json
+        except SystemExit:
+            raise  # a requeue: submitit's handler ends the process, and the status says preempted
+        except BaseException as e:
+            record.end("failed", f"{type(e).__name__}: {e}".splitlines()[0])
+            raise
+        finally:
+            record.close()
+        terminal.print_run(config, directory, summary, url)
+    return summary
+
+
+def build(config: Config, device: torch.device, *, start_weights: bool = True) -> tuple[Trainer, dict[str, Any]]:
+    """Build data, model, optimizer and trainer; return the trainer and the facts of the data.
+
+    Args:
+        start_weights: whether the weights to start from are read; not where a checkpoint is loaded afterwards.
+    """
+    data = build_data(config.data, config.seed, device, PROJECT_ROOT)
+    if not isinstance(data, Data):
+        raise ConfigError("data.import_path", config.data.import_path, f"returned a {type(data).__name__}, not a Data")
+    torch.manual_seed(derive_seed(config.seed, Stream.INIT))
+    model = build_model(
+        config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
+    ).to(device)
+    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
+    diagnostics = Diagnostics(
+        config.diagnostics, data.train, config.data.batch_size, config.seed, config.train.label_smoothing
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        data,
+        config.train,
+        epochs=config.train.epochs * config.optimizer.epoch_multiplier,
+        seed=config.seed,
+        device=device,
+        diagnostics=diagnostics,
+        ascent_batch_size=config.optimizer.ascent_batch_size,
+        ascent_nested=bool(config.optimizer.ascent_nested),
+    )
+    return trainer, data.facts
+
+
+def _train(
+    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
+    directory = record.directory
+    device = choose_device(config.train)
+    if config.train.num_threads is not None:
+        torch.set_num_threads(config.train.num_threads)
+    state = checkpoint.load_latest(directory / "checkpoints")
+    memory: inputs.Memory = {}
+    if state is not None:  # before other data make something else fail
+        seen = inputs.look(config, memory=memory)
+        inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
+    trainer, facts = build(config, device, start_weights=state is None)
+    seen = inputs.look(config, facts, memory)
+    resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
+    tracker = build_tracker(
+        config.tracker,
+        **identity(to_plain(config), run_id(config)),
+        directory=directory.parent,
+        start_step=trainer.step,
+        metrics=directory / "metrics.jsonl",
+    )
+    exit_code = 1
+    summary: dict[str, Any] = {}
+    try:
+        with terminal.progress(trainer, run_id(config), config.train.progress) as bar:
+            bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
+            trainer.fit(bookkeeper)
+        bookkeeper.save()
+        summary = {
+            **trainer.summary(),
+            **{f"data/{k}": v for k, v in facts.items()},
+            **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
+        }
+        record.write_summary(summary)
+        exit_code = 0
+    finally:
+        tracker.finish(summary or trainer.summary(), exit_code)
+    record.set_status("finished", step=trainer.step)  # from here on the full checkpoint is needed no more
+    if not config.train.keep_state:
+        weights = trainer.model.state_dict()
+        checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
+    return summary, tracker.url
+
+
+class Bookkeeper:
+    """What a run does around the loop: rows, checkpoints, signals. The trainer's observer."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        cfg: TrainConfig,
+        record: RunRecord,
+        tracker: Tracker,
+        signals: SignalFlag,
+        bar: terminal.Progress,
+    ) -> None:
+        self.trainer, self.cfg, self.record, self.tracker = trainer, cfg, record, tracker
+        self.signals, self.bar = signals, bar
+        self.directory = record.directory / "checkpoints"
+        self.last_save = time.monotonic()
+        self.last_status = float("-inf")
+
+    def poll(self) -> None:
+        """Act on a signal inside an evaluation or a full-gradient pass: the state is still the last step's."""
+        signum = self.signals.take()
+        if self.signals.leaves(signum):
+            self._leave(signum)
+        elif signum is not None:
+            self._save_on(signum)
+
+    def stopping(self) -> bool:
+        """Return whether a signal asks for leaving."""
+        return self.signals.stops
+
+    def row(self, row: dict[str, float]) -> None:
+        """Write a row to metrics.jsonl, then mirror it."""
+        self.record.append(row)
+        self.tracker.log(row, int(row["step"]))
+        evaluated = "val/acc1" in row or "test/acc1" in row
+        if evaluated or time.monotonic() - self.last_status > STATUS_SECONDS:
+            latest = {k: v for k, v in row.items() if "acc1" in k or "loss" in k}
+            progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
+            self.record.set_status("running", **progress, latest=latest)
+            self.last_status = time.monotonic()
+
+    def boundary(self) -> None:
+        """Save when it is due or asked for; stop when a signal says so.
+
+        The signal is taken before anything is written: one that arrives meanwhile waits for the next call.
+        """
+        trainer = self.trainer
+        self.bar.update(trainer)
+        if self.cfg.save_best and trainer.best.improved:
+            weights = {"model": trainer.model.state_dict(), "step": trainer.step}
+            checkpoint.save(self.directory, weights, "best.pt", keep_previous=False, guard=self.record.ownership.check)
+            trainer.best.improved = False
+        signum = self.signals.take()
+        if self.signals.leaves(signum):
+            self._leave(signum)
+        every = self.cfg.checkpoint_every_steps
+        due = time.monotonic() - self.last_save > 60 * self.cfg.checkpoint_every_minutes
+        if signum is not None:
+            self._save_on(signum)
+        elif due or (every is not None and trainer.step % every == 0):
+            self.save()
+
+    def save(self) -> None:
+        """Write last.pt, with the length of metrics.jsonl that belongs to it."""
+        self.record.ownership.check()
+        state = {**self.trainer.state_dict(), **self.record.flush()}
+        checkpoint.save(self.directory, state, guard=self.record.ownership.check)
+        self.last_save = time.monotonic()
+
+    def _save_on(self, signum: int) -> None:
+        self.save()
+        name = signal.Signals(signum).name
+        log.warning("%s received: checkpoint written at step %d, training goes on", name, self.trainer.step)
+
+    def _leave(self, signum: int) -> None:
+        self.save()
+        self.record.set_status("preempted", step=self.trainer.step)
+        self.signals.requeue(signum)
+        raise Preempted(signum, self.trainer.step)
+
+
+def choose_device(cfg: TrainConfig) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        ConfigError: `train.device=cuda` without a usable GPU.
+    """
+    available = torch.cuda.is_available()
+    if cfg.device == "cuda" and not available:
+        raise ConfigError("train.device", "cuda", "no usable GPU on this machine; use train.device=cpu or auto")
+    return torch.device("cuda" if available and cfg.device != "cpu" else "cpu")
+
+
+def _skip(config: Config, directory: Path) -> dict[str, Any]:
+    """Say that the run is finished, and which of the settings outside its identity are other ones now.
+
+    Raises:
+        ConfigError: its data or start weights are others now.
+    """
+    for error in inputs.compare_finished([(directory, config)]).values():
+        raise error
+    summary = read_summary(directory)
+    log.info("already finished: %s (force=true starts it again)", directory)
+    before = read_config(directory)
+    ours = differences(config)
+    for key in sorted(ours):
+        value: Any = before
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if is_neutral(key, config) and value != ours[key] and key not in ("force", "runs_dir"):
+            log.info("  it ran with %s=%s, not %s; that does not change the weights", key, value, ours[key])
+    return summary

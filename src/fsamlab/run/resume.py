@@ -1,0 +1,87 @@
+"""How a run goes on from its last checkpoint, and when it refuses to."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from fsamlab.config import ConfigError
+from fsamlab.rundir import inputs
+from fsamlab.rundir.environment import code_change, decisive_differences, slurm_job_id
+from fsamlab.rundir.record import RunRecord, read_environment
+from fsamlab.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+MAX_STARTS_HERE = 3  # of one SLURM job from one step
+
+
+class NoProgress(RuntimeError):
+    """SLURM starts the job again and again, and it gets no further."""
+
+
+def resume(
+    trainer: Trainer,
+    record: RunRecord,
+    state: dict[str, Any] | None,
+    env: dict[str, Any],
+    submitted: dict[str, Any],
+    seen: inputs.Seen,
+) -> None:
+    """Load the newest checkpoint into `trainer`, if there is one, and cut metrics.jsonl to its length.
+
+    Args:
+        state: the checkpoint's content.
+        env, seen: of this start: its environment, and the digests of its data and start weights.
+        submitted: the code's version when the job was submitted.
+
+    Raises:
+        ConfigError: data or start weights are others than when the run started, or the code changed and
+            `on_code_change=refuse`.
+        NoProgress: SLURM has started the job again and again, and none of the last starts wrote a checkpoint.
+    """
+    before = read_environment(record.directory) or {}
+    _compare_code(record, env["git"], submitted, before.get("git", {}) if state is not None else {})
+    known = state is not None and inputs.check(record.directory, record.config, seen)
+    if not known:
+        inputs.record(record.directory, seen, record.ownership.check)
+        if state is not None:
+            log.warning("the run's data and start weights are not on record; they are compared from now on")
+    record.write_env(env)
+    if state is None:
+        record.cut(0)
+    else:
+        trainer.load_state_dict(state)
+        record.cut(state["metrics_bytes"], state.get("metrics_crc"))
+        log.info("resuming at step %d of %d", trainer.step, trainer.last_step)
+        for line in decisive_differences(before, env):
+            log.warning("resumed elsewhere, so the weights may differ in their last bits: %s", line)
+    _count_start(record, trainer.step)
+
+
+def _compare_code(
+    record: RunRecord, now: dict[str, Any], submitted: dict[str, Any], checkpointed: dict[str, Any]
+) -> None:
+    """Say that src/ is another than at submission or at the checkpoint, or refuse to go on."""
+    changes = {"it was submitted": code_change(submitted, now), "its last start": code_change(checkpointed, now)}
+    found = [f"the code has changed since {when}: {change}" for when, change in changes.items() if change]
+    if found and record.config.on_code_change == "refuse":
+        raise ConfigError("on_code_change", "refuse", f"{found[0]}; go back to it, or use on_code_change=warn")
+    for line in found:
+        log.warning("WARNING: %s", line)
+    known = record.before.get("warnings", []) if checkpointed else []
+    record.set_status("running", warnings=list(dict.fromkeys([*known, *found])))
+
+
+def _count_start(record: RunRecord, step: int) -> None:
+    """Note that an attempt starts at `step`; refuse where SLURM has restarted the job there too often."""
+    before_here = record.before.get("slurm_job_id"), record.before.get("resumed_at")
+    same = before_here == (slurm_job_id(), step) and record.before["status"] != "failed"
+    starts = 1 + (record.before.get("starts_here", 0) if same else 0)
+    record.set_status("running", resumed_at=step, starts_here=starts)
+    if starts > MAX_STARTS_HERE and "SLURM_RESTART_COUNT" in os.environ:
+        raise NoProgress(
+            f"{starts - 1} starts in a row ended without a checkpoint beyond step {step}; is the time limit or "
+            "the memory too small? train.checkpoint_every_minutes and hydra.launcher.timeout_min are the knobs"
+        )

@@ -1,0 +1,153 @@
+"""`fsamlab check` and `fsamlab resubmit`: the sweep command's path, with submission off or from the record."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from fsamlab.config import ConfigError, from_plain
+from fsamlab.config.identity import run_id
+from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.rundir.environment import code_change, code_version
+from fsamlab.rundir.find import check_exist, current_status
+from fsamlab.sweep.plan import JobPlan, Launch, read_launches
+from fsamlab.sweep.submit import choose, say_what_changed, start, sweep_lock
+from fsamlab.terminal.errors import SweepFailed
+
+log = logging.getLogger(__name__)
+
+LAUNCHER_KEYS = ("hydra/launcher=", "hydra.launcher.")
+
+
+def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
+    """Compose and validate every job of `launch.py -m OVERRIDES`; return the sweep's directory and its jobs.
+
+    Raises:
+        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: what the sweep command would say. Nothing was written.
+    """
+    from hydra.core.plugins import Plugins
+    from hydra.types import RunMode
+
+    from fsamlab.config.compose import composing
+    from fsamlab.sweep.slurm import SubmititLauncher
+
+    with composing(overrides) as context:
+        master = context.config_loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
+        sweeper: Any = Plugins.instance().instantiate_sweeper(
+            hydra_context=context, task_function=_never, config=master
+        )
+        plans = sweeper.plan(list(master.hydra.overrides.task))
+        sweep_dir = Path(master.hydra.sweep.dir)
+        say_what_changed(sweep_dir, plans)
+        if isinstance(sweeper.launcher, SubmititLauncher):
+            sweeper.launcher.check()
+    return sweep_dir, plans
+
+
+def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = None) -> None:
+    """Start again what of a sweep failed, was lost or cancelled, or never ran, as it was launched.
+
+    Args:
+        sweep_dir: has the records in `launches/`.
+        overrides: of the launcher only (`hydra/launcher=...`, `hydra.launcher.KEY=...`).
+        argv: for the new record; None is this process's.
+
+    Raises:
+        ConfigError: there is no record, or an override that would change the runs.
+        SweepFailed: some did not finish this time either, or could not be started for a damaged file.
+    """
+    from hydra import compose
+    from hydra.core.plugins import Plugins
+
+    from fsamlab.config.compose import composing, quoted
+    from fsamlab.results.summary import print_sweep
+
+    check_exist([sweep_dir])
+    sweep_dir = sweep_dir.resolve()
+    found = read_launches(sweep_dir)
+    launches = [launch for launch in found if "hydra_overrides" in launch.entry]
+    if not launches:
+        allowed = "; ".join(found.damage) or "has no launches/<n>.json; give the sweep command again instead"
+        raise ConfigError("sweep", sweep_dir, allowed)
+    for word in overrides:
+        if not word.startswith(LAUNCHER_KEYS):
+            raise ConfigError("resubmit", word, "only the launcher's settings may change: hydra.launcher.KEY=VALUE")
+    change = code_change(launches[-1].entry.get("git", {}), code_version(PROJECT_ROOT))
+    if change:
+        log.warning("the code has changed since launch %s: %s", launches[-1].number, change)
+    before = launches[-1].entry["hydra_overrides"]
+    if any(word.startswith("hydra/launcher=") for word in overrides):  # another launcher has other settings
+        before = [word for word in before if not word.startswith(LAUNCHER_KEYS)]
+    used = [*before, *overrides]
+    with sweep_lock(sweep_dir) as lock:
+        plans, left_out = _plans(launches)
+        choice = choose(sweep_dir, plans, force=None)
+        left_out += [line for line in found.damage if line not in left_out]
+        if choice.todo:
+            with composing(overrides) as context:
+                # the runs are what was recorded; composed are only the launcher's settings
+                place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
+                config = compose("config", overrides=[*used, *place], return_hydra_config=True)
+                launcher = Plugins.instance().instantiate_launcher(
+                    hydra_context=context, task_function=_task, config=config
+                )
+                start(
+                    launcher,
+                    sweep_dir,
+                    choice,
+                    lock,
+                    argv=argv or sys.argv,
+                    hydra_overrides=used,
+                    on_end=lambda ended: print_sweep(sweep_dir, ended),
+                )
+        else:
+            log.info("nothing to resubmit in %s", sweep_dir)
+            left_out = [*choice.left_out, *left_out]
+    if left_out:
+        raise SweepFailed(f"not all of the sweep could be resubmitted: {left_out[0]}")
+
+
+def _plans(launches: list[Launch]) -> tuple[list[JobPlan], list[str]]:
+    """Return the runs of all launches as they were launched, the latest word counts, and why some are left out."""
+    plans: dict[Path, JobPlan] = {}
+    lost: dict[Path, str] = {}
+    for launch in launches:
+        read = launch.plans()
+        if read.damage is not None:
+            log.warning("%s", read.damage)
+        plans.update({plan.directory: plan for plan in read.found})
+        lost.update({job.directory: str(read.damage) for job in read.lost})
+    left_out = {
+        directory: f"{directory.name} has no configuration any more ({why}); give the sweep command again"
+        for directory, why in lost.items()
+        if directory not in plans and current_status(directory)["status"] != "finished"
+    }
+    for plan in list(plans.values()):
+        status = current_status(plan.directory)
+        if status["status"] == "finished":
+            continue
+        if status.get("forced"):  # it has started over once, and goes on now
+            plan.config["force"] = False
+        try:
+            now = run_id(from_plain(plan.config))
+            why = None if now == plan.run_id else f"this version of fsamlab calls it {now}; launch it anew"
+        except ConfigError as e:
+            why = f"{e}; launch it anew"
+        if why is not None:
+            left_out[plan.directory] = f"{plan.run_id}: {why}"
+            del plans[plan.directory]
+    for line in left_out.values():
+        log.error("error: %s", line)
+    return list(plans.values()), list(left_out.values())
+
+
+def _task(cfg: Any) -> None:
+    from fsamlab.run import run_composed
+
+    run_composed(cfg)
+
+
+def _never(cfg: Any) -> None:
+    raise AssertionError("checking starts nothing")

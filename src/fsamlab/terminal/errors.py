@@ -1,0 +1,301 @@
+"""The way in and out of launch.py: errors become one line and an exit code, results a table.
+
+Hydra's own messages span several lines and a traceback; a user who mistyped a key wants to read which
+key, which value, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO, get_type_hints
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf.errors import OmegaConfBaseException
+
+from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, shown, typed, unknown_key
+from fsamlab.config.identity import register_resolvers
+from fsamlab.config.project import check_project
+from fsamlab.rundir.record import is_finished
+from fsamlab.storage.files import check_writable
+from fsamlab.terminal import output
+
+
+class JobFailed(RuntimeError):
+    """A run ended with an unforeseen exception; its traceback is in run.log."""
+
+
+class SweepFailed(RuntimeError):
+    """Some jobs of a multirun did not finish; the table printed before says which."""
+
+
+def register() -> None:
+    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs it."""
+    register_schemas()
+    register_resolvers()
+
+
+def enter(main: Callable[[], Any], script: str) -> None:
+    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set.
+
+    Args:
+        script: the program's file, which has to belong to the project of the code that runs.
+    """
+    place = Path(script).resolve()
+    wrong = call(lambda: check_project(place.parent, place.name))
+    if wrong:
+        sys.exit(wrong)
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from fsamlab.command.help import page
+
+        sys.exit(call(lambda: output.show(page())))
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
+
+    def checked() -> Any:
+        check_words(get_args_parser().parse_args().overrides)
+        return main()
+
+    asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
+    sys.exit(call(checked, work=not asks))
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words of a command line that Hydra would answer with a traceback: a group set to anything but an option.
+
+    Raises:
+        ConfigError, HydraException: which word, and what is allowed.
+    """
+    words = list(words)
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except ValueError as e:  # Python's, for an integer of more than 4300 digits
+        raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if key in switches() and isinstance(value, int | float) and value not in (0, 1):
+            raise ConfigError(key, value, "must be true or false")  # OmegaConf makes true of every number but 0
+        if key in SCHEMAS and value == {}:
+            raise ConfigError(key, value, "changes nothing; give an option, or keys: {key: value}")
+        if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
+            continue
+        for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+            check_option(key, one)
+
+
+@cache
+def switches() -> frozenset[str]:
+    """Return the dotted keys of all schemas that are true or false."""
+
+    def walk(schema: Any, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(schema).items():
+            if hint is bool:
+                yield prefix + name
+            elif is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+
+    found = {key for group, schemas in SCHEMAS.items() for cls in schemas.values() for key in walk(cls, f"{group}.")}
+    return frozenset(found | set(walk(Config, "")))
+
+
+LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]
+
+
+def check_option(key: str, value: Any) -> None:
+    """Refuse what cannot be the name of a group's option."""
+    for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
+        said = name.text if isinstance(name, QuotedString) else name
+        if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:
+            raise ConfigError(key, said, f"must be the name of one option; `ls conf/{key}` lists them")
+
+
+CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
+
+
+def call(main: Callable[[], Any], *, work: bool = False) -> int:
+    """Call a program's main function and return the exit code: what it returns, that of its error, 130 after Ctrl-C.
+
+    A closed pipe (`... | head`) is silent: its reader has what it wanted. A stream that cannot be written to (a full
+    disk behind `> file`) is an error. Neither ends a program whose `work` is elsewhere than in what it prints.
+    """
+    output.prepare(work)
+    leaving: SystemExit | None = None
+    try:
+        try:
+            code = int(main() or 0)
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as e:
+            code, leaving = 0 if e.code in (None, 0) else 1, e
+        except Exception as e:
+            if isinstance(e, BrokenPipeError) and any(map(has_no_reader, output.outputs())):
+                raise
+            code = report(e)
+        finally:
+            output.flush()  # here, not when Python ends, which prints an error
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in filter(has_no_reader, output.outputs()):
+            os.dup2(nowhere, stream.fileno())
+        return CLOSED_PIPE
+    if code == 0 and output.lost and not work:
+        return 1
+    if leaving is not None:
+        raise leaving
+    return code
+
+
+def has_no_reader(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)
+        return bool(poll.poll(0))
+    except OSError:  # no file of the system's
+        return False
+
+
+def report(error: BaseException) -> int:
+    """Print what went wrong to stderr and return the exit code; a traceback only for the unforeseen."""
+    signum = getattr(error, "signum", None)
+    line = one_line(error)
+    stream: Any = output.Forgiving(sys.stderr)
+    if line is None:
+        traceback.print_exception(error, file=stream)
+        line = f"{type(error).__name__}: {error}"
+    print(f"{'stopped' if signum else 'error'}: {line}", file=stream)
+    return 1 if signum is None else 128 + signum
+
+
+def one_line(error: BaseException) -> str | None:
+    """Return the one line for an error a user can act on, None for any other."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return tidy(from_hydra(error))
+    known = (
+        "ConfigError",
+        "StrayKey",
+        "Diverged",
+        "Preempted",
+        "DirectoryBusy",
+        "Superseded",
+        "SweepFailed",
+        "JobFailed",
+        "CannotResume",
+        "NoProgress",
+        "CannotUpload",
+        "Damaged",
+    )
+    if type(error).__name__ in known:  # by name: some of these live in modules that import torch
+        return tidy(str(error))
+    if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
+        advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
+        return tidy(f"out of memory: {(str(error).splitlines() or ['no more to be had'])[0][:200]}; {advice}")
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def tidy(text: str) -> str:
+    """Return a text as one line of printable characters; a word that is no sentence's is cut."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", line)
+
+
+def from_hydra(error: BaseException) -> str:
+    """Condense an exception of Hydra or OmegaConf to key, value and what is allowed."""
+    if isinstance(error.__cause__, ConfigError):
+        return str(error.__cause__)
+    text = str(error)
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        return f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    detail = str(error.__cause__ or "")
+    if unknown and re.search(r"not in|No match in the defaults list", text + detail):
+        return unknown_anywhere(unknown[1])
+    if unknown or "full_key" in text + detail:
+        found = re.search(r"full_key: (\S+)", detail or text)
+        value = re.search(r"Value '(.*?)'", detail or text)
+        key = found[1] if found else (unknown[1] if unknown else "?")
+        reason, *more = [line for line in (detail or text).splitlines() if line.strip()]
+        inside = re.match(r"In '(.+)': \w+ raised while composing config:", reason)
+        if inside and more:
+            reason = f"{more[0]} (in conf/{inside[1]}.yaml)"
+            if "not in" in more[0]:
+                owner = re.search(r"not in '(\w+)'", more[0])
+                return unknown_anywhere(key, f" in conf/{inside[1]}.yaml", owner[1] if owner else "")
+        if "Missing mandatory value" in reason:
+            return f"{key}: has to be given, {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
+        return f"{key}={shown(value[1])}: {reason}" if value else f"{key}: {reason}"
+    parts = [*text.splitlines(), *detail.splitlines()]
+    return "; ".join(dict.fromkeys(p.strip() for p in parts if p.strip()))
+
+
+def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
+    """Return the line for a key that no schema has, with the nearest that one has.
+
+    Args:
+        key: dotted.
+        file: ` in <file>`, where the key stands in one; the line names all keys then.
+        owner: the name of the class that the file's schema is, where that is known.
+    """
+    group, *path = key.split(".")
+    if group not in SCHEMAS or not path:
+        known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
+        return unknown_key(key, key, known, "the config")
+    schemas: list[Any] = list(SCHEMAS[group].values())
+    for name in path[:-1]:
+        schemas = [get_type_hints(schema).get(name) for schema in schemas if schema is not None]
+    schemas = [schema for schema in schemas if is_dataclass(schema)]
+    schemas = [schema for schema in schemas if schema.__name__ == owner] or schemas
+    known = sorted({f.name for schema in schemas for f in fields(schema)})
+    where = key.rpartition(".")[0]
+    if file:
+        return f"{shown(key)}: unknown key{file}{did_you_mean(path[-1], known)}; {where} has {', '.join(known)}"
+    if path[-1] in known:  # of another schema of the group
+        owners = [name for name, schema in SCHEMAS[group].items() if path[-1] in {f.name for f in fields(schema)}]
+        return f"{shown(key)}: the chosen option of {group} has no such key; options of schema {', '.join(owners)} have"
+    return unknown_key(key, path[-1], known, where)
+
+
+class CheckBeforeRun(Callback):
+    """Hydra callback: a single run's values and its directory are checked before anything is written."""
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Leave with one line: with exit code 1 when a value or the directory cannot be used.
+
+        With 0 when the run has finished and its directory is closed to writing: an archive, or another user's.
+        """
+        try:
+            typed(config)
+            directory = Path(config.hydra.run.dir)
+            if directory.exists() and not os.access(directory, os.W_OK):
+                if config.force or not is_finished(directory):
+                    raise PermissionError(errno.EACCES, "the run's directory cannot be written", str(directory))
+                print(f"already finished: {directory} (read-only)")
+                sys.exit(0)
+            if (directory / "run.log").exists():
+                check_writable(directory / "run.log")
+        except Exception as e:
+            sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
+
+
+def project_relative(path: Path) -> str:
+    """Return a path as one would type it: relative to the working directory where it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

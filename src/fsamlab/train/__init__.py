@@ -1,0 +1,1 @@
+"""The training loop: trainer, closures, schedule, meters, signals."""
