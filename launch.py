@@ -6,8 +6,8 @@
 import hydra
 from omegaconf import DictConfig
 
+from fsamlab.command.launch import enter
 from fsamlab.config.project import PROJECT_ROOT
-from fsamlab.terminal import errors
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="config")
@@ -19,4 +19,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    errors.enter(main, __file__)
+    enter(main, __file__)

@@ -47,6 +47,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from fsamlab.config import DataConfig, ModelConfig, typed
+from fsamlab.config.compose import register
 from fsamlab.data.augment import normalise
 from fsamlab.data.readers import read_digits, read_fashion_mnist
 from fsamlab.diagnostics.context import measuring
@@ -56,7 +57,6 @@ from fsamlab.diagnostics.vectors import gaussian
 from fsamlab.models import build_model
 from fsamlab.optim import FSAM
 from fsamlab.run import build
-from fsamlab.terminal import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-3
@@ -494,7 +494,7 @@ def whole_run(optimizer: str, diagnostics: str, epochs: int) -> tuple[float, flo
 
 def table_runs(quick: bool) -> None:
     """Print what diagnostics=light costs a whole run."""
-    errors.register()
+    register()
     epochs, repetitions = (4, 1) if quick else (24, 7)
     print(f"\n| whole run, small CNN (width 16), digits, {epochs} epochs | off | light / off | measuring / training |")
     print("| --- | --- | --- | --- |")

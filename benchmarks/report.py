@@ -24,7 +24,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from fsamlab.config import to_plain, typed
-from fsamlab.terminal import errors
+from fsamlab.config.compose import register
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("sgd", "sam", "fsam", "sam_db")
@@ -57,7 +57,7 @@ def rows(generator: random.Random, num_rows: int) -> list[dict[str, Any]]:
 
 def make(root: Path, num_runs: int, num_rows: int) -> None:
     """Write the run directories."""
-    errors.register()
+    register()
     plain = {method: configuration(method) for method in METHODS}
     num_radii = math.ceil(num_runs / (len(METHODS) * SEEDS))
     for i in range(num_runs):

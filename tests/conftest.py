@@ -50,8 +50,8 @@ def composed() -> Iterator[Callable[..., object]]:
     from hydra import compose, initialize_config_dir
 
     from fsamlab.config import typed
-    from fsamlab.terminal import errors
+    from fsamlab.config.compose import register
 
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         yield lambda *overrides: typed(compose("config", overrides=list(overrides)))

@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from fsamlab.config import Config, typed
-from fsamlab.terminal import errors
+from fsamlab.config.compose import register
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -30,7 +30,7 @@ ADAMW = ("optimizer.base=adamw", "optimizer.lr=0.002")
 
 def compose_tiny(*overrides: str) -> Config:
     """Compose conf/ with the tiny setting and `overrides`."""
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return typed(compose("config", overrides=[*TINY, *overrides]))
 

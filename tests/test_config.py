@@ -190,9 +190,9 @@ def test_no_torch_below_the_login_node():
     import sys
 
     code = (
-        "import sys; from hydra import compose, initialize_config_dir; from fsamlab.terminal import errors\n"
+        "import sys; from hydra import compose, initialize_config_dir; from fsamlab.config.compose import register\n"
         "from fsamlab.config import typed; from fsamlab.config.identity import PROJECT_ROOT, run_id\n"
-        "import fsamlab.command.help; import hydra_plugins.fsamlab_plugins; errors.register()\n"
+        "import fsamlab.command.help; import hydra_plugins.fsamlab_plugins; register()\n"
         "initialize_config_dir(config_dir=str(PROJECT_ROOT / 'conf'), version_base='1.3').__enter__()\n"
         "print(run_id(typed(compose('config'))), fsamlab.command.help.page()[:7]); assert 'torch' not in sys.modules"
     )

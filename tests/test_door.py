@@ -72,6 +72,7 @@ def test_a_wrong_line_in_an_option_file_names_key_and_file(tmp_path, name):
     """And a key that does not exist says which keys do."""
     from hydra import compose, initialize_config_dir
 
+    from fsamlab.config.compose import register
     from fsamlab.terminal import errors
 
     line, words = OPTION_FILES[name]
@@ -80,7 +81,7 @@ def test_a_wrong_line_in_an_option_file_names_key_and_file(tmp_path, name):
         f"defaults:\n  - /schema/data/images@_here_\n  - _self_\nname: digits\n{line}\n"
     )
     (tmp_path / "config.yaml").write_text(f"defaults:\n  - config_schema\n  - data: {name}\n")
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(tmp_path), version_base="1.3"), pytest.raises(Exception) as e:  # noqa: PT011
         compose("config")
     assert words in errors.one_line(e.value)
@@ -102,7 +103,7 @@ def test_a_key_of_another_option_is_not_called_a_slip():
 )  # fmt: skip
 def test_a_group_takes_the_name_of_an_option(word):
     from fsamlab.config import ConfigError
-    from fsamlab.terminal.errors import check_words
+    from fsamlab.config.compose import check_words
 
     with pytest.raises(ConfigError, match="must be the name of one option") as e:
         check_words([word])
@@ -113,14 +114,14 @@ def test_a_group_takes_the_name_of_an_option(word):
 @pytest.mark.parametrize("word", ["optimizer.nesterov=-1", "force=2", "data.augment.flip=0.5", "tracker={}"])
 def test_a_word_that_would_mean_something_else_is_refused(word):
     from fsamlab.config import ConfigError
-    from fsamlab.terminal.errors import check_words
+    from fsamlab.config.compose import check_words
 
     with pytest.raises(ConfigError, match=r"must be true or false|changes nothing"):
         check_words([word])
 
 
 def test_words_that_are_right_pass():
-    from fsamlab.terminal.errors import check_words
+    from fsamlab.config.compose import check_words
 
     check_words(["optimizer=sam,fsam", "optimizer=glob(s*)", "+experiment=[a,b]", "~tracker", "optimizer={rho: 1}"])
     check_words(
@@ -138,7 +139,7 @@ def test_words_that_are_right_pass():
 
 def test_a_number_of_thousands_of_digits_is_one_line():
     from fsamlab.config import ConfigError
-    from fsamlab.terminal.errors import check_words
+    from fsamlab.config.compose import check_words
 
     with pytest.raises(ConfigError, match="cannot be read"):
         check_words(["seed=" + "9" * 5000])
@@ -165,14 +166,14 @@ def test_a_sweep_has_at_least_one_job_and_an_end(word, words):
 
 def test_a_check_that_breaks_ends_before_the_run(capsys, monkeypatch):
     """Hydra makes a warning of what a callback raises, and starts the run."""
-    from fsamlab.terminal import errors
+    from fsamlab.command.launch import CheckBeforeRun
 
     def broken(config):
         raise TypeError("unforeseen")
 
-    monkeypatch.setattr(errors, "typed", broken)
+    monkeypatch.setattr("fsamlab.command.launch.typed", broken)
     with pytest.raises(SystemExit) as e:
-        errors.CheckBeforeRun().on_run_start({})
+        CheckBeforeRun().on_run_start({})
     assert e.value.code == 1
     assert "error: TypeError: unforeseen" in capsys.readouterr().err
 
@@ -223,8 +224,8 @@ def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch,
     import os
     from types import SimpleNamespace
 
+    from fsamlab.command.launch import CheckBeforeRun
     from fsamlab.storage.files import write_json
-    from fsamlab.terminal import errors
 
     directory = tmp_path / "r"
     directory.mkdir()
@@ -233,10 +234,10 @@ def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch,
     write_json(directory / "status.json", {"status": "finished"})
     monkeypatch.setattr(os, "access", lambda path, mode: path != directory)  # root may write everywhere
     with pytest.raises(SystemExit, match="0"):
-        errors.CheckBeforeRun().on_run_start(config)
+        CheckBeforeRun().on_run_start(config)
     assert capfd.readouterr().out == f"already finished: {directory} (read-only)\n"
     config.force = True
     with pytest.raises(SystemExit, match="1"):
-        errors.CheckBeforeRun().on_run_start(config)
+        CheckBeforeRun().on_run_start(config)
     assert capfd.readouterr().err == f"error: {directory}: the run's directory cannot be written\n"
     assert [p.name for p in directory.iterdir()] == ["status.json"]

@@ -19,6 +19,7 @@ from fsamlab.config.identity import config_hash, run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint, inputs
+from fsamlab.storage.digests import IDX_FILES
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, start, sweep_lock
 from fsamlab.terminal.errors import SweepFailed
@@ -43,9 +44,9 @@ def composed(root, *more):
     from hydra import compose, initialize_config_dir
 
     from fsamlab.config import typed
-    from fsamlab.terminal import errors
+    from fsamlab.config.compose import register
 
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(PROJECT_ROOT / "conf"), version_base="1.3"):
         return typed(compose("config", overrides=[*IMAGES, f"data.root={root}", *more]))
 
@@ -249,15 +250,15 @@ def test_a_run_from_before_goes_on_with_a_notice(root, tmp_path, stop_at, caplog
 def test_fashion_mnist_is_compared_by_content(tmp_path, monkeypatch):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for number, name in enumerate(inputs.IDX_FILES):
+    for number, name in enumerate(IDX_FILES):
         (raw / name).write_bytes(bytes([number] * 50))
     config = compose_tiny()
     config.data = DataConfig(name="fashion_mnist", root=str(tmp_path))
     first = inputs.look(config)["data.root"]
-    (raw / inputs.IDX_FILES[0]).unlink()
-    (raw / f"{inputs.IDX_FILES[0]}.gz").write_bytes(gzip.compress(bytes([0] * 50)))
+    (raw / IDX_FILES[0]).unlink()
+    (raw / f"{IDX_FILES[0]}.gz").write_bytes(gzip.compress(bytes([0] * 50)))
     assert inputs.look(config)["data.root"] == first  # compressed or not
-    (raw / inputs.IDX_FILES[1]).write_bytes(bytes([9] * 50))
+    (raw / IDX_FILES[1]).write_bytes(bytes([9] * 50))
     assert inputs.look(config)["data.root"] != first
 
 

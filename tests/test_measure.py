@@ -13,12 +13,13 @@ import yaml
 from helpers import ROOT, compose_tiny
 
 from fsamlab.command.main import main
-from fsamlab.command.measure import latest, measure_run, read_measurements, run_config
+from fsamlab.command.measure import measure_run, run_config
 from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.compose import quoted
 from fsamlab.results.settings import collect
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
+from fsamlab.rundir.measurements import latest, read_measurements
 from fsamlab.rundir.record import read_rows
 
 SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=7", "diagnostics.num_probes=2",
@@ -31,9 +32,9 @@ def measure_config(directory, *overrides):
     from hydra import compose, initialize_config_dir
 
     from fsamlab.config import typed_measure
-    from fsamlab.terminal import errors
+    from fsamlab.config.compose import register
 
-    errors.register()
+    register()
     words = [*SMALL, *overrides, f"root={quoted(directory.parent)}", f"run={quoted(directory.name)}"]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return typed_measure(compose("measure", overrides=words))
@@ -141,9 +142,9 @@ def test_a_config_comes_back_from_its_file(tmp_path, data):
     from hydra import compose, initialize_config_dir
 
     from fsamlab.config import typed
-    from fsamlab.terminal import errors
+    from fsamlab.config.compose import register
 
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         config = typed(compose("config", overrides=[f"data={data}", "optimizer=fasam", *given]))
     again = from_plain(json.loads(json.dumps(to_plain(config))))

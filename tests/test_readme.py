@@ -82,9 +82,9 @@ def test_every_measurement_composes(command):
     from hydra import compose, initialize_config_dir
 
     from fsamlab.config import typed_measure
-    from fsamlab.terminal import errors
+    from fsamlab.config.compose import register
 
-    errors.register()
+    register()
     words = [w for w in shlex.split(command.split("  ")[0])[1:]]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         typed_measure(compose("measure", overrides=["root=/runs", "run=r", *words]))

@@ -223,7 +223,7 @@ def test_divergence_is_in_the_status(tmp_path):
 
 def test_resuming_elsewhere_is_said(tmp_path, caplog, monkeypatch):
     config = compose_tiny("train.checkpoint_every_steps=2")
-    monkeypatch.setattr("fsamlab.run.terminal.print_run", lambda *a: 1 / 0)
+    monkeypatch.setattr("fsamlab.run.print_run", lambda *a: 1 / 0)
     real = checkpoint.finish
     monkeypatch.setattr(checkpoint, "finish", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

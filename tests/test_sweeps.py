@@ -16,9 +16,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fsamlab.config import Config, ModelConfig, SyntheticConfig, typed
+from fsamlab.config.compose import register
 from fsamlab.config.identity import run_id
 from fsamlab.models import build_model
-from fsamlab.terminal import errors
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 SHRINK = 8  # of batch sizes, so that an ascent batch keeps its ratio to the descent batch
@@ -42,7 +42,7 @@ def jobs(sweep: str) -> list[list[str]]:
 
 
 def composed_job(sweep: str, job: list[str]) -> Config:
-    errors.register()
+    register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return typed(compose("config", overrides=[f"+sweeps={sweep}", *job]))
 
@@ -182,7 +182,7 @@ def test_the_grid_is_hydras():
 
 
 def test_digits_noise_is_the_quickstarts_setting_run_by_run():
-    errors.register()
+    register()
     params = yaml.safe_load(text("quickstart"))["hydra"]["sweeper"]["params"]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         for optimizer in params["optimizer"].split(","):

@@ -15,6 +15,8 @@ from fsamlab.command.status_view import age
 from fsamlab.results import summary
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.terminal import text as terminal
+from fsamlab.terminal.board import SweepBoard
+from fsamlab.terminal.progress import print_run, progress
 
 ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
 
@@ -149,7 +151,7 @@ def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
     config = SimpleNamespace(optimizer=SimpleNamespace(name=odd), data=SimpleNamespace(name=odd), seed=0)
     found = {f"cost/{part}_seconds": 1.0 for part in ("train", "eval", "diagnostics")}
     found |= {"cost/steps": 1, "cost/epochs": 1, "cost/step_ms": 1.0}
-    terminal.print_run(config, tmp_path / "[red]", found, f"http://x/{odd}")
+    print_run(config, tmp_path / "[red]", found, f"http://x/{odd}")
     text = capsys.readouterr().out
     assert f"{odd} on {odd}, seed 0" in text
     assert f"http://x/{odd}\n" in text
@@ -158,11 +160,11 @@ def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     trainer = SimpleNamespace(step=0, last_step=2, epoch=0, epochs=1, last_row={})
-    with terminal.progress(trainer, odd, True) as bar:
+    with progress(trainer, odd, True) as bar:
         bar.update(trainer)
     assert odd in capsys.readouterr().err
     run = put(tmp_path / "run", status="failed", exception=odd)
-    with terminal.SweepBoard({0: run}, {0: odd}) as board:
+    with SweepBoard({0: run}, {0: odd}) as board:
         board.started(0)
         board.refresh([0])
         board.bar.refresh()

@@ -13,7 +13,7 @@ from PIL import Image
 from fsamlab.config import ConfigError, ImageFolderConfig
 from fsamlab.data import build_data
 from fsamlab.data.image_files import VisibleImages, read_rgb
-from fsamlab.rundir.inputs import visible_images
+from fsamlab.storage.digests import visible_images
 from fsamlab.storage.files import Damaged
 
 

@@ -32,8 +32,9 @@ from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir import inputs
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.find import read_whole
+from fsamlab.rundir.measurements import FOLDER, ROW, read_measurements
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership
-from fsamlab.rundir.record import NUMBER, now, read_config, read_status
+from fsamlab.rundir.record import now, read_config, read_status
 from fsamlab.storage.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -43,10 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "measurements"
 NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the end): its quantities are left out"
 OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
-ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
 POLL_SECONDS = 1.0  # while another process makes the same measurement
 INSTEAD = "or train the run again with force=true"  # of restoring other data or start weights
 NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
@@ -331,24 +330,3 @@ def digest(diagnostics: DiagnosticsConfig) -> str:
     """Return 8 hex digits over what decides which values a measurement has."""
     fields = {k: v for k, v in dataclasses.asdict(diagnostics).items() if k not in NO_VALUE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def read_measurements(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of all measurements of a run, by step and time.
-
-    Raises:
-        Damaged: a line is none of a measurement.
-    """
-    mend = "remove it and measure again"
-    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path, ROW, mend)]
-    return sorted(rows, key=lambda row: (row["step"], row["measured"]))
-
-
-def latest(run: Path) -> dict[str, Any]:
-    """Return the newest value of every key that was measured at a run's last measured step."""
-    rows = read_measurements(run)
-    found: dict[str, Any] = {}
-    for row in rows:
-        if row["step"] == rows[-1]["step"]:
-            found.update(row)
-    return found

@@ -22,10 +22,10 @@ from fsamlab.rundir.record import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import output
-from fsamlab.terminal.errors import project_relative, report
+from fsamlab.terminal.errors import report
 from fsamlab.terminal.tables import Column, wrapped
 from fsamlab.terminal.tables import table as fitting
-from fsamlab.terminal.text import console, counted, percent
+from fsamlab.terminal.text import console, counted, percent, project_relative
 
 ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
 COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import cache
 from itertools import islice
+from typing import Any, get_type_hints
 
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
@@ -12,13 +15,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import HydraContext
 
-from fsamlab.config import ConfigError
+from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
+from fsamlab.config.identity import register_resolvers
 from fsamlab.config.project import PROJECT_ROOT, check_project
-from fsamlab.terminal import errors
 
 MAX_JOBS = 100_000  # of one sweep; its record holds a configuration for each
 
@@ -31,8 +35,8 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
         words: what is going to be composed, checked here first.
     """
     check_project()
-    errors.check_words(words)
-    errors.register()
+    check_words(words)
+    register()
     setup_globals()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -47,7 +51,7 @@ def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
         ConfigError: a list of values that is empty, or more jobs than a sweep can be.
     """
     words = list(words)
-    errors.check_words(words)
+    check_words(words)
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
     num_jobs = 1
     for override in overrides:
@@ -71,3 +75,58 @@ def quoted(value: object) -> str:
     """Return a value as Hydra's override grammar takes it literally."""
     escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def register() -> None:
+    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs it."""
+    register_schemas()
+    register_resolvers()
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words of a command line that Hydra would answer with a traceback: a group set to anything but an option.
+
+    Raises:
+        ConfigError, HydraException: which word, and what is allowed.
+    """
+    words = list(words)
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except ValueError as e:  # Python's, for an integer of more than 4300 digits
+        raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if key in switches() and isinstance(value, int | float) and value not in (0, 1):
+            raise ConfigError(key, value, "must be true or false")  # OmegaConf makes true of every number but 0
+        if key in SCHEMAS and value == {}:
+            raise ConfigError(key, value, "changes nothing; give an option, or keys: {key: value}")
+        if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
+            continue
+        for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+            check_option(key, one)
+
+
+@cache
+def switches() -> frozenset[str]:
+    """Return the dotted keys of all schemas that are true or false."""
+
+    def walk(schema: Any, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(schema).items():
+            if hint is bool:
+                yield prefix + name
+            elif is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+
+    found = {key for group, schemas in SCHEMAS.items() for cls in schemas.values() for key in walk(cls, f"{group}.")}
+    return frozenset(found | set(walk(Config, "")))
+
+
+LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]
+
+
+def check_option(key: str, value: Any) -> None:
+    """Refuse what cannot be the name of a group's option."""
+    for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
+        said = name.text if isinstance(name, QuotedString) else name
+        if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:
+            raise ConfigError(key, said, f"must be the name of one option; `ls conf/{key}` lists them")

@@ -6,10 +6,10 @@ The package knows the directory from its own place in `<project>/src`. A copy of
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from fsamlab.config import ConfigError
-from fsamlab.rundir.environment import source_digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -58,3 +58,11 @@ def check_project(directory: Path | None = None, what: str = "this directory") -
     if source / "fsamlab" != PACKAGE and source_digest(PACKAGE) != source_digest(source / "fsamlab"):
         allowed = f"is another code than {source / 'fsamlab'}: `pip install -e {PROJECT_ROOT}` uses that one"
         raise ConfigError("fsamlab", PACKAGE, allowed)
+
+
+def source_digest(directory: Path) -> str:
+    """Return a digest of the Python files below a directory: names and content."""
+    content = hashlib.sha256()
+    for path in sorted(directory.rglob("*.py")):
+        content.update(f"{path.relative_to(directory)}\0".encode() + path.read_bytes() + b"\0")
+    return content.hexdigest()

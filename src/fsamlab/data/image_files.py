@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fsamlab.config import ConfigError, DataConfig
-from fsamlab.rundir.inputs import IMAGE_ENDINGS, hidden
+from fsamlab.storage.digests import IMAGE_ENDINGS, hidden
 from fsamlab.storage.files import Damaged
 
 log = logging.getLogger(__name__)

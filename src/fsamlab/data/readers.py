@@ -17,8 +17,8 @@ from torch import Tensor
 from fsamlab.config import ConfigError, DataConfig, SyntheticConfig
 from fsamlab.data.in_memory import Images, Raw
 from fsamlab.data.sampling import generator
-from fsamlab.rundir.inputs import DEBIAN_FASHION_MNIST
 from fsamlab.seeding import Stream
+from fsamlab.storage.digests import DEBIAN_FASHION_MNIST
 from fsamlab.storage.files import locked
 
 DOWNLOAD_SECONDS = 1800.0  # how long a process waits for another one's download

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.command.measure import read_measurements
 from fsamlab.report.curves import Curves, points_per_curve
 from fsamlab.results.duplicates import add_measured, copies
 from fsamlab.results.settings import collect_run, flatten, measured_row, varied_keys
 from fsamlab.rundir.find import read_whole
+from fsamlab.rundir.measurements import read_measurements
 from fsamlab.rundir.record import read_environment, read_rows
 from fsamlab.sweep.plan import Launches, read_launches
 from fsamlab.sweep.status import RunState, sweep_state

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.command.measure import latest, read_measurements
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.rundir.find import current_status, read_whole
+from fsamlab.rundir.measurements import latest, read_measurements
 from fsamlab.rundir.record import read_config, read_rows, read_summary
 from fsamlab.terminal.text import percent
 

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fsamlab.command.measure import FOLDER, latest
 from fsamlab.results.methods import METHODS
 from fsamlab.results.settings import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
+from fsamlab.rundir.measurements import FOLDER, latest
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.terminal.errors import project_relative
 from fsamlab.terminal.tables import Column, table, wrapped
-from fsamlab.terminal.text import console, fixed, percent_spread
+from fsamlab.terminal.text import console, fixed, percent_spread, project_relative
 
 
 def settings_table(frame: pd.DataFrame, width: int | None = None) -> Table:

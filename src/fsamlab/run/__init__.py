@@ -33,7 +33,7 @@ from fsamlab.rundir.record import RunRecord, is_finished, read_config, read_stat
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.terminal import errors
-from fsamlab.terminal import text as terminal
+from fsamlab.terminal.progress import Progress, print_run, progress
 from fsamlab.tracking import Tracker, build_tracker, identity
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
@@ -153,7 +153,7 @@ def run(
             raise
         finally:
             record.close()
-        terminal.print_run(config, directory, summary, url)
+        print_run(config, directory, summary, url)
     return summary
 
 
@@ -215,7 +215,7 @@ def _train(
     exit_code = 1
     summary: dict[str, Any] = {}
     try:
-        with terminal.progress(trainer, run_id(config), config.train.progress) as bar:
+        with progress(trainer, run_id(config), config.train.progress) as bar:
             bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
             trainer.fit(bookkeeper)
         bookkeeper.save()
@@ -245,7 +245,7 @@ class Bookkeeper:
         record: RunRecord,
         tracker: Tracker,
         signals: SignalFlag,
-        bar: terminal.Progress,
+        bar: Progress,
     ) -> None:
         self.trainer, self.cfg, self.record, self.tracker = trainer, cfg, record, tracker
         self.signals, self.bar = signals, bar

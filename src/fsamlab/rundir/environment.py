@@ -38,14 +38,6 @@ def git_version(directory: Path) -> dict[str, Any]:
     return {"sha": sha, "dirty": None if status is None else bool(status)}
 
 
-def source_digest(directory: Path) -> str:
-    """Return a digest of the Python files below a directory: names and content."""
-    content = hashlib.sha256()
-    for path in sorted(directory.rglob("*.py")):
-        content.update(f"{path.relative_to(directory)}\0".encode() + path.read_bytes() + b"\0")
-    return content.hexdigest()
-
-
 def code_version(project_root: Path) -> dict[str, Any]:
     """Return `{"sha", "dirty", "source"}`; `source` is a digest of src/, which what is computed depends on."""
     content = hashlib.sha256()

@@ -9,18 +9,16 @@ Importing this module imports no torch, so that a sweep can compare its finished
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, ConfigError
 from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
 from fsamlab.storage.files import Damaged, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -28,18 +26,9 @@ log = logging.getLogger(__name__)
 FILE = "inputs.json"
 CODE = ("data.import_path", "model.import_path")  # its change is treated as that of our own code
 IMAGE_FOLDERS = ("imagenet", "image_folder")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
-IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 Seen = dict[str, dict[str, str]]  # config key -> {"digest": 16 hex digits, "what": in words}
 Memory = dict[tuple[str, Path], dict[str, str]]
-
-
-def hidden(name: str) -> bool:
-    """Return whether a file or folder of this name belongs to a system or a tool, and is no data: `._0.png`."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def look(config: Config, facts: Mapping[str, Any] | None = None, memory: Memory | None = None) -> Seen:
@@ -147,63 +136,6 @@ def recorded(directory: Path) -> Seen | None:
         log.warning("%s; data and start weights are not compared", e)
         return None
     return found
-
-
-def of_images(root: Path) -> dict[str, str] | None:
-    """Digest the relative paths and sizes of the images in `root/train` and `root/val`."""
-    lines, total = [], 0
-    for part in ("train", "val"):
-        for path in visible_images(root / part):
-            size = path.stat().st_size
-            total += size
-            lines.append(f"{path.relative_to(root).as_posix()}\0{size}\n")
-    if not lines:
-        return None
-    return entry("".join(sorted(lines)).encode(errors="surrogateescape"), f"{len(lines)} images of {total:,} bytes")
-
-
-def visible_images(folder: Path) -> Iterator[Path]:
-    """Yield the images below `folder/<class>/`, in no order; links are followed, what is hidden is not."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not hidden(name)]
-        if Path(place) == folder:
-            continue  # an image must lie in the folder of its class
-        for name in files:
-            if name.lower().endswith(IMAGE_ENDINGS) and not hidden(name):
-                yield Path(place, name)
-
-
-def of_fashion_mnist(root: Path) -> dict[str, str] | None:
-    """Digest the content of Fashion-MNIST's files, compressed or not."""
-    for folder in (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
-        paths = [next((p for p in (folder / n, folder / f"{n}.gz") if p.exists()), None) for n in IDX_FILES]
-        if None in paths:
-            continue
-        digest = hashlib.sha256()
-        for path in paths:
-            assert path is not None
-            content = path.read_bytes()
-            try:
-                digest.update(gzip.decompress(content) if path.suffix == ".gz" else content)
-            except (EOFError, gzip.BadGzipFile):  # the reader says so
-                digest.update(content)
-        return {"digest": digest.hexdigest()[:16], "what": f"content {digest.hexdigest()[:8]}"}
-    return None
-
-
-def of_file(path: Path) -> dict[str, str]:
-    """Digest a file's content."""
-    content = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(2**20):
-            content.update(block)
-    digest = content.hexdigest()
-    return {"digest": digest[:16], "what": f"content {digest[:8]}"}
-
-
-def entry(content: bytes, what: str) -> dict[str, str]:
-    """Return the entry of a digested content."""
-    return {"digest": hashlib.sha256(content).hexdigest()[:16], "what": what}
 
 
 def source_of(module: str) -> Path | None:

@@ -23,6 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from fsamlab.config.compose import register
 from fsamlab.rundir.find import what_varies
 from fsamlab.sweep.job import FrozenJob, JobRunner, make_directory
 from fsamlab.sweep.settings import check_settings
@@ -76,7 +77,7 @@ class LocalLauncher(Launcher):
         """Run all jobs; one that fails is a FAILED JobReturn and stops no other."""
         import cloudpickle
 
-        from fsamlab.terminal.text import SweepBoard
+        from fsamlab.terminal.board import SweepBoard
 
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -208,7 +209,7 @@ def _composed_job(common: bytes, overrides: list[str], index: int) -> int:
     hydra_context, config, task_function, singletons = cloudpickle.loads(common)
     setup_globals()
     Singleton.set_state(singletons)
-    errors.register()
+    register()
     cfg = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(cfg):
         cfg.hydra.job.id = str(index)

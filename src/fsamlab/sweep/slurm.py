@@ -29,7 +29,8 @@ from fsamlab.rundir.find import current_status
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import FrozenJob, JobRunner
 from fsamlab.sweep.settings import check_settings, refusal
-from fsamlab.terminal.errors import SweepFailed, project_relative
+from fsamlab.terminal.errors import SweepFailed
+from fsamlab.terminal.text import project_relative
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
     def _wait(self, handles: list[Any], ids: list[str], since: str) -> list[JobReturn]:
-        from fsamlab.terminal.text import SweepBoard
+        from fsamlab.terminal.board import SweepBoard
 
         directories = dict(enumerate(job.directory for job in self.jobs))
         names = {i: d.name for i, d in directories.items()}

@@ -29,7 +29,8 @@ from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.status import states_of, sweep_runs
-from fsamlab.terminal.errors import SweepFailed, one_line, project_relative
+from fsamlab.terminal.errors import SweepFailed, one_line
+from fsamlab.terminal.text import project_relative
 
 log = logging.getLogger(__name__)
 

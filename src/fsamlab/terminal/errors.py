@@ -1,4 +1,4 @@
-"""The way in and out of launch.py: errors become one line and an exit code, results a table.
+"""Errors become one line and an exit code.
 
 Hydra's own messages span several lines and a traceback; a user who mistyped a key wants to read which
 key, which value, and what is allowed.
@@ -6,30 +6,19 @@ key, which value, and what is allowed.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException, MissingConfigException
-from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
-from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, register_schemas, shown, typed, unknown_key
-from fsamlab.config.identity import register_resolvers
-from fsamlab.config.project import check_project
-from fsamlab.rundir.record import is_finished
-from fsamlab.storage.files import check_writable
+from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, shown, unknown_key
 from fsamlab.terminal import output
 
 
@@ -39,86 +28,6 @@ class JobFailed(RuntimeError):
 
 class SweepFailed(RuntimeError):
     """Some jobs of a multirun did not finish; the table printed before says which."""
-
-
-def register() -> None:
-    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs it."""
-    register_schemas()
-    register_resolvers()
-
-
-def enter(main: Callable[[], Any], script: str) -> None:
-    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set.
-
-    Args:
-        script: the program's file, which has to belong to the project of the code that runs.
-    """
-    place = Path(script).resolve()
-    wrong = call(lambda: check_project(place.parent, place.name))
-    if wrong:
-        sys.exit(wrong)
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        from fsamlab.command.help import page
-
-        sys.exit(call(lambda: output.show(page())))
-    register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
-
-    def checked() -> Any:
-        check_words(get_args_parser().parse_args().overrides)
-        return main()
-
-    asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
-    sys.exit(call(checked, work=not asks))
-
-
-def check_words(words: Iterable[str]) -> None:
-    """Refuse words of a command line that Hydra would answer with a traceback: a group set to anything but an option.
-
-    Raises:
-        ConfigError, HydraException: which word, and what is allowed.
-    """
-    words = list(words)
-    try:
-        parsed = OverridesParser.create().parse_overrides(words)
-    except ValueError as e:  # Python's, for an integer of more than 4300 digits
-        raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
-    for override in parsed:
-        key, value = override.key_or_group, override.value()
-        if key in switches() and isinstance(value, int | float) and value not in (0, 1):
-            raise ConfigError(key, value, "must be true or false")  # OmegaConf makes true of every number but 0
-        if key in SCHEMAS and value == {}:
-            raise ConfigError(key, value, "changes nothing; give an option, or keys: {key: value}")
-        if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
-            continue
-        for one in value.list if isinstance(value, ChoiceSweep) else [value]:
-            check_option(key, one)
-
-
-@cache
-def switches() -> frozenset[str]:
-    """Return the dotted keys of all schemas that are true or false."""
-
-    def walk(schema: Any, prefix: str) -> Iterator[str]:
-        for name, hint in get_type_hints(schema).items():
-            if hint is bool:
-                yield prefix + name
-            elif is_dataclass(hint):
-                yield from walk(hint, f"{prefix}{name}.")
-
-    found = {key for group, schemas in SCHEMAS.items() for cls in schemas.values() for key in walk(cls, f"{group}.")}
-    return frozenset(found | set(walk(Config, "")))
-
-
-LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]
-
-
-def check_option(key: str, value: Any) -> None:
-    """Refuse what cannot be the name of a group's option."""
-    for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
-        said = name.text if isinstance(name, QuotedString) else name
-        if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:
-            raise ConfigError(key, said, f"must be the name of one option; `ls conf/{key}` lists them")
 
 
 CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
@@ -269,33 +178,3 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         owners = [name for name, schema in SCHEMAS[group].items() if path[-1] in {f.name for f in fields(schema)}]
         return f"{shown(key)}: the chosen option of {group} has no such key; options of schema {', '.join(owners)} have"
     return unknown_key(key, path[-1], known, where)
-
-
-class CheckBeforeRun(Callback):
-    """Hydra callback: a single run's values and its directory are checked before anything is written."""
-
-    def on_run_start(self, config: Any, **kwargs: Any) -> None:
-        """Leave with one line: with exit code 1 when a value or the directory cannot be used.
-
-        With 0 when the run has finished and its directory is closed to writing: an archive, or another user's.
-        """
-        try:
-            typed(config)
-            directory = Path(config.hydra.run.dir)
-            if directory.exists() and not os.access(directory, os.W_OK):
-                if config.force or not is_finished(directory):
-                    raise PermissionError(errno.EACCES, "the run's directory cannot be written", str(directory))
-                print(f"already finished: {directory} (read-only)")
-                sys.exit(0)
-            if (directory / "run.log").exists():
-                check_writable(directory / "run.log")
-        except Exception as e:
-            sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
-
-
-def project_relative(path: Path) -> str:
-    """Return a path as one would type it: relative to the working directory where it lies below it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

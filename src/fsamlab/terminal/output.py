@@ -142,5 +142,5 @@ class Forgiving:
 
 
 def show(text: str) -> None:
-    """Print a text that a command was asked for; where it cannot be printed, `door.call` ends with an error."""
+    """Print a text that a command was asked for; where it cannot be printed, `errors.call` ends with an error."""
     print(text, file=cast(TextIO, Forgiving(sys.stdout)), flush=True)

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fsamlab.command.measure import latest
 from fsamlab.config import TrackerConfig
 from fsamlab.rundir.find import current_status
+from fsamlab.rundir.measurements import latest
 from fsamlab.rundir.record import read_config, read_rows, read_summary
 from fsamlab.storage.files import Damaged
 from fsamlab.tracking import identity

@@ -1,0 +1,33 @@
+"""The rows that `fsamlab measure` wrote into a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fsamlab.rundir.record import NUMBER
+from fsamlab.storage.files import read_json_lines
+
+FOLDER = "measurements"
+ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
+
+
+def read_measurements(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of all measurements of a run, by step and time.
+
+    Raises:
+        Damaged: a line is none of a measurement.
+    """
+    mend = "remove it and measure again"
+    rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path, ROW, mend)]
+    return sorted(rows, key=lambda row: (row["step"], row["measured"]))
+
+
+def latest(run: Path) -> dict[str, Any]:
+    """Return the newest value of every key that was measured at a run's last measured step."""
+    rows = read_measurements(run)
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["step"] == rows[-1]["step"]:
+            found.update(row)
+    return found

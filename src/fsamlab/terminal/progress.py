@@ -1,0 +1,127 @@
+"""How far a run is: a bar on a terminal, lines in the log elsewhere, and a table at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from fsamlab.config import Config
+from fsamlab.terminal.tables import Column, table
+
+if TYPE_CHECKING:
+    from fsamlab.train.trainer import Trainer
+from fsamlab.terminal.text import console, log, percent, project_relative
+
+REFRESH_SECONDS = 0.1
+WIDE = 125  # columns that the bar of a run takes in full
+
+
+def text_column(form: str) -> TextColumn:
+    """Return a column that shows its text as it is."""
+    return TextColumn(form, markup=False)
+
+
+class Progress(Protocol):
+    """Shows how far a run is."""
+
+    def update(self, trainer: Trainer) -> None:
+        """Show the trainer's present state; called after each step, so it has to be cheap."""
+
+
+class _Lines:
+    """One log line for each evaluation, at most one in ten seconds, and one for the last."""
+
+    def __init__(self) -> None:
+        self.last_step, self.last_time = -1, 0.0
+
+    def update(self, trainer: Trainer) -> None:
+        row = trainer.last_row
+        if not row or row["step"] == self.last_step or not {"val/acc1", "test/acc1"} & row.keys():
+            return
+        if time.monotonic() - self.last_time < 10 and trainer.step < trainer.last_step:
+            return
+        self.last_step, self.last_time = int(row["step"]), time.monotonic()
+        log.info("epoch %.4g of %d  %s", row["epoch"], trainer.epochs, describe(row))
+
+
+class _Bar:
+    """A progress bar over the optimizer steps."""
+
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self.bar, self.task, self.last_time = bar, task, 0.0
+
+    def update(self, trainer: Trainer) -> None:
+        moment = time.monotonic()
+        if moment - self.last_time < REFRESH_SECONDS and trainer.step < trainer.last_step:
+            return
+        self.last_time = moment
+        epoch = f"epoch {trainer.epoch}/{trainer.epochs}"
+        self.bar.update(self.task, completed=trainer.step, epoch=epoch, latest=describe(trainer.last_row))
+
+
+def describe(row: dict[str, float]) -> str:
+    """Return loss and accuracies of a row in a few words."""
+    words = []
+    if "train/loss" in row or "train/loss_perturbed" in row:
+        words.append(f"loss {row.get('train/loss', row.get('train/loss_perturbed')):.3f}")
+    words += [f"{part} {percent(row[f'{part}/acc1'])} %" for part in ("val", "test") if f"{part}/acc1" in row]
+    return "  ".join(words)
+
+
+@contextmanager
+def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
+    """Show the training: a bar on a terminal, lines in the log elsewhere or with train.progress=false."""
+    screen = console(stderr=True)
+    if not (enabled and screen.is_terminal):
+        yield _Lines()
+        return
+    wide = screen.width >= WIDE
+    columns = (
+        text_column("{task.fields[epoch]}"),
+        BarColumn(bar_width=40 if wide else 5),
+        MofNCompleteColumn(),
+        *([TimeElapsedColumn()] if wide else []),
+        TimeRemainingColumn(),
+        text_column("{task.fields[latest]}"),
+    )
+    screen.print(title, style="bold")
+    with Bar(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(title, total=trainer.last_step, completed=trainer.step, epoch="", latest="")
+        yield _Bar(bar, task)
+
+
+def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str | None) -> None:
+    """Print one run's summary."""
+    columns = [Column(""), *(Column(c, right=True) for c in ("epoch", "train loss", "val acc %", "test acc %"))]
+    rows: list[list[str]] = []
+    loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))
+    final = (summary["cost/epochs"], loss, summary.get("final/val/acc1"), summary.get("final/test/acc1"))
+    shown_loss = "-" if loss is None else f"{loss:.4f}"
+    rows.append(["at the end", f"{final[0]:g}", shown_loss, percent(final[2]), percent(final[3])])
+    if "best/val/acc1" in summary:
+        best = (summary["best/epoch"], summary["best/val/acc1"], summary["best/test/acc1"])
+        rows.append(["at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2])])
+    screen = console()
+    title = f"{config.optimizer.name} on {config.data.name}, seed {config.seed}"
+    screen.print(table(columns, rows, screen.width, title))
+    parts = {part: summary[f"cost/{part}_seconds"] for part in ("train", "eval", "diagnostics")}
+    times = (
+        f"{parts['train']:.0f} s training, {parts['eval']:.0f} s evaluation, {parts['diagnostics']:.0f} s diagnostics"
+    )
+    screen.print(f"{summary['cost/steps']} steps, {summary['cost/step_ms']:.1f} ms each; {times}")
+    screen.print(f"files: {project_relative(directory)}", soft_wrap=True)
+    if url is not None:
+        screen.print(f"W&B:   {url}", soft_wrap=True)
