@@ -10,6 +10,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from fsamlab.command.check_view import print_check
 from fsamlab.command.main import main
 from fsamlab.command.status_view import age
 from fsamlab.results import summary
@@ -63,7 +64,7 @@ def screen(request, monkeypatch):
 
 
 def test_the_end_of_a_sweep(sweep, screen, capsys):
-    assert summary.print_sweep(sweep, [plan(run) for run in sorted(sweep.iterdir())]) == len(ODD)
+    assert summary.print_sweep(sweep, sorted(sweep.iterdir())) == len(ODD)
     text = capsys.readouterr().out
     assert "4 of 8 runs finished" in text
     for odd in ODD:
@@ -132,7 +133,7 @@ def test_collect_status_check_and_measurements(sweep, screen, capsys):
         assert f" {name} " in text  # the table
         assert f"2 of 8 runs: {odd}" in text
     runs = sorted(path for path in sweep.iterdir() if path.is_dir())
-    summary.print_check(sweep, [plan(run) for run in runs])
+    print_check(sweep, [plan(run) for run in runs])
     text = capsys.readouterr().out
     assert all(f"{run.name}  a=[/]" in text for run in runs)
     for run in runs[:2]:

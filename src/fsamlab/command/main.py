@@ -162,7 +162,7 @@ def _log() -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from fsamlab.results.summary import print_check
+    from fsamlab.command.check_view import print_check
     from fsamlab.sweep.resubmit import check
 
     _log()

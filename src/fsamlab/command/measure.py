@@ -244,6 +244,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     """
     import torch
 
+    from fsamlab.models import pretrained_file
     from fsamlab.optim.component import Ema
     from fsamlab.run import build, choose_device
     from fsamlab.rundir import checkpoint
@@ -263,7 +264,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         measured = dataclasses.replace(trained, diagnostics=config.diagnostics)
         device = choose_device(dataclasses.replace(trained.train, device=config.device))
     trainer, facts = build(measured, device, start_weights=False)
-    inputs.check(run, trained, inputs.look(trained, facts), INSTEAD)
+    inputs.check(run, trained, inputs.look(trained, facts, pretrained=pretrained_file(trained.model)), INSTEAD)
     note: dict[str, str] = {}
     if "optimizer" in state:
         trainer.load_state_dict(state)

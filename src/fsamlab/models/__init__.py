@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from fsamlab.config.import_path import call_imported, import_function
 from fsamlab.models.pretrained import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
 from fsamlab.models.resnet import resnet18, small_cnn
-from fsamlab.models.timm_model import timm_model
+from fsamlab.models.timm_model import timm_model, weights_file
 from fsamlab.models.vgg import vgg16_bn
 from fsamlab.models.wide_resnet import wrn28_10
 
@@ -68,6 +69,11 @@ def build_model(
     if cfg.checkpoint is not None and start_weights:
         load_weights(model, cfg.checkpoint)
     return model
+
+
+def pretrained_file(cfg: ModelConfig) -> Path | None:
+    """Return the file on this disk that `cfg.pretrained` reads; None where it reads none, or one that is not here."""
+    return weights_file(cfg.name) if cfg.pretrained and cfg.import_path is None else None
 
 
 def _builder(cfg: ModelConfig) -> Callable[..., nn.Module]:

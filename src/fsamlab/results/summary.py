@@ -16,7 +16,6 @@ from fsamlab.results.methods import METHODS
 from fsamlab.results.settings import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import FOLDER, latest
-from fsamlab.sweep.plan import JobPlan
 from fsamlab.terminal.tables import Column, table, wrapped
 from fsamlab.terminal.text import console, fixed, percent_spread, project_relative
 
@@ -151,29 +150,10 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
             screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
 
 
-def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
-    """Print what a launch would run, each job with its status on disk, and a count; return how many are damaged."""
-    screen = console()
-    counts: Counter[str] = Counter()
-    damaged = 0
-    for plan in plans:
-        state = current_status(plan.directory)
-        status = "new" if state["status"] == "queued" else state["status"]
-        counts[status] += 1
-        screen.print(wrapped(screen, f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}"), soft_wrap=True)
-        if status == "damaged":
-            damaged += 1
-            screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
-    words = ", ".join(f"{n} {status}" for status, n in counts.items())
-    where = project_relative(sweep_dir)
-    screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
-    return damaged
-
-
-def print_sweep(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
+def print_sweep(sweep_dir: Path, directories: Sequence[Path]) -> int:
     """Print the end of a sweep; return how many of its runs did not finish."""
     screen = console()
-    frame = collect(p.directory for p in plans)
+    frame = collect(directories)
     print_settings(frame, screen)
     print_failures(frame, screen)
     finished = [Path(d) for d in frame["directory"][frame["status"] == "finished"]]

@@ -23,7 +23,7 @@ from fsamlab.config.identity import differences, is_neutral, run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.data import Data, build_data
 from fsamlab.diagnostics import Diagnostics
-from fsamlab.models import build_model
+from fsamlab.models import build_model, pretrained_file
 from fsamlab.optim import build_optimizer
 from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
@@ -203,7 +203,7 @@ def _train(
         seen = inputs.look(config, memory=memory)
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     trainer, facts = build(config, device, start_weights=state is None)
-    seen = inputs.look(config, facts, memory)
+    seen = inputs.look(config, facts, memory, pretrained_file(config.model))
     resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
     tracker = build_tracker(
         config.tracker,

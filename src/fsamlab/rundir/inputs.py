@@ -31,12 +31,18 @@ Seen = dict[str, dict[str, str]]  # config key -> {"digest": 16 hex digits, "wha
 Memory = dict[tuple[str, Path], dict[str, str]]
 
 
-def look(config: Config, facts: Mapping[str, Any] | None = None, memory: Memory | None = None) -> Seen:
+def look(
+    config: Config,
+    facts: Mapping[str, Any] | None = None,
+    memory: Memory | None = None,
+    pretrained: Path | None = None,
+) -> Seen:
     """Return the digests of what a configuration names and what is there now.
 
     Args:
         facts: of the built data (`Data.facts`): the split and the labels are compared too.
         memory: digests of files that other configurations name as well, kept by the caller.
+        pretrained: the file of timm's weights that the model starts from, where it does.
     """
     memory = {} if memory is None else memory
     found: Seen = {}
@@ -68,12 +74,8 @@ def look(config: Config, facts: Mapping[str, Any] | None = None, memory: Memory 
             add(key, of_file, source)
     if facts is not None:
         found["data"] = entry(json.dumps(facts, sort_keys=True).encode(), f"split and labels {facts.get('split_hash')}")
-        if model.pretrained and model.import_path is None:
-            from fsamlab.models.timm_model import weights_file
-
-            weights = weights_file(model.name)
-            if weights is not None:
-                add("model.pretrained", of_file, weights)
+    if pretrained is not None:
+        add("model.pretrained", of_file, pretrained)
     return found
 
 

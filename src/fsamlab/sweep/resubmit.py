@@ -100,7 +100,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
                     lock,
                     argv=argv or sys.argv,
                     hydra_overrides=used,
-                    on_end=lambda ended: print_sweep(sweep_dir, ended),
+                    on_end=lambda ended: print_sweep(sweep_dir, [plan.directory for plan in ended]),
                 )
         else:
             log.info("nothing to resubmit in %s", sweep_dir)

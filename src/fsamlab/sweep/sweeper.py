@@ -49,5 +49,5 @@ class CheckedSweeper(BasicSweeper):
                 lock,
                 argv=sys.argv,
                 hydra_overrides=list(self.config.hydra.overrides.hydra),
-                on_end=lambda ended: print_sweep(sweep_dir, ended),
+                on_end=lambda ended: print_sweep(sweep_dir, [plan.directory for plan in ended]),
             )

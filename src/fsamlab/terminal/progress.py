@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rich.progress import (
     BarColumn,
@@ -20,10 +21,9 @@ from rich.progress import Progress as Bar
 
 from fsamlab.config import Config
 from fsamlab.terminal.tables import Column, table
+from fsamlab.terminal.text import console, percent, project_relative
 
-if TYPE_CHECKING:
-    from fsamlab.train.trainer import Trainer
-from fsamlab.terminal.text import console, log, percent, project_relative
+log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.1
 WIDE = 125  # columns that the bar of a run takes in full
@@ -34,10 +34,34 @@ def text_column(form: str) -> TextColumn:
     return TextColumn(form, markup=False)
 
 
+class Training(Protocol):
+    """What a progress display reads of a trainer."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made."""
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps of the whole training."""
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs made."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training."""
+
+    @property
+    def last_row(self) -> dict[str, float]:
+        """The newest row of metrics; empty before the first."""
+
+
 class Progress(Protocol):
     """Shows how far a run is."""
 
-    def update(self, trainer: Trainer) -> None:
+    def update(self, trainer: Training) -> None:
         """Show the trainer's present state; called after each step, so it has to be cheap."""
 
 
@@ -47,7 +71,7 @@ class _Lines:
     def __init__(self) -> None:
         self.last_step, self.last_time = -1, 0.0
 
-    def update(self, trainer: Trainer) -> None:
+    def update(self, trainer: Training) -> None:
         row = trainer.last_row
         if not row or row["step"] == self.last_step or not {"val/acc1", "test/acc1"} & row.keys():
             return
@@ -63,7 +87,7 @@ class _Bar:
     def __init__(self, bar: Bar, task: TaskID) -> None:
         self.bar, self.task, self.last_time = bar, task, 0.0
 
-    def update(self, trainer: Trainer) -> None:
+    def update(self, trainer: Training) -> None:
         moment = time.monotonic()
         if moment - self.last_time < REFRESH_SECONDS and trainer.step < trainer.last_step:
             return
@@ -82,7 +106,7 @@ def describe(row: dict[str, float]) -> str:
 
 
 @contextmanager
-def progress(trainer: Trainer, title: str, enabled: bool) -> Iterator[Progress]:
+def progress(trainer: Training, title: str, enabled: bool) -> Iterator[Progress]:
     """Show the training: a bar on a terminal, lines in the log elsewhere or with train.progress=false."""
     screen = console(stderr=True)
     if not (enabled and screen.is_terminal):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -11,8 +10,6 @@ from rich.text import Text
 
 from fsamlab.terminal import output
 from fsamlab.terminal.tables import told
-
-log = logging.getLogger(__name__)
 
 PLAIN_WIDTH = 1000  # of tables where there is neither a terminal to ask nor COLUMNS: as wide as they need to be
 
