@@ -51,7 +51,7 @@ def measure(n: int, env: dict[str, str], work: Path) -> dict[str, float]:
 
 def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="many-", dir="/tmp"))
-    tool = [sys.executable, str(ROOT / "tests" / "slurmlab.py")]
+    tool = [sys.executable, str(ROOT / "tests" / "support" / "slurmlab.py")]
     try:
         subprocess.run([*tool, "start", "--dir", str(work / "lab")], check=True, stdout=subprocess.DEVNULL)
         env = {**os.environ, **json.loads((work / "lab" / "cluster.json").read_text())["env"]}

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from support.made_frames import frame, one_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,3 +57,16 @@ def composed() -> Iterator[Callable[..., object]]:
     register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         yield lambda *overrides: typed(compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def methods() -> pd.DataFrame:
+    """SGD .5 and .7; SAM .6, .9 and a failed run; F-SAM one seed."""
+    return frame(
+        one_run("sam", 0, 0.6),
+        one_run("sam", 1, 0.9),
+        {**one_run("sam", 2, 0.1), "status": "failed"},
+        one_run("fsam", 0, 0.8),
+        one_run("sgd", 0, 0.5),
+        one_run("sgd", 1, 0.7),
+    )

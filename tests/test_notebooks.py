@@ -7,7 +7,7 @@ import sys
 
 import nbformat
 import pytest
-from helpers import ROOT
+from support.runs import ROOT
 
 from fsamlab.report import figures
 

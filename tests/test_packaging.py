@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 from packaging.version import Version
+from support.runs import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

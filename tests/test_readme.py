@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import torch
-from helpers import ROOT
+from support.runs import ROOT
 
 from fsamlab.command.help import page
 

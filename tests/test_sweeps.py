@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 import yaml
-from helpers import ROOT, build_trainer
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from support.runs import ROOT, build_trainer
+from support.sweeps import composed_job, grid, jobs, settings, text
 
 from fsamlab.config import Config, ModelConfig, SyntheticConfig, typed
 from fsamlab.config.compose import register
@@ -24,36 +22,6 @@ SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 SHRINK = 8  # of batch sizes, so that an ascent batch keeps its ratio to the descent batch
 NUM_TRAIN, NUM_VAL, NUM_TEST = 144, 16, 16
 STEPS = 2  # the second is the first one in which an EMA is in use
-
-
-def text(sweep: str) -> str:
-    return (ROOT / "sweeps" / f"{sweep}.yaml").read_text()
-
-
-def grid(words: list[str]) -> list[list[str]]:
-    """Return the overrides of every job of a grid, as Hydra's sweeper makes them."""
-    overrides = OverridesParser.create().parse_overrides(words)
-    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
-
-
-def jobs(sweep: str) -> list[list[str]]:
-    params = yaml.safe_load(text(sweep))["hydra"]["sweeper"]["params"]
-    return grid([f"{key}={value}" for key, value in params.items()])
-
-
-def composed_job(sweep: str, job: list[str]) -> Config:
-    register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return typed(compose("config", overrides=[f"+sweeps={sweep}", *job]))
-
-
-@cache
-def settings(sweep: str) -> list[Config]:
-    """Return the sweep's distinct configs; seeds, which differ in nothing that is checked, are left at the first."""
-    distinct: dict[tuple[str, ...], list[str]] = {}
-    for job in jobs(sweep):
-        distinct.setdefault(tuple(o for o in job if not o.startswith("seed=")), job)
-    return [composed_job(sweep, job) for job in distinct.values()]
 
 
 def shrunk(size: int | None) -> int | None:

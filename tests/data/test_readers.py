@@ -1,14 +1,13 @@
 import dataclasses
 import gzip
-import hashlib
 import os
-import pickle
 import threading
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from support.made_data import write_cifar
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data import build_data, readers
@@ -113,43 +112,6 @@ def test_real_fashion_mnist(tmp_path):
     assert torch.cat(labels).bincount().tolist() == [1000] * 10
     assert abs(torch.cat(images).mean()) < 0.01
     assert abs(torch.cat(images).std() - 1) < 0.01
-
-
-class Python2Dtype:
-    """Pickles as numpy's uint8 did under Python 2, whose `align` was an integer.
-
-    Numpy 2.4.0 warns of the original arguments (0, 1), later releases only of others, such as these.
-    """
-
-    def __reduce__(self):
-        return np.dtype, ("u1", 0, 0)
-
-
-class Python2Array:
-    def __init__(self, array):
-        self.array = array
-
-    def __reduce__(self):
-        return np.ndarray, (self.array.shape, Python2Dtype(), self.array.tobytes())
-
-
-def write_cifar(root, cls, key, monkeypatch):
-    """Write files of torchvision's form with 12 + 6 images, and teach torchvision their checksums."""
-    folder = root / cls.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    written = {}
-    for part, num in (("train", 12), ("test", 6)):
-        images = rng.integers(0, 256, (num, 3072), dtype=np.uint8)
-        content = {"data": Python2Array(images), key: [i % 10 for i in range(num)]}
-        written[part] = images
-        (folder / part).write_bytes(pickle.dumps(content, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({cls.meta["key"]: list("abcdefghij")}, protocol=2))
-    sums = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    monkeypatch.setattr(cls, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(cls, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(cls, "meta", {**cls.meta, "filename": "meta", "md5": sums["meta"]})
-    return written
 
 
 CIFARS = [

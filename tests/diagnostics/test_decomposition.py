@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build_trainer, compose_tiny
 from PIL import Image
+from support.runs import build_trainer, compose_tiny
 from torchvision.transforms.v2 import functional as tv
 
 from fsamlab.config import ConfigError, DiagnosticsConfig, ImageFolderConfig
@@ -484,7 +484,7 @@ def test_gradients_are_those_of_training_mode(captured):
 
 @pytest.mark.parametrize("model", ["small_cnn", "mlp"])
 def test_the_coming_step_of_the_trainer(captured, model):
-    mlp = ("model.import_path=test_decomposition:NoNorm", "model.width=null", "model.name=mlp")
+    mlp = ("model.import_path=support.foreign:NoNorm", "model.width=null", "model.name=mlp")
     overrides = mlp if model == "mlp" else ()
     trainer = trained(*overrides, steps=7)
     trainer.last_step = 8  # one more, after measuring
@@ -503,11 +503,6 @@ def test_the_coming_step_of_the_trainer(captured, model):
     assert float(m.norm()) == pytest.approx(expected["ema_norm"], rel=1e-5)
     assert float(parts.losses[0].mean()) == pytest.approx(expected["loss_clean"], rel=1e-5)
     assert rise == pytest.approx(expected["loss_perturbed"] - expected["loss_clean"], rel=2e-3)
-
-
-class NoNorm(torch.nn.Sequential):
-    def __init__(self, num_classes, in_channels):
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, num_classes))
 
 
 # ------------------------------------------------------------------------------- what is measured on
@@ -561,7 +556,7 @@ def both_parts(cfg, seed, device, root):
 
 
 IN_MEMORY = (
-    "data.import_path=test_decomposition:both_parts",
+    f"data.import_path={__name__}:both_parts",
     "data.test_size=null",
     "data.val_size=0",
     "data.label_noise=0",

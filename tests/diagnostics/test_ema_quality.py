@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build_trainer, compose_tiny
+from support.runs import build_trainer, compose_tiny
 
 from fsamlab.data.in_memory import Images, Raw, build_in_memory
 from fsamlab.data.readers import read_digits
@@ -67,11 +67,6 @@ def test_independent_batches_obey_the_plain_formula(lmbda):
 # ------------------------------------------------------------------------------- the real loader
 
 
-class NoNorm(torch.nn.Sequential):
-    def __init__(self, num_classes, in_channels):
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, num_classes))
-
-
 def digits(cfg, seed, device, root):
     """1000 training images of the digits: pictures, whose augmentations resemble each other."""
     raw = read_digits(cfg, seed, root)
@@ -82,7 +77,7 @@ def digits(cfg, seed, device, root):
 STILL = (
     "optimizer=fsam",
     "optimizer.lr=0",
-    "model.import_path=test_ema_quality:NoNorm",
+    "model.import_path=support.foreign:NoNorm",
     "model.width=null",
     "model.name=mlp",
     "data.augment.flip=false",
@@ -97,7 +92,7 @@ STILL = (
 )
 SYNTHETIC = ("data.num_samples=1192", "data.batch_size=64", "data.label_noise=0.8")  # 1000 train
 DIGITS = (
-    "data.import_path=test_ema_quality:digits",
+    f"data.import_path={__name__}:digits",
     "data.test_size=null",
     "data.val_size=0",
     "data.batch_size=64",
@@ -217,7 +212,7 @@ class Dropped(torch.nn.Sequential):
         self(torch.zeros(1, in_channels, 8, 8))
 
 
-DROPPED = ("model.import_path=test_ema_quality:Dropped", "model.width=null", "model.name=dropped")
+DROPPED = (f"model.import_path={__name__}:Dropped", "model.width=null", "model.name=dropped")
 
 
 def test_dropout_is_noise_of_the_gradient():

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from support.runs import ROOT
 
 PAGE = (ROOT / "docs" / "adding_a_variant.md").read_text()
 BLOCK = r":\n\n```\w+\n(.*?)```"
@@ -33,7 +33,7 @@ def follow(root):
 
 CHECKS = """
 import torch
-from helpers import build_trainer, compose_tiny
+from support.runs import build_trainer, compose_tiny
 from fsamlab.config import ConfigError
 
 class Silent:

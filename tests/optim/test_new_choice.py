@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import toys
-from helpers import build_trainer, compose_tiny
+from support import toys
+from support.runs import build_trainer, compose_tiny
 
 from fsamlab.config import ConfigError, from_plain, rules, to_plain
 from fsamlab.config.identity import run_id
@@ -22,7 +22,7 @@ from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fsamlab.run", "helpers", "toys"])
+CONTEXT.set_forkserver_preload(["fsamlab.run", "support.runs", "support.toys"])
 
 
 @pytest.fixture

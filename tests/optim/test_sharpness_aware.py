@@ -9,9 +9,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ADAMW, VARIANTS, compose_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs import ADAMW, VARIANTS, compose_tiny
 from torch import nn
 
 from fsamlab import optim

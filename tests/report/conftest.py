@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from made_frames import frame, one_run
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -53,16 +51,3 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert trouble == []
-
-
-@pytest.fixture
-def methods() -> pd.DataFrame:
-    """SGD .5 and .7; SAM .6, .9 and a failed run; F-SAM one seed."""
-    return frame(
-        one_run("sam", 0, 0.6),
-        one_run("sam", 1, 0.9),
-        {**one_run("sam", 2, 0.1), "status": "failed"},
-        one_run("fsam", 0, 0.8),
-        one_run("sgd", 0, 0.5),
-        one_run("sgd", 1, 0.7),
-    )

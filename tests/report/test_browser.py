@@ -1,15 +1,11 @@
 """The page in a real browser: what it draws, and what the controls do."""
 
-import re
-
 import numpy as np
 import pytest
-from made import accuracy, make_run, make_sweep, row
+from support.browser import ACCURACY, CHART, choose, description, ends, line
+from support.made_runs import accuracy, make_run, make_sweep, row
 
 from fsamlab.report.page import write_report
-
-CHART = "figure.chart:has(figcaption:text-is('{}'))"
-ACCURACY = CHART.format("test accuracy, %")
 
 
 @pytest.fixture(scope="module")
@@ -22,33 +18,6 @@ def made(tmp_path_factory):
             make_run(root / f"rho{i}-{seed}", "fsam", seed, rho=rho, rows=[last])
     write_report([root], root / "report.html")
     return root / "report.html"
-
-
-def description(page, chart):
-    plot = page.locator(f"{chart} .plot")
-    plot.scroll_into_view_if_needed()
-    page.wait_for_function("node => node.uplot || node.querySelector('.empty')", arg=plot.element_handle())
-    return plot.get_attribute("aria-label")
-
-
-def choose(page, label, value):
-    page.get_by_label(label, exact=True).first.select_option(value)
-
-
-def ends(text):
-    """Return label -> (mean, std, n) of a chart's description."""
-    _, _, lines = text.removesuffix(". Arrow keys read values.").partition(" against ")
-    _, _, lines = lines.partition(". ")
-    parts = [re.fullmatch(r"(.+) ends at (\S+)(?: ± (\S+))? \(n = (\d+)\)", line) for line in lines.split("; ")]
-    return {m[1]: (float(m[2]), float(m[3]) if m[3] else None, int(m[4])) for m in parts}
-
-
-def line(page, chart, label):
-    """Return the x and y of a line's points."""
-    at = page.eval_on_selector(f"{chart} .plot", "n => n.uplot.series.map((s) => s.label)").index(label)
-    x, y = page.eval_on_selector(f"{chart} .plot", f"n => [n.uplot.data[0], n.uplot.data[{at}]]")
-    points = [(a, b) for a, b in zip(x, y) if b is not None]
-    return [a for a, _ in points], [b for _, b in points]
 
 
 def canvas(page, chart):

@@ -5,24 +5,8 @@ from itertools import pairwise
 
 import pytest
 import yaml
-from made import make_run, make_sweep, row
-from test_browser import ACCURACY, CHART, choose, description, ends, line
-
-from fsamlab.report.page import write_report
-
-
-def page_of(opened, root, **options):
-    write_report([root], root / "report.html")
-    return opened(root / "report.html", **options)
-
-
-def looks(page):
-    """Return label -> (colour, dash) of the legend's groups."""
-    found = page.locator("#legend .chip").evaluate_all(
-        "chips => chips.map((c) => [c.innerText, c.querySelector('line').style.stroke,"
-        " c.querySelector('line').getAttribute('stroke-dasharray')])"
-    )
-    return {label: (colour, dash) for label, colour, dash in found}
+from support.browser import ACCURACY, CHART, choose, description, ends, line, looks, page_of
+from support.made_runs import make_run, make_sweep, row
 
 
 def test_groups_of_one_colour_are_told_apart(opened, tmp_path):

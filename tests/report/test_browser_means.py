@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from made import make_run, make_sweep, row
-from test_browser import ACCURACY, CHART, choose, description, line
-from test_browser_groups import page_of
+from support.browser import ACCURACY, CHART, choose, description, line, page_of
+from support.made_runs import make_run, make_sweep, row
 
 from fsamlab.report.page import write_report
 

@@ -1,7 +1,7 @@
 """The page on paper: every chart is drawn, no column is cut off, and the screen is as before afterwards."""
 
 import pytest
-from made import make_sweep
+from support.made_runs import make_sweep
 
 from fsamlab.report.page import write_report
 

@@ -2,9 +2,8 @@
 
 import pytest
 import yaml
-from made import make_run
-from test_browser import CHART, description, ends
-from test_browser_groups import looks, page_of
+from support.browser import CHART, description, ends, looks, page_of
+from support.made_runs import make_run
 
 
 def run(directory, optimizer, seed=0, batch_size=32, width=None, **of_optimizer):

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from made import make_run, make_sweep
-from test_page import data_of, written
+from support.made_runs import make_run, make_sweep
+from support.pages import data_of, written
 
 from fsamlab.report.gather import gather
 from fsamlab.report.page_tables import results, unfinished

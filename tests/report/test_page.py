@@ -1,50 +1,16 @@
 """The page's content, read back from the file."""
 
 import errno
-import json
 import re
-from html.parser import HTMLParser
 
 import pytest
-from made import make_run, make_sweep, row
+from support.made_runs import make_run, make_sweep, row
+from support.pages import data_of, written
 
 from fsamlab.command.main import main
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
 from fsamlab.results import metric_names
-
-
-class Text(HTMLParser):
-    """The text of a page without its scripts and styles, and the tags that are in it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.inside: str | None = None
-        self.feed(page)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.inside = tag if tag in ("script", "style") else None
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside is None:
-            self.words.append(data)
-
-
-def written(root):
-    write_report([root], root / "report.html")
-    page = (root / "report.html").read_text()
-    return page, Text(page)
-
-
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
 def test_the_header_says_what_was_run(tmp_path):
@@ -259,7 +225,7 @@ def test_sections(key, group):
 
 
 def test_every_title_is_a_documented_metric():
-    from helpers import ROOT
+    from support.runs import ROOT
 
     documented = set(re.findall(r"`([a-z]+/[a-z0-9_]+)`", (ROOT / "docs" / "metrics.md").read_text()))
     assert set(metric_names.TITLES) <= documented

@@ -1,8 +1,8 @@
 """What the page says below its results: conventions, settings that change together."""
 
 import yaml
-from made import make_run, row
-from test_page import written
+from support.made_runs import make_run, row
+from support.pages import written
 
 from fsamlab.report.gather import gather
 from fsamlab.report.page import sensitivities

@@ -1,8 +1,8 @@
 """The tables of the page: results, runs that did not finish, numbers as text."""
 
 import pytest
-from made import make_run, make_sweep
-from test_page import data_of, written
+from support.made_runs import make_run, make_sweep
+from support.pages import data_of, written
 
 from fsamlab.report.gather import gather
 from fsamlab.report.page_tables import duration, mean_std, results, unfinished

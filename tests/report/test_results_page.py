@@ -5,8 +5,8 @@ import re
 
 import pandas as pd
 import yaml
-from helpers import ROOT
-from made_frames import one_run
+from support.made_frames import one_run
+from support.runs import ROOT
 
 from fsamlab.report import figures
 

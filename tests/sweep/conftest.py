@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import slurmlab
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-import slurmlab  # noqa: E402
 
 PARTITIONS = (  # urgent jobs preempt those in low, which get USR2 and then are requeued
     "PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20",
@@ -71,7 +70,7 @@ def _cluster(*options: str, accounting: str) -> Iterator[Cluster]:
             pytest.fail(message)
         pytest.skip(message)
     directory = Path(tempfile.mkdtemp(prefix="slurmlab-", dir="/tmp"))  # short: unix sockets live in it
-    tool = [sys.executable, str(ROOT / "tests" / "slurmlab.py")]
+    tool = [sys.executable, str(ROOT / "tests" / "support" / "slurmlab.py")]
     command = [*tool, "start", "--dir", str(directory), "--accounting", accounting, "--nodes", "3", *options]
     try:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
+from support.fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
 from fsamlab.sweep import cluster
 from fsamlab.sweep.cluster import GONE, JobState, cancel_command, job_states

@@ -7,9 +7,9 @@ import json
 import shutil
 
 import pytest
-from helpers import TINY, compose_tiny
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
+from support.runs import TINY, compose_tiny
 
 from fsamlab.command.main import main
 from fsamlab.config.compose import composing

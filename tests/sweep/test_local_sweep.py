@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, TINY
+from support.runs import ROOT, TINY
 
 from fsamlab.command.main import main as fsamlab
 from fsamlab.rundir.record import read_status

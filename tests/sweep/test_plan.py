@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from helpers import compose_tiny
+from support.runs import compose_tiny
 
 from fsamlab.command.main import main
 from fsamlab.config import to_plain
@@ -159,7 +159,7 @@ def test_a_moved_and_a_copied_sweep_go_on_for_real(launch, tmp_path):
     import subprocess
     import sys
 
-    from helpers import ROOT, TINY
+    from support.runs import ROOT, TINY
 
     from fsamlab.rundir.record import read_status
 

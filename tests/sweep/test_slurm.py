@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import torch
-from helpers import TINY
+from support.runs import TINY
 
 from fsamlab.rundir.record import read_rows, read_status
 
@@ -187,7 +187,7 @@ def test_nothing_depends_on_the_launcher_or_one_slurmctld(cluster, tmp_path):
 
 
 def slurmctld_path():
-    import slurmlab
+    from support import slurmlab
 
     return slurmlab.tool("slurmctld")
 

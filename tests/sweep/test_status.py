@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
+from support.fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
 from fsamlab.command.main import main
 from fsamlab.storage.files import write_json

@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-from helpers import compose_tiny
-from wandb_standin import HISTORY, StandIn
+from support.runs import ROOT, compose_tiny
+from support.wandb_standin import HISTORY, StandIn
 
 from fsamlab.config import to_plain
 from fsamlab.run import run
@@ -190,7 +189,7 @@ def test_a_running_run_and_one_that_has_not_started_are_left_alone(server, local
 
 
 def test_the_rest_of_a_run_whose_first_attempt_was_mirrored_and_died(server, local, tmp_path):
-    loop = Path(__file__).parent / "mirrored_loop.py"
+    loop = ROOT / "tests" / "support" / "mirrored_loop.py"
     spec = {"run_id": "study-fsam-s0", "start": 0, "steps": 6, "exit_code": 1, "pause_at": [6], "replay": True}
     spec |= {"directory": str(tmp_path), "wandb_directory": str(tmp_path)}
     spec |= {"tracker": {"mode": "online", "init_timeout": 20, "finish_timeout": 20}}

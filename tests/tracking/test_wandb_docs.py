@@ -3,7 +3,7 @@
 import re
 
 import yaml
-from helpers import ROOT
+from support.runs import ROOT
 
 TEXT = (ROOT / "docs" / "wandb.md").read_text()
 

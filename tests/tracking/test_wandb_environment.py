@@ -6,7 +6,7 @@ import textwrap
 import time
 
 import pytest
-from wandb_standin import StandIn
+from support.wandb_standin import StandIn
 
 from fsamlab.config import TrackerConfig
 from fsamlab.tracking import NullTracker, build_tracker, wandb_environment

@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_standin import StandIn
+from support.runs import ROOT
+from support.wandb_standin import StandIn
 
 from fsamlab.config import TrackerConfig
 from fsamlab.tracking import NullTracker, build_tracker, wandb_tracker
 from fsamlab.tracking.wandb_session import wandb_id
 from fsamlab.tracking.wandb_tracker import read_rows
 
-SCRIPT = Path(__file__).parent / "mirrored_loop.py"
+SCRIPT = ROOT / "tests" / "support" / "mirrored_loop.py"
 STEPS = 10
 INIT_TIMEOUT = FINISH_TIMEOUT = 3.0
 BUSY_SECONDS = 25.0  # what a busy machine may add; without a bound, wandb itself waits for 90 s or more
@@ -453,7 +454,7 @@ def test_rows_are_read_without_a_last_line_that_is_being_written(tmp_path):
 
 
 def test_a_whole_run_is_mirrored_row_by_row(tmp_path, monkeypatch):
-    from helpers import compose_tiny
+    from support.runs import compose_tiny
 
     from fsamlab.run import run
     from fsamlab.rundir.record import read_rows

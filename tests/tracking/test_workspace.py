@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, VARIANTS
-from wandb_standin import StandIn
+from support.runs import ROOT, VARIANTS
+from support.wandb_standin import StandIn
 
 from fsamlab.results.methods import METHODS
 from fsamlab.tracking import workspace

@@ -2,9 +2,9 @@
 
 import pandas as pd
 import pytest
-from helpers import ROOT
-from made_frames import rows_of
-from test_sweeps import settings
+from support.made_frames import rows_of
+from support.runs import ROOT
+from support.sweeps import settings
 
 from fsamlab.config import to_plain
 from fsamlab.figures.measured import EMA_QUALITY

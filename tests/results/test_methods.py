@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from helpers import VARIANTS
+from support.runs import VARIANTS
 
 from fsamlab.results.methods import DARK_GROUND, LIGHT_GROUND, METHODS, SPARE_COLOURS, style
 

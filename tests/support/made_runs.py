@@ -96,3 +96,16 @@ def make_sweep(root: Path, optimizers: tuple[str, ...] = ("sgd", "sam", "fsam"),
         for seed in range(seeds):
             make_run(root / f"{optimizer}-s{seed}", optimizer, seed)
     return root
+
+
+def put(directory, name="sam", status="finished", exception=None, accuracy=0.5, **values):
+    directory.mkdir(parents=True)
+    config = {"name": "s", "seed": 0, "optimizer": {"name": name}, "model": {"name": name}, **values}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    state = {"status": status, "run_id": directory.name, "exception": exception, "warnings": [name]}
+    (directory / "status.json").write_text(json.dumps(state))
+    (directory / "run.log").write_text("")
+    if status == "finished":
+        found = {"final/test/acc1": accuracy, "cost/step_ms": 1.0}
+        (directory / "summary.json").write_text(json.dumps(found))
+    return directory

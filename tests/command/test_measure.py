@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import ROOT, compose_tiny
+from support.runs import ROOT, compose_tiny
 
 from fsamlab.command.main import main
 from fsamlab.command.measure import measure_run, run_config

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from helpers import compose_tiny
+from support.runs import compose_tiny
 
 from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.find import current_status

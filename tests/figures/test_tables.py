@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from made_frames import frame, one_run
+from support.made_frames import frame, one_run
 
 from fsamlab.report.figures import accuracy_table, conventions_table, cost_table, measured_table, paired_table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ADAMW, compose_tiny
+from support.runs import ADAMW, compose_tiny
 
 from fsamlab.config import ConfigError
 from fsamlab.run import run
@@ -209,7 +209,7 @@ def test_divergence_is_in_the_status(tmp_path):
         run(
             compose_tiny(
                 "optimizer=sgd",
-                "model.import_path=test_trainer:NoNorm",
+                "model.import_path=support.foreign:NoNorm",
                 "model.width=null",
                 "model.name=mlp",
                 "optimizer.lr=1e6",

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers import compose_tiny
+from support.runs import compose_tiny
 
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint

@@ -1,5 +1,5 @@
 import pytest
-from helpers import TINY
+from support.runs import TINY
 
 WRONG = {
     "optimizer.rhoo=1": "optimizer.rhoo: unknown key (did you mean rho?)",
@@ -230,7 +230,7 @@ def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch,
     directory = tmp_path / "r"
     directory.mkdir()
     config = SimpleNamespace(force=False, hydra=SimpleNamespace(run=SimpleNamespace(dir=str(directory))))
-    monkeypatch.setattr("fsamlab.terminal.errors.typed", lambda config: None)
+    monkeypatch.setattr("fsamlab.command.launch.typed", lambda config: None)
     write_json(directory / "status.json", {"status": "finished"})
     monkeypatch.setattr(os, "access", lambda path, mode: path != directory)  # root may write everywhere
     with pytest.raises(SystemExit, match="0"):

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ADAMW, VARIANTS, build_trainer, compose_tiny
+from support.runs import ADAMW, VARIANTS, build_trainer, compose_tiny
 
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.train.schedule import lr_factor
@@ -238,12 +238,7 @@ def fsam_ascent(model, ema, rho, lmbda, batch):
             v.copy_(buffers[k])
 
 
-class NoNorm(torch.nn.Sequential):
-    def __init__(self, num_classes, in_channels):
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, num_classes))
-
-
-MLP = ("model.import_path=test_trainer:NoNorm", "model.width=null", "model.name=mlp")
+MLP = ("model.import_path=support.foreign:NoNorm", "model.width=null", "model.name=mlp")
 
 
 @pytest.mark.parametrize("variant", ["sgd", "sam", "fsam"])
@@ -309,7 +304,7 @@ def test_loss_keys_say_where_they_were_taken():
 
 
 def test_every_logged_key_is_in_the_docs():
-    from helpers import ROOT
+    from support.runs import ROOT
 
     text = (ROOT / "docs" / "metrics.md").read_text()
     keys = set()

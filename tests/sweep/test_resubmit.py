@@ -8,8 +8,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, TINY, compose_tiny
 from omegaconf import OmegaConf
+from support.runs import ROOT, TINY, compose_tiny
 
 from fsamlab import run as run_module
 from fsamlab.command.main import main as fsamlab

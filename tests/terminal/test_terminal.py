@@ -7,8 +7,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import yaml
-from helpers import ROOT
+from support.made_runs import put
+from support.runs import ROOT
 
 from fsamlab.command.check_view import print_check
 from fsamlab.command.main import main
@@ -20,19 +20,6 @@ from fsamlab.terminal.board import SweepBoard
 from fsamlab.terminal.progress import print_run, progress
 
 ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
-
-
-def put(directory, name="sam", status="finished", exception=None, accuracy=0.5, **values):
-    directory.mkdir(parents=True)
-    config = {"name": "s", "seed": 0, "optimizer": {"name": name}, "model": {"name": name}, **values}
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
-    state = {"status": status, "run_id": directory.name, "exception": exception, "warnings": [name]}
-    (directory / "status.json").write_text(json.dumps(state))
-    (directory / "run.log").write_text("")
-    if status == "finished":
-        found = {"final/test/acc1": accuracy, "cost/step_ms": 1.0}
-        (directory / "summary.json").write_text(json.dumps(found))
-    return directory
 
 
 @pytest.fixture

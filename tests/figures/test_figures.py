@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
-from made_frames import frame, one_run, rows_of
 from matplotlib.colors import to_hex
+from support.made_frames import frame, one_run, rows_of
+from support.runs import ROOT
 
 from fsamlab.figures.canvas import look
 from fsamlab.figures.measured import EMA_QUALITY

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY
+from support.runs import ROOT, TINY
 
 from fsamlab.config import ConfigError, project
 

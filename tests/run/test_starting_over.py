@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import compose_tiny
+from support.runs import compose_tiny
 
 from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status

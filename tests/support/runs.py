@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from fsamlab.config import Config, typed
 from fsamlab.config.compose import register
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "data=synthetic",
     "data.num_samples=352",

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY
-from test_terminal import put
+from support.made_runs import put
+from support.runs import ROOT, TINY
 
 from fsamlab.terminal import output
 

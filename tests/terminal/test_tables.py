@@ -8,7 +8,7 @@ import re
 
 import pytest
 from rich.console import Console
-from test_terminal import put
+from support.made_runs import put
 
 from fsamlab.command import help, main
 from fsamlab.rundir.find import what_varies

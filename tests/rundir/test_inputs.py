@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import compose_tiny
 from PIL import Image
+from support.runs import compose_tiny
 
 from fsamlab.command.measure import measure_run
 from fsamlab.config import ConfigError, DataConfig, MeasureConfig

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torchvision
-from helpers import ROOT
 from PIL import Image
+from support.runs import ROOT
 
 from fsamlab.command.fetch import grid
 from fsamlab.command.main import main
@@ -22,7 +22,7 @@ CIFAR10 = torchvision.datasets.CIFAR10
 def cifar(monkeypatch, tmp_path):
     """torchvision's CIFAR-10 whose download writes a few images; returns how often it was called."""
     sys.path.insert(0, str(ROOT / "tests" / "data"))
-    from test_readers import write_cifar
+    from support.made_data import write_cifar
 
     calls = []
 
