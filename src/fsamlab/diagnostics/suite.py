@@ -20,7 +20,8 @@ from fsamlab.diagnostics.objective import Objective, cross_entropy
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Values, grouped
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
-from fsamlab.optim.component import Ema, Part, Subtract
+from fsamlab.optim.axis import Part
+from fsamlab.optim.component import Ema, Subtract
 from fsamlab.seeding import Stream, derive_seed
 
 if TYPE_CHECKING:

@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import Ops
-
-if TYPE_CHECKING:
-    from fsamlab.optim.component import Part
+from fsamlab.optim._ops import Ops, Tensors
 
 State = Mapping[Tensor, dict[str, Any]]  # of each parameter; the choices' entries, not the base optimizer's
+
+
+@dataclass
+class Part:
+    """Tensors of one step that share rho and the form of their reference, r = on_a a + on_m m.
+
+    Attributes:
+        rho: radius of their parameter group.
+        on_a: weight of the ascent gradient in r.
+        on_m: weight of the stored tensor in r.
+        params: the parameters.
+        states: the choices' state of each parameter.
+        a: `alpha` times the ascent gradient minus `beta` m; the gradient itself until a component
+            reuses its memory for d.
+        m: the stored tensors (EMA or full gradient); empty where there are none yet.
+        d: the direction, once the component has set it.
+    """
+
+    rho: float
+    on_a: float
+    on_m: float
+    params: Tensors = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    a: Tensors = field(default_factory=list)
+    m: Tensors = field(default_factory=list)
+    d: Tensors = field(default_factory=list)
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def ascent(self, ops: Ops) -> Tensors:
+        """Return the ascent gradient, new tensors, also where a component has reused the memory of `a`."""
+        found = ops.scaled(self.a, 1 / self.alpha)
+        if self.beta != 0:
+            ops.add_(found, self.m, alpha=self.beta / self.alpha)
+        return found
+
+    def reference(self, ops: Ops) -> Tensors | None:
+        """Return r, not to be written to; None where there is no reference yet."""
+        reused = self.alpha != 1 or self.beta != 0
+        a = self.ascent(ops) if self.on_a and reused else self.a
+        if not self.m:
+            return ops.scaled(a, self.on_a) if self.on_a else None
+        if not self.on_a:
+            return self.m if self.on_m == 1 else ops.scaled(self.m, self.on_m)
+        r = ops.scaled(self.m, self.on_m)
+        ops.add_(r, a, alpha=self.on_a)
+        return r
 
 
 class Axis:

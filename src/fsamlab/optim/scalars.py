@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.optim._ops import Number, Ops, Tensors, inner
-from fsamlab.optim.component import Part
+from fsamlab.optim.axis import Part
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.sharded import is_sharded
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from fsamlab.config import ConfigError, in_range, rules
 from fsamlab.optim._ops import Tensors
-from fsamlab.optim.component import Part
+from fsamlab.optim.axis import Part
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import FULL_GRADIENT, Choices
 from fsamlab.optim.sharded import whole

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from fsamlab.config import ConfigError, in_range
 from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
-from fsamlab.optim.component import Part
+from fsamlab.optim.axis import Part
 from fsamlab.optim.guards import forget_weight_copies, step_seed
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.ranks import Ranks

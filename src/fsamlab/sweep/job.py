@@ -21,6 +21,10 @@ from fsamlab.terminal import errors
 
 log = logging.getLogger(__name__)
 
+MOVED = {  # tasks of jobs that were submitted when the functions lay elsewhere
+    "fsamlab.measure:measure_frozen": "fsamlab.command.measure:measure_frozen",
+}
+
 
 @dataclass(frozen=True)
 class FrozenJob:
@@ -48,7 +52,7 @@ class JobRunner:
         """Run a job; its log is run.log in its directory, and stderr."""
         make_directory(job.directory)
         log_to(job.directory / "run.log")
-        module, _, function = job.task.partition(":")
+        module, _, function = MOVED.get(job.task, job.task).partition(":")
         try:
             getattr(import_module(module), function)(job)
         except Exception as e:
