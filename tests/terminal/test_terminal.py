@@ -73,7 +73,7 @@ def test_what_is_offered_after_a_sweep_can_help(tmp_path, capsys, states, offere
     for number, status in enumerate(states):
         if status is not None:
             put(tmp_path / str(number), name="sam", status=status)
-    summary.print_sweep(tmp_path, [plan(tmp_path / str(number)) for number in range(len(states))])
+    summary.print_sweep(tmp_path, [tmp_path / str(number) for number in range(len(states))])
     text = capsys.readouterr().out
     for words in offered:
         assert words.format(tmp_path) in text, words
