@@ -320,7 +320,7 @@ def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    from fsamlab.storage.files import Damaged
+    from fsamlab.storage.reading import Damaged
 
     directory = tmp_path / "r"
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)

@@ -14,7 +14,7 @@ from fsamlab.config import ConfigError, ImageFolderConfig
 from fsamlab.data import build_data
 from fsamlab.data.image_files import VisibleImages, read_rgb
 from fsamlab.storage.digests import visible_images
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 
 def png(path, values, colour):

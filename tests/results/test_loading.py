@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fsamlab.report import figures
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 
 def make_run(directory, seed=0, status="finished", rows=(), measured=(), **summary):

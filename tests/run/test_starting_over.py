@@ -11,7 +11,7 @@ from support.runs import compose_tiny
 
 from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
-from fsamlab.storage.files import write_json
+from fsamlab.storage.writing import write_json
 
 OLD = {
     "summary.json", "measurements/last-step3-x.jsonl", "checkpoints/last.pt", "checkpoints/best.pt",

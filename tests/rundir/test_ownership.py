@@ -12,7 +12,8 @@ from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded, pid_scope
 from fsamlab.rundir.record import RunRecord, is_finished, read_status
-from fsamlab.storage.files import read_json, write_json
+from fsamlab.storage.reading import read_json
+from fsamlab.storage.writing import write_json
 
 HERE = pid_scope()
 OWNER = {"token": "x", "attempt": 4, "pid": 2**22 + 1, "pid_start": "1", "slurm_job_id": None, **HERE}
@@ -148,9 +149,9 @@ def test_a_damaged_owner_counts_by_its_time(tmp_path, content):
 
 
 def test_a_claim_that_another_process_holds_for_ever_is_one_line(tmp_path, monkeypatch):
-    from fsamlab.storage.files import locked
+    from fsamlab.storage.locks import locked
 
-    monkeypatch.setattr("fsamlab.storage.files.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("fsamlab.storage.locks.LOCK_SECONDS", 0.05)
     with locked(tmp_path / ".claim"), pytest.raises(DirectoryBusy, match="for long"):
         Ownership(tmp_path)
 

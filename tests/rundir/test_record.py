@@ -19,7 +19,8 @@ from fsamlab.rundir import ownership
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded
 from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
-from fsamlab.storage.files import check_writable, read_json, write_json
+from fsamlab.storage.reading import read_json
+from fsamlab.storage.writing import check_writable, write_json
 
 
 @pytest.fixture

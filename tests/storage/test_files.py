@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from fsamlab.storage.files import Damaged, locked, read_json, write_atomic, write_json, write_last_word
+from fsamlab.storage.locks import locked
+from fsamlab.storage.reading import Damaged, read_json
+from fsamlab.storage.writing import write_atomic, write_json, write_last_word
 from fsamlab.terminal import errors
 
 

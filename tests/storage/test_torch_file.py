@@ -8,7 +8,7 @@ import torch
 from fsamlab.config import ConfigError
 from fsamlab.models.pretrained import load_weights
 from fsamlab.rundir import checkpoint
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 from fsamlab.storage.torch_file import holds_weights_alone
 
 

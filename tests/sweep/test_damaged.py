@@ -16,7 +16,7 @@ from fsamlab.config.compose import composing
 from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
-from fsamlab.storage.files import write_json
+from fsamlab.storage.writing import write_json
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, write_launch
 from fsamlab.terminal import errors

@@ -12,7 +12,7 @@ from fsamlab.config import to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
-from fsamlab.storage.files import write_json
+from fsamlab.storage.writing import write_json
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.status import sweep_runs

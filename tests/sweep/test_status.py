@@ -7,7 +7,7 @@ import pytest
 from support.fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noqa: F401
 
 from fsamlab.command.main import main
-from fsamlab.storage.files import write_json
+from fsamlab.storage.writing import write_json
 from fsamlab.sweep.status import sweep_runs, sweep_state
 
 

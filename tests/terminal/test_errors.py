@@ -225,7 +225,7 @@ def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch,
     from types import SimpleNamespace
 
     from fsamlab.command.launch import CheckBeforeRun
-    from fsamlab.storage.files import write_json
+    from fsamlab.storage.writing import write_json
 
     directory = tmp_path / "r"
     directory.mkdir()

@@ -16,7 +16,7 @@ from fsamlab.config import typed
 from fsamlab.config.compose import check_words, register
 from fsamlab.config.project import check_project
 from fsamlab.rundir.record import is_finished
-from fsamlab.storage.files import check_writable
+from fsamlab.storage.writing import check_writable
 from fsamlab.terminal import output
 from fsamlab.terminal.errors import call, report
 

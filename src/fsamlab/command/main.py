@@ -239,7 +239,7 @@ def _collect(args: argparse.Namespace) -> int:
     from fsamlab.results.settings import collect
     from fsamlab.results.summary import print_failures, print_settings
     from fsamlab.rundir.find import runs_at
-    from fsamlab.storage.files import check_writable
+    from fsamlab.storage.writing import check_writable
     from fsamlab.terminal.text import console
 
     paths: list[Path] = args.runs

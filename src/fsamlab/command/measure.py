@@ -35,7 +35,8 @@ from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.measurements import FOLDER, ROW, read_measurements
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership
 from fsamlab.rundir.record import now, read_config, read_status
-from fsamlab.storage.files import check_writable, damaged, read_json, read_json_lines, write_atomic, write_json
+from fsamlab.storage.reading import damaged, read_json, read_json_lines
+from fsamlab.storage.writing import check_writable, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

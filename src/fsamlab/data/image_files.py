@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.storage.digests import IMAGE_ENDINGS, hidden
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from fsamlab.data.in_memory import Images, Raw
 from fsamlab.data.sampling import generator
 from fsamlab.seeding import Stream
 from fsamlab.storage.digests import DEBIAN_FASHION_MNIST
-from fsamlab.storage.files import locked
+from fsamlab.storage.locks import locked
 
 DOWNLOAD_SECONDS = 1800.0  # how long a process waits for another one's download
 

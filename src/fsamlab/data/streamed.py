@@ -22,7 +22,7 @@ from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batc
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.data.workers import Workers, from_workers, ignore_signals
 from fsamlab.seeding import Stream, derive_seed
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the seed of its augmentation
 

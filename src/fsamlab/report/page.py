@@ -26,7 +26,7 @@ from fsamlab.results import metric_names
 from fsamlab.results.conventions import AT_CHECKPOINT, MEASURED
 from fsamlab.results.settings import as_text
 from fsamlab.rundir.record import now
-from fsamlab.storage.files import write_atomic
+from fsamlab.storage.writing import write_atomic
 
 ASSETS = resources.files("fsamlab.report") / "assets"
 SCRIPTS = (

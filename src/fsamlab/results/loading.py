@@ -11,7 +11,7 @@ import pandas as pd
 from fsamlab.results.duplicates import add_measured, copies
 from fsamlab.results.settings import collect_run, rows_of
 from fsamlab.rundir.find import find_runs, read_whole
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 
 def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:

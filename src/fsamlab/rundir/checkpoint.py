@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from fsamlab.storage.files import CannotResume, Damaged, replacing, sync_directory
+from fsamlab.storage.reading import CannotResume, Damaged
 from fsamlab.storage.torch_file import verify
+from fsamlab.storage.writing import replacing, sync_directory
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from fsamlab.config import ConfigError
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.rundir.ownership import read_owner, why_alive
 from fsamlab.rundir.record import read_overrides, read_status
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:

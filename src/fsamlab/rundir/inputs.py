@@ -19,7 +19,8 @@ from typing import Any
 from fsamlab.config import Config, ConfigError
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
-from fsamlab.storage.files import Damaged, read_json, write_json
+from fsamlab.storage.reading import Damaged, read_json
+from fsamlab.storage.writing import write_json
 
 log = logging.getLogger(__name__)
 

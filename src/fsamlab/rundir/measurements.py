@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.rundir.record import NUMBER
-from fsamlab.storage.files import read_json_lines
+from fsamlab.storage.reading import read_json_lines
 
 FOLDER = "measurements"
 ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has

@@ -17,7 +17,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from fsamlab.storage.files import Damaged, locked, now_at, read_json, write_json, write_last_word
+from fsamlab.storage.locks import locked, now_at
+from fsamlab.storage.reading import Damaged, read_json
+from fsamlab.storage.writing import write_json, write_last_word
 
 log = logging.getLogger(__name__)
 

@@ -26,23 +26,9 @@ from fsamlab.config import Config, to_plain
 from fsamlab.config.identity import config_hash, run_id
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.ownership import Ownership, Superseded
-from fsamlab.storage.files import (
-    CannotResume,
-    Damaged,
-    damaged,
-    fits,
-    misfit,
-    naming,
-    read_json,
-    read_json_lines,
-    read_yaml,
-    replacing,
-    sync_directory,
-    write_atomic,
-    write_json,
-    write_last_word,
-)
+from fsamlab.storage.reading import CannotResume, Damaged, damaged, fits, misfit, read_json, read_json_lines, read_yaml
 from fsamlab.storage.torch_file import holds_weights_alone
+from fsamlab.storage.writing import naming, replacing, sync_directory, write_atomic, write_json, write_last_word
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 
 RESUMABLE = b"metrics_bytes"  # a key of every checkpoint that a run can go on from, and of no other
 

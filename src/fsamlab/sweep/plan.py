@@ -20,7 +20,8 @@ from fsamlab.config.identity import config_hash, run_id
 from fsamlab.rundir.environment import uncommitted
 from fsamlab.rundir.find import has_living_owner
 from fsamlab.rundir.record import now, read_config
-from fsamlab.storage.files import Damaged, damaged, misfit, read_bytes, read_json, write_atomic, write_json
+from fsamlab.storage.reading import Damaged, damaged, misfit, read_bytes, read_json
+from fsamlab.storage.writing import write_atomic, write_json
 
 LAUNCH = {  # of <n>.json
     **{"time": str, "command": [str], "launcher": str | None, "hydra_overrides": [str]},

@@ -23,7 +23,7 @@ from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir import inputs
 from fsamlab.rundir.environment import code_version
 from fsamlab.rundir.ownership import Ownership
-from fsamlab.storage.files import locked
+from fsamlab.storage.locks import locked
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch

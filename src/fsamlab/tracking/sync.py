@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import ConfigError
-from fsamlab.storage.files import Damaged
+from fsamlab.storage.reading import Damaged
 from fsamlab.tracking.local_run import LocalRun, read_run
 from fsamlab.tracking.wandb_server import CannotUpload, ServerRun, WandbServer, environment_here, one_line
 from fsamlab.tracking.wandb_session import WandbSession, kill_service
