@@ -20,7 +20,7 @@ from fsamlab.results.settings import collect
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.measurements import latest, read_measurements
-from fsamlab.rundir.record import read_rows
+from fsamlab.rundir.rows import read_rows
 
 SMALL = ("diagnostics.num_batches=2", "diagnostics.max_products=7", "diagnostics.num_probes=2",
          "diagnostics.num_ascent_steps=2", "diagnostics.num_pairs=2")  # fmt: skip

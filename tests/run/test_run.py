@@ -17,7 +17,9 @@ from support.runs import ADAMW, compose_tiny
 from fsamlab.config import ConfigError
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
-from fsamlab.rundir.record import RunRecord, read_rows, read_status
+from fsamlab.rundir.reading import read_status
+from fsamlab.rundir.record import RunRecord
+from fsamlab.rundir.rows import read_rows
 from fsamlab.train.signals import Preempted
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -322,7 +324,7 @@ def test_a_damaged_row_before_the_checkpoint_is_set_aside_and_the_run_goes_on(tm
 
 
 def test_mending_keeps_the_length_and_every_good_row():
-    from fsamlab.rundir.record import mend_rows
+    from fsamlab.rundir.rows import mend_rows
 
     good = [b'{"step": %d, "x": NaN}\n' % step for step in range(1, 6)]
     for bad in (b"\xff\xfe\n", b"{\n", b'{"step": 2}\n', b'{"x": 1}\n', b"[1]\n", b'{"step": "7"}\n', b"\n"):

@@ -10,7 +10,9 @@ import torch
 from support.runs import compose_tiny
 
 from fsamlab.rundir import checkpoint, ownership
-from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.rundir.reading import is_finished, read_status
+from fsamlab.rundir.record import RunRecord
+from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.writing import write_json
 
 OLD = {

@@ -11,7 +11,8 @@ from support.runs import compose_tiny
 from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded, pid_scope
-from fsamlab.rundir.record import RunRecord, is_finished, read_status
+from fsamlab.rundir.reading import is_finished, read_status
+from fsamlab.rundir.record import RunRecord
 from fsamlab.storage.reading import read_json
 from fsamlab.storage.writing import write_json
 

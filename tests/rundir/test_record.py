@@ -18,7 +18,9 @@ from fsamlab.config import (
 from fsamlab.rundir import ownership
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded
-from fsamlab.rundir.record import RunRecord, is_finished, read_rows, read_status
+from fsamlab.rundir.reading import is_finished, read_status
+from fsamlab.rundir.record import RunRecord
+from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.reading import read_json
 from fsamlab.storage.writing import check_writable, write_json
 

@@ -11,7 +11,7 @@ import pytest
 from support.runs import ROOT, TINY
 
 from fsamlab.command.main import main as fsamlab
-from fsamlab.rundir.record import read_status
+from fsamlab.rundir.reading import read_status
 
 pytestmark = pytest.mark.long
 SWEEP = ("-m", *TINY, "name=sweep", "optimizer=sgd,fsam")

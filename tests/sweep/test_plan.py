@@ -161,7 +161,7 @@ def test_a_moved_and_a_copied_sweep_go_on_for_real(launch, tmp_path):
 
     from support.runs import ROOT, TINY
 
-    from fsamlab.rundir.record import read_status
+    from fsamlab.rundir.reading import read_status
 
     words = ("-m", *TINY, "train.max_steps=4", "name=sweep", "optimizer=fsam", "hydra.launcher.num_jobs=1")
     assert launch(*words, "seed=0,1").returncode == 0

@@ -18,7 +18,7 @@ from fsamlab.config.identity import run_id
 from fsamlab.run import run, run_frozen
 from fsamlab.run.resume import MAX_STARTS_HERE, NoProgress
 from fsamlab.rundir.ownership import DirectoryBusy
-from fsamlab.rundir.record import read_status
+from fsamlab.rundir.reading import read_status
 from fsamlab.sweep import local as local_launcher
 from fsamlab.sweep import slurm
 from fsamlab.sweep.job import FrozenJob, JobRunner

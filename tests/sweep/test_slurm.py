@@ -10,7 +10,8 @@ import pytest
 import torch
 from support.runs import TINY
 
-from fsamlab.rundir.record import read_rows, read_status
+from fsamlab.rundir.reading import read_status
+from fsamlab.rundir.rows import read_rows
 
 pytestmark = pytest.mark.slurm
 SLURM = (

@@ -15,7 +15,7 @@ from support.wandb_standin import HISTORY, StandIn
 
 from fsamlab.config import to_plain
 from fsamlab.run import run
-from fsamlab.rundir.record import read_rows
+from fsamlab.rundir.rows import read_rows
 from fsamlab.tracking import sync
 from fsamlab.tracking.sync import same
 

@@ -457,7 +457,7 @@ def test_a_whole_run_is_mirrored_row_by_row(tmp_path, monkeypatch):
     from support.runs import compose_tiny
 
     from fsamlab.run import run
-    from fsamlab.rundir.record import read_rows
+    from fsamlab.rundir.rows import read_rows
 
     with StandIn() as server:
         for key, value in server.env().items():

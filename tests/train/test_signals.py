@@ -9,7 +9,9 @@ from support.runs import compose_tiny
 
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
-from fsamlab.rundir.record import RunRecord, read_rows, read_status
+from fsamlab.rundir.reading import read_status
+from fsamlab.rundir.record import RunRecord
+from fsamlab.rundir.rows import read_rows
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
 

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from fsamlab.config import typed
 from fsamlab.config.compose import check_words, register
 from fsamlab.config.project import check_project
-from fsamlab.rundir.record import is_finished
+from fsamlab.rundir.reading import is_finished
 from fsamlab.storage.writing import check_writable
 from fsamlab.terminal import output
 from fsamlab.terminal.errors import call, report

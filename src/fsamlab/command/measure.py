@@ -34,7 +34,8 @@ from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.measurements import FOLDER, ROW, read_measurements
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership
-from fsamlab.rundir.record import now, read_config, read_status
+from fsamlab.rundir.reading import read_config, read_status
+from fsamlab.rundir.record import now
 from fsamlab.storage.reading import damaged, read_json, read_json_lines
 from fsamlab.storage.writing import check_writable, write_atomic, write_json
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from fsamlab.config import ConfigError
 from fsamlab.rundir.find import what_varies
-from fsamlab.rundir.record import STATUSES
+from fsamlab.rundir.reading import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
 from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
 from fsamlab.terminal import output

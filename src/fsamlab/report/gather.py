@@ -16,7 +16,8 @@ from fsamlab.results.duplicates import add_measured, copies
 from fsamlab.results.settings import collect_run, flatten, measured_row, varied_keys
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.measurements import read_measurements
-from fsamlab.rundir.record import read_environment, read_rows
+from fsamlab.rundir.reading import read_environment
+from fsamlab.rundir.rows import read_rows
 from fsamlab.sweep.plan import Launches, read_launches
 from fsamlab.sweep.status import RunState, sweep_state
 from fsamlab.terminal.text import counted

@@ -12,7 +12,8 @@ import pandas as pd
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.rundir.find import current_status, read_whole
 from fsamlab.rundir.measurements import latest, read_measurements
-from fsamlab.rundir.record import read_config, read_rows, read_summary
+from fsamlab.rundir.reading import read_config, read_summary
+from fsamlab.rundir.rows import read_rows
 from fsamlab.terminal.text import percent
 
 ACCURACIES = ("best/test/acc1", "final/test/acc1")

@@ -29,7 +29,8 @@ from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
 from fsamlab.rundir.environment import environment, slurm_job_id
 from fsamlab.rundir.ownership import STALE_SECONDS, DirectoryBusy, Superseded
-from fsamlab.rundir.record import RunRecord, is_finished, read_config, read_status, read_summary
+from fsamlab.rundir.reading import is_finished, read_config, read_status, read_summary
+from fsamlab.rundir.record import RunRecord
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.sweep.job import FrozenJob
 from fsamlab.terminal import errors

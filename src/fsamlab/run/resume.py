@@ -9,7 +9,8 @@ from typing import Any
 from fsamlab.config import ConfigError
 from fsamlab.rundir import inputs
 from fsamlab.rundir.environment import code_change, decisive_differences, slurm_job_id
-from fsamlab.rundir.record import RunRecord, read_environment
+from fsamlab.rundir.reading import read_environment
+from fsamlab.rundir.record import RunRecord
 from fsamlab.train.trainer import Trainer
 
 log = logging.getLogger(__name__)

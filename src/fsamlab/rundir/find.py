@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fsamlab.config import ConfigError
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.rundir.ownership import read_owner, why_alive
-from fsamlab.rundir.record import read_overrides, read_status
+from fsamlab.rundir.reading import read_overrides, read_status
 from fsamlab.storage.reading import Damaged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fsamlab.rundir.record import NUMBER
+from fsamlab.rundir.reading import NUMBER
 from fsamlab.storage.reading import read_json_lines
 
 FOLDER = "measurements"

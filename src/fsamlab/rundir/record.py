@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import uuid
 import zlib
@@ -26,164 +25,17 @@ from fsamlab.config import Config, to_plain
 from fsamlab.config.identity import config_hash, run_id
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.ownership import Ownership, Superseded
-from fsamlab.storage.reading import CannotResume, Damaged, damaged, fits, misfit, read_json, read_json_lines, read_yaml
-from fsamlab.storage.torch_file import holds_weights_alone
+from fsamlab.rundir.reading import STATUSES, read_status
+from fsamlab.rundir.rows import DAMAGED_ROWS, mend_rows
+from fsamlab.storage.reading import CannotResume, Damaged
 from fsamlab.storage.writing import naming, replacing, sync_directory, write_atomic, write_json, write_last_word
 
 log = logging.getLogger(__name__)
-
-DAMAGED_ROWS = "metrics.jsonl.damaged"
-STATUSES = ("queued", "running", "finished", "failed", "preempted", "cancelled", "lost", "damaged")
-NUMBER = int | float
-STATUS = {  # of status.json
-    **{"status": str, "run_id": str | None, "config_hash": str, "started": str, "updated": str, "host": str},
-    **{"slurm_job_id": str | None, "slurm_cluster": str | None, "exception": str | None, "warnings": [str]},
-    **{"attempts": int, "pid": int, "resumed_at": int, "starts_here": int, "forced": bool},
-    **{"starting_over": bool, "life": str},
-    **{"step": int, "last_step": int, "epoch": NUMBER, "latest": {str: NUMBER}},
-}
 
 
 def now() -> str:
     """Return the time as ISO 8601 with the zone, in seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """Return a run's status.json; `{"status": "queued"}` for a run that never started.
-
-    A run whose summary and final weights are there is finished, whatever the file says: the word of an older process
-    that slept while a newer one finished the run.
-
-    Raises:
-        Damaged: it holds something else.
-    """
-    path, mend = directory / "status.json", "remove it: the run then goes on from its last checkpoint"
-    status = read_json(path, STATUS, ("status",), mend) or {"status": "queued"}
-    if status["status"] not in STATUSES:
-        raise damaged(path, f"is damaged: status is {status['status'][:60]!r}", mend)
-    if status["status"] != "finished" and _has_end(directory, status):
-        return {**status, "status": "finished", "exception": None}
-    return status
-
-
-def _has_end(directory: Path, status: dict[str, Any]) -> bool:
-    """Return whether the files of a run's end are there, and are not those of an earlier life."""
-    return (
-        not status.get("starting_over")
-        and (directory / "summary.json").exists()
-        and holds_weights_alone(directory / "checkpoints" / "last.pt")
-    )
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """Return a run's config.yaml as nested dictionaries.
-
-    Raises:
-        Damaged: it is not there, or holds something else.
-    """
-    path, mend = directory / "config.yaml", "restore it, or start the run over with force=true"
-    try:
-        config = read_yaml(path)
-    except Damaged as e:
-        raise damaged(path, f"is no run's configuration: {str(e).removeprefix(f'{path} ')}", mend) from e
-    if not isinstance(config, dict):
-        wrong = f"{type(config).__name__} in place of keys" if path.exists() else "it does not exist"
-        raise damaged(path, f"is no run's configuration: {wrong}", mend)
-    optimizer = config.get("optimizer")
-    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("name"), str):
-        raise damaged(path, "is no run's configuration: optimizer.name is missing", mend)
-    return config
-
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    """Return a run's summary.json, empty where there is none.
-
-    Raises:
-        Damaged: it holds something else.
-    """
-    path, mend = directory / "summary.json", "restore it, or start the run over with force=true"
-    summary = read_json(path, mend=mend)
-    if summary is None:
-        return {}
-    numbers = {key: NUMBER | None for key in summary if key.startswith(("best/", "final/", "cost/"))}
-    wrong = misfit(summary, numbers) if summary else "it has no values"
-    if wrong is not None:
-        raise damaged(path, f"is damaged: {wrong}", mend)
-    return summary
-
-
-def read_environment(directory: Path) -> dict[str, Any] | None:
-    """Return a run's env.json, None where there is none.
-
-    Raises:
-        Damaged: it holds something else.
-    """
-    shape = {"git": {str: str | bool | None}, "libraries": dict, "num_threads": int, "device": str}
-    return read_json(directory / "env.json", shape, mend="remove it: it only says where the run ran")
-
-
-def read_overrides(directory: Path) -> list[str]:
-    """Return a run's overrides.yaml, empty where there is none.
-
-    Raises:
-        Damaged: it holds something else.
-    """
-    path, mend = directory / "overrides.yaml", "remove it: it only says what was typed"
-    overrides = read_yaml(path, mend)
-    if not fits([] if overrides is None and not path.exists() else overrides, [str]):
-        raise damaged(path, f"is damaged: {type(overrides).__name__} in place of a list of words", mend)
-    return list(overrides or [])
-
-
-def is_finished(directory: Path) -> bool:
-    """Return whether the run in `directory` has finished."""
-    return read_status(directory)["status"] == "finished"
-
-
-def read_rows(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of metrics.jsonl; a half-written last line (a running or killed run) is left out.
-
-    Raises:
-        Damaged: another line is no JSON object, or one without its step.
-    """
-    return read_json_lines(directory / "metrics.jsonl", {"step": NUMBER})
-
-
-def mend_rows(content: bytes) -> tuple[bytes, dict[int, bytes]]:
-    """Return the rows in the bytes of a metrics.jsonl without damaged lines, as long as before, and the damaged lines.
-
-    A line is damaged when it is no JSON object with a step above that of the row before. In its place the line before
-    gets blanks at its end (the first one: the line after, at its start), which JSON allows, since the checkpoint tells
-    the length of its rows in bytes.
-
-    Returns:
-        The bytes, and the damaged lines by their numbers, from 1.
-    """
-    kept: list[bytes] = []
-    damaged: dict[int, bytes] = {}
-    blanks, last = 0, float("-inf")
-    for number, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+", content), start=1):
-        step = _step(line)
-        if step is not None and step > last and line.endswith(b"\n"):
-            kept.append(b" " * blanks + line)
-            blanks, last = 0, step
-            continue
-        damaged[number] = line.removesuffix(b"\n")
-        if kept:
-            kept[-1] = kept[-1][:-1] + b" " * len(line) + b"\n"
-        else:
-            blanks += len(line)
-    return b"".join(kept) + b" " * blanks, damaged
-
-
-def _step(line: bytes) -> float | None:
-    """Return the step of a row, None where the line is none."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return float(step) if isinstance(step, int | float) and not isinstance(step, bool) else None
 
 
 class RunRecord:

@@ -19,7 +19,8 @@ from fsamlab.config import Config, ConfigError, from_plain, to_plain
 from fsamlab.config.identity import config_hash, run_id
 from fsamlab.rundir.environment import uncommitted
 from fsamlab.rundir.find import has_living_owner
-from fsamlab.rundir.record import now, read_config
+from fsamlab.rundir.reading import read_config
+from fsamlab.rundir.record import now
 from fsamlab.storage.reading import Damaged, damaged, misfit, read_bytes, read_json
 from fsamlab.storage.writing import write_atomic, write_json
 

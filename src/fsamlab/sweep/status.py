@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.rundir.find import check_exist, current_status, find_runs, no_runs, read_whole
-from fsamlab.rundir.record import read_overrides
+from fsamlab.rundir.reading import read_overrides
 from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
 from fsamlab.sweep.plan import read_launches
 

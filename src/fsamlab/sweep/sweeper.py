@@ -11,7 +11,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from fsamlab.config.compose import grid
-from fsamlab.rundir.record import is_finished
+from fsamlab.rundir.reading import is_finished
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start, sweep_lock
 

@@ -9,7 +9,8 @@ from typing import Any
 from fsamlab.config import TrackerConfig
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.measurements import latest
-from fsamlab.rundir.record import read_config, read_rows, read_summary
+from fsamlab.rundir.reading import read_config, read_summary
+from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.reading import Damaged
 from fsamlab.tracking import identity
 from fsamlab.tracking.wandb_session import wandb_id
