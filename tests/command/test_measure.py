@@ -1,5 +1,6 @@
 """`fsamlab measure`: what it finds, what it leaves alone, and what it says when it cannot."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -238,9 +239,9 @@ def counted(monkeypatch):
 
     calls, real = [], Diagnostics.measure
 
-    def measure(self, trainer, *args):
+    def measure(self, trainer, **options):
         calls.append(trainer.step)
-        return real(self, trainer, *args)
+        return real(self, trainer, **options)
 
     monkeypatch.setattr(Diagnostics, "measure", measure)
     return calls
@@ -272,10 +273,10 @@ def test_a_forced_start_during_a_measurement_keeps_its_row_out(tmp_path, monkeyp
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
     real = Diagnostics.measure
 
-    def started_over(self, trainer, *args):
+    def started_over(self, trainer, **options):
         monkeypatch.setattr(Diagnostics, "measure", real)
         run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off", "force=true"), directory)
-        return real(self, trainer, *args)
+        return real(self, trainer, **options)
 
     monkeypatch.setattr(Diagnostics, "measure", started_over)
     with pytest.raises(ConfigError, match="was started over during the measurement"):
@@ -317,6 +318,91 @@ def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted
         monkeypatch.setenv("SLURM_JOB_ID", number)
         measure_frozen(job)
     assert len(counted) == 2  # job 7's second start is SLURM's restart of it; job 8 was asked to measure again
+
+
+QUANTITIES = ("one_step", "worst_case", "trace", "decomposition", "noise")
+
+
+@pytest.fixture
+def quantities(monkeypatch):
+    """Count the calls of each quantity; the name in `at[0]` is interrupted."""
+    from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE
+
+    calls, at = collections.Counter(), [None]
+
+    def watched(name, quantity):
+        def wrapper(*arguments):
+            calls[name] += 1
+            if name == at[0]:
+                raise KeyboardInterrupt
+            return quantity(*arguments)
+
+        return wrapper
+
+    for table in (OF_OBJECTIVE, OF_DECOMPOSITION):
+        for name, (group, quantity) in table.items():
+            monkeypatch.setitem(table, name, (group, watched(name, quantity)))
+    return calls, at
+
+
+@pytest.fixture
+def kept_run(tmp_path):
+    directory = tmp_path / "r"
+    run(compose_tiny("optimizer=fsam", "train.epochs=1", "train.keep_state=true", "diagnostics=off"), directory)
+    return directory
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stood(kept_run, quantities):
+    calls, at = quantities
+    words = ("diagnostics=full", f"diagnostics.quantities=[{','.join(QUANTITIES)}]")
+    whole = measured(json.loads(measure(kept_run, *words).read_text()))
+    for path in (kept_run / "measurements").glob("*.jsonl"):
+        path.unlink()
+    for name in ("trace", "noise"):
+        at[0] = name
+        with pytest.raises(KeyboardInterrupt):
+            measure(kept_run, *words)
+    at[0] = None
+    calls.clear()
+    assert measured(json.loads(measure(kept_run, *words).read_text())) == whole
+    assert calls == {"noise": 1}
+    calls.clear()
+    measure(kept_run, *words, "force=true")
+    assert set(calls) == set(QUANTITIES)  # the finished quantities are gone with the row that holds them
+
+
+@pytest.mark.parametrize("what", ["weights", "settings", "damaged", "force"])
+def test_what_an_interrupted_measurement_had_finished_stays_with_it(kept_run, quantities, what):
+    from fsamlab.command.measure import measure_typed
+
+    calls, at = quantities
+    words = ("diagnostics=full", f"diagnostics.quantities=[{','.join(QUANTITIES)}]")
+    at[0] = "trace"
+    with pytest.raises(KeyboardInterrupt):
+        measure(kept_run, *words)
+    at[0] = None
+    calls.clear()
+    if what == "weights":
+        path = kept_run / "checkpoints" / "last.pt"
+        state = checkpoint.load(path)
+        next(iter(state["model"].values())).mul_(1.5)
+        checkpoint.save(path.parent, state)
+    elif what == "damaged":
+        (stored,) = (kept_run / "measurements").glob(".*/finished_quantities.json")
+        stored.write_text("{")
+    overrides = {"settings": ["diagnostics.num_pairs=3"], "force": ["force=true"]}.get(what, [])
+    measure_typed(measure_config(kept_run, *words, *overrides))
+    assert set(calls) == set(QUANTITIES)
+
+
+def test_each_measurement_is_judged_by_its_own_status(kept_run):
+    from fsamlab.command.measure import failure, measure_typed, say
+
+    light, full = (measure_config(kept_run, f"diagnostics={name}") for name in ("light", "full"))
+    measure_typed(light)
+    say(kept_run, full, "failed", exception="ValueError: of another measurement")
+    assert failure(kept_run, light) is None
+    assert failure(kept_run, full) == "ValueError: of another measurement"
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):

@@ -107,15 +107,14 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             launcher.directories, launcher.names = [run / FOLDER for run in runs], [run.name for run in runs]
             if launcher.num_jobs is None:  # few runs: more threads for each
                 launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
-        for run in runs:  # a job that never starts must not leave an earlier one's word
-            (run / FOLDER).mkdir(exist_ok=True)
-            write_json(run / FOLDER / "status.json", {"status": "queued"})
+        for run in runs:  # a job that never starts must not leave the status of an earlier one
+            say(run, wanted, "queued")
         launcher.launch(jobs, initial_job_idx=0)
         if getattr(launcher, "detached", False):
             return outcome
     for run in runs:
         words: list[str] = []
-        failed = read_whole(failure, run, words)
+        failed = read_whole(lambda run: failure(run, wanted), run, words)
         outcome[run] = words[0] if words else failed
     return outcome
 
@@ -172,10 +171,26 @@ def checkpoint_of(run: Path, name: str) -> Path:
     return path
 
 
-def failure(run: Path) -> str | None:
-    """Return what the last measurement of a run said when it failed; None where it ended well."""
+def place_of(run: Path, config: MeasureConfig) -> Path:
+    """Return the directory of one measurement: who makes it, how it ended, and what is finished of it."""
+    return run / FOLDER / f".{config.checkpoint}-{digest(config.diagnostics)}"
+
+
+def say(run: Path, config: MeasureConfig, status: str, **fields: Any) -> None:
+    """Write the status of a measurement: in its own directory, and as the latest word on the run's measurements.
+
+    Two measurements of a run with different settings may be made at the same time: each is judged by its own status.
+    """
+    place = place_of(run, config)
+    place.mkdir(parents=True, exist_ok=True)
+    for directory in (place, run / FOLDER):
+        write_json(directory / "status.json", {"status": status, "slurm_job_id": slurm_job_id(), **fields})
+
+
+def failure(run: Path, config: MeasureConfig) -> str | None:
+    """Return why a measurement failed; None where it ended well."""
     shape = {"status": str, "exception": str | None}
-    status = read_json(run / FOLDER / "status.json", shape, mend="remove it and measure again") or {}
+    status = read_json(place_of(run, config) / "status.json", shape, mend="remove it and measure again") or {}
     if status.get("status") == "finished":
         return None
     return str(status.get("exception") or f"{status.get('status')}: see {run / FOLDER / 'run.log'}")
@@ -190,29 +205,35 @@ def measure_frozen(job: FrozenJob) -> None:
     """Measure one run as it was asked for at submission: the task of a SLURM job."""
     diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
     config = MeasureConfig(**{**job.config, "diagnostics": diagnostics})
-    status = read_json(job.directory / "status.json") or {}
-    if status.get("status") == "finished" and slurm_job_id() and status.get("slurm_job_id") == slurm_job_id():
-        config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has measured already
-    measure_typed(config)
+    status = read_json(place_of(Path(config.root) / config.run, config) / "status.json") or {}
+    restarted = slurm_job_id() is not None and status.get("slurm_job_id") == slurm_job_id()
+    if restarted and status.get("status") == "finished":
+        config = dataclasses.replace(config, force=False)  # the job has measured already
+    measure_typed(config, restarted=restarted)
 
 
-def measure_typed(config: MeasureConfig) -> None:
-    """Measure one run, with a status file beside the rows."""
+def measure_typed(config: MeasureConfig, *, restarted: bool = False) -> None:
+    """Measure one run, with a status file beside the rows.
+
+    Args:
+        restarted: SLURM has started the same job again: `force` does not mean what its first start has finished.
+    """
     run = Path(config.root) / config.run
-    folder = run / FOLDER
-    folder.mkdir(exist_ok=True)
-
-    def say(status: str, **fields: Any) -> None:
-        write_json(folder / "status.json", {"status": status, "slurm_job_id": slurm_job_id(), **fields})
-
-    say("running", pid=os.getpid())
+    say(run, config, "running", pid=os.getpid())
     try:
-        with _alone(folder / f".{config.checkpoint}-{digest(config.diagnostics)}"):
+        with _alone(place_of(run, config)):
+            if config.force and not restarted:
+                partial_file(run, config).unlink(missing_ok=True)
             path = measure_run(run, config)
     except Exception as e:
-        say("failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
+        say(run, config, "failed", exception=f"{type(e).__name__}: {e}".splitlines()[0])
         raise
-    say("finished", file=path.name, updated=now())
+    say(run, config, "finished", file=path.name, updated=now())
+
+
+def partial_file(run: Path, config: MeasureConfig) -> Path:
+    """Return the file of the quantities that are finished, while the measurement is not."""
+    return place_of(run, config) / "finished_quantities.json"
 
 
 @contextlib.contextmanager
@@ -250,7 +271,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     from fsamlab.optim.component import Ema
     from fsamlab.run import build, choose_device
     from fsamlab.rundir import checkpoint
-    from fsamlab.rundir.environment import git_version
+    from fsamlab.rundir.environment import code_version, git_version
+    from fsamlab.rundir.partial_measurement import PartialMeasurement
 
     trained, life = run_config(run), _life(run)
     if config.num_threads is not None:
@@ -266,7 +288,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         measured = dataclasses.replace(trained, diagnostics=config.diagnostics)
         device = choose_device(dataclasses.replace(trained.train, device=config.device))
     trainer, facts = build(measured, device, start_weights=False)
-    inputs.check(run, trained, inputs.look(trained, facts, pretrained=pretrained_file(trained.model)), INSTEAD)
+    seen = inputs.look(trained, facts, pretrained=pretrained_file(trained.model))
+    inputs.check(run, trained, seen, INSTEAD)
     note: dict[str, str] = {}
     if "optimizer" in state:
         trainer.load_state_dict(state)
@@ -277,6 +300,15 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
             log.warning("%s: %s", run, NO_EMA)
             note = {"note": NO_EMA}
     assert trainer.diagnostics is not None
+
+    def same_life() -> None:
+        if _life(run) != life:
+            raise ConfigError("run", run.name, "was started over during the measurement; measure it again")
+
+    conventions = trainer.conventions()
+    of = {"weights": weights, "life": life, "inputs": seen, "code": code_version(PROJECT_ROOT)["source"]}
+    of |= {"device": str(device), "num_threads": torch.get_num_threads(), "has_optimizer": "optimizer" in state}
+    finished = PartialMeasurement(partial_file(run, config), {**of, "conventions": conventions}, same_life)
     row: dict[str, Any] = {
         "step": trainer.step,
         "epoch": trainer.step / trainer.steps_per_epoch,
@@ -285,16 +317,13 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
         "git_sha": git_version(PROJECT_ROOT)["sha"],
         **note,
-        **trainer.diagnostics.measure(trainer),
-        **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
+        **trainer.diagnostics.measure(trainer, memo=finished),
+        **{f"diagnostics/{k}": v for k, v in conventions.items()},
     }
-
-    def same_life() -> None:
-        if _life(run) != life:
-            raise ConfigError("run", run.name, "was started over during the measurement; measure it again")
 
     same_life()  # before the folder that a forced start has deleted is made again
     write_atomic(path, json.dumps(row) + "\n", same_life)
+    finished.forget()
     return path
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from fsamlab.diagnostics.sharpness import Rise
 from fsamlab.optim.metric import Adaptive
 
 Values = dict[str, float]
+Memo = Callable[[str, Callable[[], Values]], Values]  # (quantity, computes it) -> its values, computed now or before
 
 # ------------------------------------------------------------------- quantities of one objective
 
@@ -102,11 +104,22 @@ OF_DECOMPOSITION: dict[str, tuple[str, Callable[[Decomposition, float, int], Val
 }
 
 
-def grouped(table: Mapping[str, tuple[str, Callable[..., Values]]], chosen: set[str], *arguments: object) -> Values:
-    """Return the chosen quantities of a table, in its order, their keys as `group/key`; what is undefined is absent."""
+def grouped(
+    table: Mapping[str, tuple[str, Callable[..., Values]]],
+    chosen: set[str],
+    *arguments: object,
+    memo: Memo | None = None,
+) -> Values:
+    """Return the chosen quantities of a table, in its order, their keys as `group/key`; what is undefined is absent.
+
+    Args:
+        memo: may know the values of a quantity from an attempt that was interrupted. A quantity takes its random
+            numbers from seeds of its own, so that the others can be left out without a change of its values.
+    """
     values: Values = {}
     for name, (group, quantity) in table.items():
         if name in chosen:
-            found = quantity(*arguments)
+            compute = partial(quantity, *arguments)
+            found = compute() if memo is None else memo(name, compute)
             values.update({f"{group}/{key}": value for key, value in found.items() if not math.isnan(value)})
     return values

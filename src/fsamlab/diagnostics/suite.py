@@ -17,7 +17,7 @@ from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
 from fsamlab.diagnostics.noise import Sampling, ema_weights
 from fsamlab.diagnostics.objective import Objective, cross_entropy
-from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Values, grouped
+from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
 from fsamlab.optim.axis import Part
@@ -128,11 +128,12 @@ class Diagnostics:
         decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
         return {"perturbation_dropout": "on"} if decomposed and self.has_dropout(trainer) else {}
 
-    def measure(self, trainer: Trainer, poll: Callable[[], None] | None = None) -> Values:
+    def measure(self, trainer: Trainer, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
         """Return the quantities at the trainer's present weights; the trainer is left bitwise as it was.
 
         Args:
             poll: called before each batch; it may raise to leave.
+            memo: knows quantities that are measured already; see :func:`~fsamlab.diagnostics.quantities.grouped`.
         """
         values: Values = {}
         loss = partial(cross_entropy, label_smoothing=self.label_smoothing)
@@ -143,7 +144,7 @@ class Diagnostics:
             with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
                 objective = Objective(trainer.model, batches, loss, poll)
                 objective.check_forward()
-                values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed))
+                values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed, memo=memo))
         if chosen & set(OF_DECOMPOSITION):
             rho = self.perturbation_rho(trainer.optimizer)
             probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
@@ -160,7 +161,7 @@ class Diagnostics:
                 sampling = self._sampling(trainer)
                 ema = ema_state(trainer.optimizer, objective, sampling.parts)
                 parts = Decomposition(objective, probe, coming, ema, sampling, twins, masks)
-                values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed))
+                values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed, memo=memo))
         return values
 
     def has_dropout(self, trainer: Trainer) -> bool:

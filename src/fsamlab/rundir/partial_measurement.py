@@ -1,0 +1,60 @@
+"""What a measurement has finished, kept until the whole row is written.
+
+A measurement takes minutes to hours, and its job can be preempted in the middle. Each quantity is stored when it is
+finished, so that the next attempt at the same measurement goes on with the quantities that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fsamlab.storage.files import Damaged, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+Values = dict[str, float]
+SHAPE = {"of": dict, "values": {str: dict}}
+
+
+class PartialMeasurement:
+    """The finished quantities of one measurement, in a file.
+
+    Args:
+        path: of the file; there need not be one.
+        of: all that the values depend on, as JSON holds it (weights, data, settings, code, device). Values that were
+            stored for anything else are not used.
+        guard: called before each writing; raises when the measurement may not go on.
+    """
+
+    def __init__(self, path: Path, of: Mapping[str, Any], guard: Callable[[], None]) -> None:
+        self.path, self.of, self.guard = path, json.loads(json.dumps(of)), guard
+        self.values: dict[str, Values] = {}
+        try:
+            found = read_json(path, SHAPE, required=("of", "values"))
+        except Damaged as e:
+            log.warning("%s; what an interrupted measurement had finished is measured again", e)
+            return
+        if found is not None and found["of"] == self.of:
+            self.values = found["values"]
+            log.info("going on with a measurement that was interrupted after %s", ", ".join(self.values))
+
+    def __call__(self, name: str, compute: Callable[[], Values]) -> Values:
+        """Return the values of a quantity: the stored ones, or what `compute` returns, which is then stored.
+
+        Args:
+            name: of the quantity, as in `diagnostics.quantities`.
+        """
+        if name not in self.values:
+            self.values[name] = compute()
+            self.guard()
+            self.path.parent.mkdir(exist_ok=True)
+            write_json(self.path, {"of": self.of, "values": self.values}, self.guard)
+        return dict(self.values[name])
+
+    def forget(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
