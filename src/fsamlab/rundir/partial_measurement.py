@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsamlab.storage.files import Damaged, read_json, write_json
+from fsamlab.storage.reading import Damaged, read_json
+from fsamlab.storage.writing import write_json
 
 log = logging.getLogger(__name__)
 
