@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
 BACK_UP = {("diagnostics", "train"): "for types", ("sweep", "run"): "when called"}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")
 SRC = ROOT / "src"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FOUND = imports(SRC)
 
 
@@ -55,6 +57,18 @@ def test_what_is_allowed_is_used_and_has_no_circle():
 def test_no_module_imports_in_a_circle():
     found = {(one.by, one.of) for one in FOUND if (room(one.by), room(one.of)) not in BACK_UP}
     assert circles((by, of) for by, of in found if by and of) == []
+
+
+def test_the_page_of_the_architecture_has_every_room_above_the_rooms_that_it_imports_from():
+    shown = {name: int(number) for number, name in re.findall(r"^\| (\d+) \| `(\w+)(?:\.py)?` \|", PAGE, re.M)}
+    assert shown.keys() == MAY_IMPORT.keys()
+    assert [(by, of) for by, rooms in MAY_IMPORT.items() for of in rooms.split() if shown[by] <= shown[of]] == []
+
+
+def test_the_page_of_the_architecture_names_files_that_exist():
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*|\w+\.py)`", PAGE)) - {"src/fsamlab/"}
+    assert len(named) > 60
+    assert [name for name in sorted(named) if not any((p / name).exists() for p in (ROOT, SRC / "fsamlab"))] == []
 
 
 def test_circles_and_back_arrows_are_found():

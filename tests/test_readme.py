@@ -1,4 +1,4 @@
-"""What the README and the help page show must work."""
+"""What the README, the pages below docs/ and the help page show must work."""
 
 import re
 import shlex
@@ -10,36 +10,53 @@ from support.runs import ROOT
 from fsamlab.command.help import page
 
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text(encoding="utf-8") for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])}
+OWN_TEST = "adding_a_variant.md"  # the reader makes the choices of that page; tests/optim/test_new_choice.py follows it
+SHOWN = "\n".join([*(text for path, text in PAGES.items() if path.name != OWN_TEST), page()])
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-MEASURE = sorted(set(re.findall(r"fsamlab measure (runs/\S+[^\n`#]*)", README + page())))
+OWN_LOOPS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_loops.md").read_text(), re.S)
+MEASURE = sorted(set(re.findall(r"fsamlab measure (runs/\S+[^\n`#]*)", SHOWN)))
 COMMANDS = sorted(
     {
         line.split("#")[0].split("  ")[0].strip()
-        for line in re.findall(r"python launch\.py[^\n`]*", README + page())
+        for line in re.findall(r"python launch\.py[^\n`]*", SHOWN)
         if "..." not in line and "--" not in line
     }
 )
 
 
-def test_the_optimizer_in_five_lines():
+def small_loop():
+    """Return the names that the examples use: a net with BatchNorm and one batch."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
     names = {"torch": torch, "model": model, "criterion": torch.nn.CrossEntropyLoss()}
-    names.update(x=torch.randn(8, 3), y=torch.randint(0, 2, (8,)))
+    return {**names, "x": torch.randn(8, 3), "y": torch.randint(0, 2, (8,))}
+
+
+def test_the_optimizer_in_five_lines():
+    names = small_loop()
     exec(PYTHON[0], names)
     assert names["loss"].item() > 0
-    assert int(model[1].num_batches_tracked) == 1
+    assert int(names["model"][1].num_batches_tracked) == 1
 
 
 def test_diagnostics_without_the_framework():
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
-    names = {"model": model, "x": torch.randn(8, 3), "y": torch.randint(0, 2, (8,))}
+    names = small_loop()
     exec(PYTHON[1], names)
     assert names["rise"].total == names["rise"].first_order + names["rise"].curvature > 0
     assert names["top"].converged
     assert len(names["top"].top) == 5
     assert len(PYTHON) == 2
+
+
+def test_every_example_of_an_own_loop_trains_and_counts_each_batch_once():
+    assert len(OWN_LOOPS) == 3
+    names = small_loop()
+    for number, example in enumerate(OWN_LOOPS, start=1):
+        before = names["model"][2].weight.detach().clone()
+        exec(example, names)
+        assert int(names["model"][1].num_batches_tracked) == number
+        assert (names["model"][2].weight != before).all()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -49,14 +66,13 @@ def test_every_command_composes(composed, command):
 
 
 def test_commands_were_found():
-    assert len(COMMANDS) >= 5
+    assert len(COMMANDS) >= 8
 
 
 def test_every_fsamlab_command_parses():
     from fsamlab.command.main import _parser
 
-    pages = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
-    blocks = [(path, block) for path, text in pages.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
+    blocks = [(path, block) for path, text in PAGES.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
     commands = [
         (path, command)
         for path, block in blocks
@@ -72,9 +88,15 @@ def test_every_fsamlab_command_parses():
             pytest.fail(f"{path.name}: fsamlab {command}")
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"python (benchmarks/\w+\.py)", SHOWN))))
+def test_every_benchmark_that_is_named_exists(script):
+    assert (ROOT / script).is_file()
 
 
 @pytest.mark.parametrize("command", MEASURE)
@@ -90,10 +112,10 @@ def test_every_measurement_composes(command):
         typed_measure(compose("measure", overrides=["root=/runs", "run=r", *words]))
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_no_blank_line_cuts_a_table_in_two(page):
     """What comes after one is text with bars in it."""
-    lines = page.read_text(encoding="utf-8").splitlines()
+    lines = PAGES[page].splitlines()
     for number, line in enumerate(lines[1:], start=2):
         if line.startswith("|") and not lines[number - 2].startswith("|"):
             assert set(lines[number]) <= set("|-: "), f"{page.name}:{number} is a table's row without its head"
