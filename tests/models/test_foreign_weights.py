@@ -1,6 +1,7 @@
 """Weights as other tools save them: taken off what they wrap, said in the log; what could be meant twice is refused."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -115,6 +116,15 @@ def test_other_weights_under_a_prefix_are_refused(model, tmp_path):
 def test_weights_of_a_type_that_would_be_converted_into_something_else_are_refused(model, tmp_path, kind):
     torch.save({name: v.to(kind) for name, v in model.state_dict().items()}, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=rf"0\.weight is of type {str(kind)[6:]}, which is no weight's"):
+        small(str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, value):
+    state = {name: v.clone() for name, v in model.state_dict().items()}
+    state["0.weight"].view(-1)[3] = value
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"0\.weight holds NaN or infinite values"):
         small(str(tmp_path / "w.pt"))
 
 

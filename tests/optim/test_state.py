@@ -437,3 +437,14 @@ def test_component_on_dcp_needs_no_step_of_its_own():
     resumed = SAMComponent(BASES["momentum"](model.parameters()), full_every_steps=2)
     with pytest.raises(ValueError, match="component=project_out there"):
         resumed.load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")  # torch's word
+def test_a_parameter_that_stands_twice_in_a_group_is_refused():
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    base, optimizer = torch.optim.SGD([p, p], lr=0.1), FSAM(torch.optim.SGD([q], lr=0.1))
+    with pytest.raises(ValueError, match="twice in a group"):
+        FSAM(base)
+    with pytest.raises(ValueError, match="twice in a group"):
+        optimizer.add_param_group({"params": iter([p, p])})
+    assert [list(group["params"]) for group in optimizer.param_groups] == [[q]]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from support.runs import compose_tiny
 
+import fsamlab.run
 from fsamlab.command.measure import measure_run
 from fsamlab.config import ConfigError, DataConfig, MeasureConfig
 from fsamlab.config.identity import config_hash, run_id
@@ -201,6 +202,22 @@ def test_other_start_weights_are_refused_and_none_are_needed(tmp_path, stop_at):
     row = measure_run(directory, MeasureConfig(diagnostics=compose_tiny("diagnostics=light").diagnostics))
     assert row.exists()
     assert run(config, tmp_path / "whole")["final/test/acc1"] == whole["final/test/acc1"]
+
+
+def test_start_weights_that_are_replaced_while_they_are_read_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "start.pt"
+    weights(path, 1)
+    real = fsamlab.run.build
+
+    def replaced_meanwhile(*args, **options):
+        built = real(*args, **options)
+        weights(path, 2)
+        return built
+
+    monkeypatch.setattr(fsamlab.run, "build", replaced_meanwhile)
+    with pytest.raises(ConfigError, match=r"model.checkpoint=.* was replaced while it was read"):
+        run(compose_tiny(f"model.checkpoint={path}"), tmp_path / "run")
+    assert not (tmp_path / "run" / "inputs.json").exists()
 
 
 def test_pretrained_weights_are_read_once(tmp_path, stop_at, monkeypatch):

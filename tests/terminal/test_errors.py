@@ -1,5 +1,5 @@
 import pytest
-from support.runs import TINY
+from support.runs import TINY, compose_tiny
 
 WRONG = {
     "optimizer.rhoo=1": "optimizer.rhoo: unknown key (did you mean rho?)",
@@ -241,3 +241,20 @@ def test_a_finished_run_in_a_closed_directory_is_one_line(tmp_path, monkeypatch,
         CheckBeforeRun().on_run_start(config)
     assert capfd.readouterr().err == f"error: {directory}: the run's directory cannot be written\n"
     assert [p.name for p in directory.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_stands_in_the_place_of_a_run_directory_is_named(tmp_path, capsys, kind):
+    from fsamlab.run import run
+    from fsamlab.terminal import errors
+
+    directory = tmp_path / "run"
+    if kind == "file":
+        directory.write_text("")
+    else:
+        directory.symlink_to(tmp_path / "gone")
+    assert errors.call(lambda: run(compose_tiny(), directory)) == 1
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"error: {directory}")
+    assert line.endswith("move it away")
+    assert "\n" not in line

@@ -42,7 +42,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
             and name it; relative to the project. The log says what was taken off. Loaded with `weights_only=True`.
 
     Raises:
-        ConfigError: no such file, a file of another kind, weights of another model, or of several.
+        ConfigError: no such file, a file of another kind, weights of another model, of several, or not finite.
     """
     own = model.state_dict()
     state = _unwrapped(_read(checkpoint), own, checkpoint)
@@ -59,6 +59,8 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
         if value.is_floating_point() and not state[name].is_floating_point():  # torch would convert without a word
             kind = str(state[name].dtype).removeprefix("torch.")
             raise ConfigError("model.checkpoint", checkpoint, f"{name} is of type {kind}, which is no weight's")
+        if not bool(torch.isfinite(state[name]).all()):
+            raise ConfigError("model.checkpoint", checkpoint, f"{name} holds NaN or infinite values: it has diverged")
     classifier = classifier_names(model)
     for name in differing:
         if name.rpartition(".")[0] not in classifier:

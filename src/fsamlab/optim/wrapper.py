@@ -109,6 +109,10 @@ class Wrapper(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; it may bring its own `rho`."""
         in_range("rho", param_group.setdefault("rho", self.defaults["rho"]), 0)
+        if not isinstance(param_group["params"], Tensor | set):  # torch refuses a set, which has no order
+            params = param_group["params"] = list(param_group["params"])
+            if len({id(p[1] if isinstance(p, tuple) else p) for p in params}) < len(params):
+                raise ValueError("a parameter stands twice in a group: it would be perturbed and stepped twice")
         if not any(group is param_group for group in self.param_groups):
             self.base.add_param_group(param_group)
         param_group[KEY] = None  # a key of the group, and so of what torch's tools read back; filled in by state_dict()

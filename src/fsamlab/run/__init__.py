@@ -203,8 +203,10 @@ def _train(
     if state is not None:  # before other data make something else fail
         seen = inputs.look(config, memory=memory)
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
+    weights = inputs.start_weights(config) if state is None else None
     trainer, facts = build(config, device, start_weights=state is None)
     seen = inputs.look(config, facts, memory, pretrained_file(config.model))
+    inputs.check_start_weights(config, weights, seen)
     resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
     tracker = build_tracker(
         config.tracker,

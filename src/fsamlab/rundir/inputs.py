@@ -80,6 +80,30 @@ def look(
     return found
 
 
+def start_weights(config: Config) -> dict[str, str] | None:
+    """Return the digest of the file that `model.checkpoint` names; None where it names none, or none is there."""
+    path = config.model.checkpoint
+    try:
+        return None if path is None else of_file(PROJECT_ROOT / Path(path).expanduser())
+    except OSError:  # what reads the file says so
+        return None
+
+
+def check_start_weights(config: Config, before: dict[str, str] | None, seen: Seen) -> None:
+    """Refuse start weights that were replaced while they were read: a run that still trains replaces its last.pt.
+
+    Args:
+        before: :func:`start_weights` before they were read; None where they were not read.
+        seen: :func:`look` afterwards.
+
+    Raises:
+        ConfigError: the file is another one now, so that nobody can say which of the two the model has.
+    """
+    if before is not None and seen.get("model.checkpoint") != before:
+        allowed = "was replaced while it was read; copy the file of a run that still trains, and start from the copy"
+        raise ConfigError("model.checkpoint", config.model.checkpoint, allowed)
+
+
 def check(directory: Path, config: Config, now: Seen, remedy: str = "or start over with force=true") -> bool:
     """Compare what a run recorded with what there is now; return whether the run has a record.
 

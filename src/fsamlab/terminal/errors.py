@@ -111,6 +111,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
         advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
         return tidy(f"out of memory: {(str(error).splitlines() or ['no more to be had'])[0][:200]}; {advice}")
+    if isinstance(error, FileExistsError) and error.filename is not None:  # of mkdir: it names what is in the way
+        return f"{error.filename}: a directory is needed here, and this is a file or a link to nothing; move it away"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
