@@ -223,3 +223,27 @@ def test_dropout_is_noise_of_the_gradient():
     assert found["cos_batch_full"] == pytest.approx(found["cos_batch_full_predicted"], abs=0.03)
     assert 0.1 < found["noise/trace_augmentation"] / found["noise/trace_sigma"] < 0.95
     assert found["cos_ema_full"] < 0.97
+
+
+class Residual(torch.nn.Module):
+    """A residual net with dropout and stochastic depth: the masks of a batch are of two kinds."""
+
+    def __init__(self, num_classes, in_channels):
+        from timm.layers import DropPath
+
+        super().__init__()
+        self.stem, self.head = torch.nn.Linear(64 * in_channels, 16), torch.nn.Linear(16, num_classes)
+        self.block = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Tanh(), torch.nn.Dropout(0.2), DropPath(0.2))
+
+    def forward(self, x):
+        h = torch.tanh(self.stem(x.flatten(1)))
+        return self.head(h + self.block(h))
+
+
+def test_stochastic_depth_is_noise_of_the_gradient():
+    net = (f"model.import_path={__name__}:Residual", "model.width=null", "model.name=residual")
+    noise = "diagnostics.quantities=[decomposition,noise]"
+    found = measured(*DIGITS, *net, noise, seeds=range(3), steps=range(27, 48, 10))
+    assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.015)
+    assert found["cos_batch_full"] == pytest.approx(found["cos_batch_full_predicted"], abs=0.03)
+    assert 0.01 < found["noise/trace_augmentation"] / found["noise/trace_sigma"] < 0.95
