@@ -143,6 +143,9 @@ WRONG = {
     "tracker.project=a/b": "tracker.project='a/b': must have 1 to 128 printable characters",
     "tracker.entity=a/b": "tracker.entity='a/b'",
     "tracker.tags=['']": "tracker.tags='': must have 1 to 64",
+    "data.import_path=mine": "data.import_path=mine: must have the form package.module:function",
+    "model.import_path='a b:c'": "model.import_path=a b:c: must have the form package.module:function",
+    "model.import_path=.a:b": "model.import_path=.a:b: must have the form package.module:function",
     f"tracker.tags=[{'x' * 65}]": "must have 1 to 64 printable characters",
 }
 

@@ -156,6 +156,20 @@ class Location(Text):
 
 
 @dataclass(frozen=True)
+class ImportPath(Text):
+    """A name of foreign code, `package.module:function`; whether the module exists is known when it is imported."""
+
+    def check(self, key: str, value: str) -> None:
+        """Refuse a text of another form."""
+        super().check(key, value)
+        if is_recorded():
+            return
+        module, colon, name = value.partition(":")
+        if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ConfigError(key, value, "must have the form package.module:function")
+
+
+@dataclass(frozen=True)
 class Listed:
     """A list, each element in `each`; `fewest` and `most` count them."""
 
@@ -203,6 +217,11 @@ def label(default: Any, longest: int = 200) -> Any:
 def location(default: Any) -> Any:
     """Return a schema's field for a :class:`Location`."""
     return _field(default, Location())
+
+
+def function_path(default: Any) -> Any:
+    """Return a schema's field for an :class:`ImportPath`."""
+    return _field(default, ImportPath())
 
 
 def listed(default: list[Any], each: Any, fewest: int = 0, most: int = 1000) -> Any:

@@ -12,11 +12,11 @@ from fsamlab.config.checks import (
     Number,
     check_fields,
     did_you_mean,
+    function_path,
     label,
     listed,
     location,
     number,
-    text,
     word,
 )
 
@@ -47,7 +47,7 @@ class DataConfig:
     NAMES: ClassVar[tuple[str, ...]] = ("digits", "fashion_mnist", "cifar10", "cifar100")
 
     name: str = label(MISSING, 200)
-    import_path: str | None = text(None)  # package.module:function for a data set of one's own
+    import_path: str | None = function_path(None)  # package.module:function for a data set of one's own
     root: str = location("data")  # relative to the project's directory
     download: bool = False
     batch_size: int = number(64, 1, COUNT)

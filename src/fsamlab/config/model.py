@@ -9,10 +9,10 @@ from fsamlab.config.checks import (
     ConfigError,
     check_fields,
     did_you_mean,
+    function_path,
     label,
     location,
     number,
-    text,
     word,
 )
 
@@ -25,7 +25,7 @@ class ModelConfig:
 
     name: str = label(MISSING, 200)
     library: str = word("own", "own", "timm")
-    import_path: str | None = text(None)  # package.module:function(num_classes=, in_channels=) -> nn.Module
+    import_path: str | None = function_path(None)  # package.module:function(num_classes=, in_channels=) -> nn.Module
     pretrained: bool = False  # library=timm
     checkpoint: str | None = location(None)  # weights to start from: a run's last.pt, a state_dict
     width: int | None = number(None, 1, 1024)  # small_cnn, wrn28_10 (widening factor)
