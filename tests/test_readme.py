@@ -11,7 +11,9 @@ from fsamlab.command.help import page
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path: path.read_text(encoding="utf-8") for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])}
-OWN_TEST = "adding_a_variant.md"  # the reader makes the choices of that page; tests/optim/test_new_choice.py follows it
+OWN_TEST = (
+    "adding_a_variant.md"  # the reader makes the choices of that page; tests/optim/test_adding_a_variant.py tests it
+)
 SHOWN = "\n".join([*(text for path, text in PAGES.items() if path.name != OWN_TEST), page()])
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 OWN_LOOPS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_loops.md").read_text(), re.S)

@@ -102,9 +102,11 @@ def test_a_damaged_file_is_a_reason_and_the_rest_is_shown(tmp_path):
     (root / "sam-s1" / "config.yaml").write_text("a: [1")
     gathered = gather([root])
     torn, wrong = gathered.frame["reason"]
-    assert torn == f"cannot be read in full: {root}/sam-s0/metrics.jsonl, line 2: no JSON object: '{{broken'"
+    assert torn == f"cannot be read in full: {root}/sam-s0/metrics.jsonl, line 2: not a JSON object: '{{broken'"
     path = root / "sam-s1" / "config.yaml"
-    assert wrong.startswith(f"cannot be read in full: {path} is no run's configuration: is no YAML: ParserError: ")
+    assert wrong.startswith(
+        f"cannot be read in full: {path} is not the configuration of a run: is not YAML: ParserError: "
+    )
     _, page = written(root)
     assert torn in page.text
     assert wrong in page.text

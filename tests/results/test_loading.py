@@ -34,7 +34,7 @@ def test_damaged_rows_are_left_out_with_a_warning(tmp_path):
     bad, _ = (make_run(tmp_path / f"s{seed}", seed, rows=rows) for seed in (0, 1))
     with (bad / "metrics.jsonl").open("a") as f:
         f.write("{broken\n")
-    with pytest.warns(UserWarning, match=r"s0/metrics\.jsonl, line 3: no JSON object.*left out") as caught:
+    with pytest.warns(UserWarning, match=r"s0/metrics\.jsonl, line 3: not a JSON object.*left out") as caught:
         runs, rows = figures.load(tmp_path)
     assert caught[0].filename == __file__
     assert runs["final/test/acc1"].tolist() == [0.5, 0.5]

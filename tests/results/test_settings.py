@@ -209,7 +209,7 @@ def test_a_configuration_of_something_else_is_named(tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
     assert main(["collect", str(tmp_path)]) == 1
-    assert "other/config.yaml is no run's configuration: optimizer.name is missing" in capsys.readouterr().out
+    assert "other/config.yaml is not the configuration of a run: optimizer.name is missing" in capsys.readouterr().out
 
 
 def cells(table):

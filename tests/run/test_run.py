@@ -312,7 +312,7 @@ def test_a_damaged_row_before_the_checkpoint_is_set_aside_and_the_run_goes_on(tm
     place = content.index(b"\n") + 3  # in the name of the second row's first key
     rows.write_bytes(content[:place] + b"\x00" + content[place + 1 :])
     run(config, directory)
-    assert "line 2; the run goes on without" in caplog.text
+    assert "line 2; the run continues without" in caplog.text
     assert (directory / "metrics.jsonl.damaged").read_bytes().count(b"\n") == 1
     whole = timeless(tmp_path / "whole")
     assert timeless(directory) == [whole[0], *whole[2:]]

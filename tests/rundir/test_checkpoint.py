@@ -120,6 +120,6 @@ def test_a_file_with_other_objects_than_a_run_writes_is_refused_without_advice_t
     with pytest.raises(checkpoint.Damaged) as refused:
         checkpoint.load(tmp_path / "last.pt")
     assert "last.pt cannot be read as a checkpoint" in str(refused.value)
-    assert "they could run code" in str(refused.value)
+    assert "that could run code" in str(refused.value)
     assert "weights_only" not in str(refused.value)
     assert "you have two options" not in str(refused.value)

@@ -103,7 +103,7 @@ def test_one_more_picture_is_refused(root, tmp_path, stop_at):
     with pytest.raises(ConfigError, match="12 images") as raised:
         stopped_and_resumed(config, directory, stop_at, lambda: shutil.copy(root / "val" / "dog" / "0.png", extra))
     message = str(raised.value)
-    assert message.startswith(f"data.root={root}: is not what run started with (12 images of ")
+    assert message.startswith(f"data.root={root}: has changed since run started (12 images of ")
     assert "13 images" in message
     assert "force=true" in message
     assert "\n" not in message
@@ -126,7 +126,7 @@ def test_names_and_sizes_count_and_hidden_files_do_not(root, tmp_path, stop_at, 
     if change == "hidden":
         assert stopped_and_resumed(composed(root), tmp_path / "run", stop_at, act)["cost/steps"] == 4
     else:
-        with pytest.raises(ConfigError, match=r"data.root=.* is not what run started with"):
+        with pytest.raises(ConfigError, match=r"data.root=.* has changed since run started"):
             stopped_and_resumed(composed(root), tmp_path / "run", stop_at, act)
 
 
@@ -164,7 +164,7 @@ def test_a_sweep_compares_what_it_skips_and_the_other_runs_go_on(root, tmp_path,
     assert choice.todo == [unfinished]
     assert choice.ended == [unfinished, other_data]  # its result is not what the configuration would give now
     (line,) = choice.left_out
-    assert re.match(rf"data.root={root}.* is not what {plan.run_id} started with", line)
+    assert re.match(rf"data.root={root}.* has changed since {plan.run_id} started", line)
     assert f"error: {plan.run_id} is left out: {line}" in caplog.text
 
     launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: [])
@@ -189,9 +189,9 @@ def test_other_start_weights_are_refused_and_none_are_needed(tmp_path, stop_at):
     weights(path, 1)
     config = compose_tiny(f"model.checkpoint={path}", "train.checkpoint_every_steps=1", "train.keep_state=true")
     whole = run(config, tmp_path / "whole")
-    with pytest.raises(ConfigError, match=r"model.checkpoint=.* is not what run started with \(content \w+ then"):
+    with pytest.raises(ConfigError, match=r"model.checkpoint=.* has changed since run started \(content \w+ then"):
         stopped_and_resumed(config, directory, stop_at, lambda: weights(path, 2))
-    with pytest.raises(ConfigError, match=r"model.checkpoint=.* is not what whole started with"):
+    with pytest.raises(ConfigError, match=r"model.checkpoint=.* has changed since whole started"):
         run(config, tmp_path / "whole")
     path.unlink()
     run(config, directory)
@@ -261,7 +261,7 @@ def test_a_run_from_before_goes_on_with_a_notice(root, tmp_path, stop_at, caplog
         assert "not compared: 1 of the finished runs" in caplog.text
         (tmp_path / "run" / inputs.FILE).write_text('{"data": 3}')
         run(composed(root), tmp_path / "run")
-    assert "holds something else than digests" in caplog.text
+    assert "does not hold digests" in caplog.text
 
 
 def test_fashion_mnist_is_compared_by_content(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_the_same_host_name_in_another_pid_namespace_counts_by_its_heartbeat(tmp
     for other in ({"pid_namespace": "pid:[1]"}, {"boot_id": "another boot"}):
         write_json(tmp_path / "owner.json", {**OWNER, **other})
         write_json(tmp_path / "status.json", {"status": "running"})
-        with pytest.raises(DirectoryBusy, match="last heard of"):
+        with pytest.raises(DirectoryBusy, match="last heartbeat"):
             Ownership(tmp_path)
         assert current_status(tmp_path)["status"] == "running"
     stale = time.time() - ownership.STALE_SECONDS - 1
@@ -132,7 +132,7 @@ def test_a_heartbeat_from_the_future_keeps_nothing_alive(tmp_path):
 def test_a_clock_that_is_off_does_not_end_a_living_run(tmp_path, monkeypatch):
     write_json(tmp_path / "owner.json", {**OWNER, "host": "elsewhere"})
     monkeypatch.setattr(time, "time", lambda: 4e9)  # this machine's; files are dated by the file server's
-    with pytest.raises(DirectoryBusy, match="last heard of"):
+    with pytest.raises(DirectoryBusy, match="last heartbeat"):
         Ownership(tmp_path)
 
 

@@ -233,7 +233,7 @@ def test_a_run_that_cannot_be_started_is_said_and_the_others_start(sweep, starte
     (first.directory / "status.json").write_text("{}")
     assert main(["resubmit", str(sweep)]) == 1
     assert [job.directory for job in started] == [second.directory, third.directory]
-    assert f"{first.directory}/status.json is damaged: status is missing; remove it" in caplog.text
+    assert f"{first.directory}/status.json is damaged: status is missing; remove the file" in caplog.text
 
 
 def test_a_run_that_is_trained_by_hand_is_not_started_twice(sweep, started):

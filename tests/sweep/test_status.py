@@ -350,4 +350,4 @@ def test_a_record_that_is_damaged_is_said_and_the_runs_are_shown(tmp_path, capsy
     assert main(["status", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "1 run: 1 finished" in out
-    assert f"{tmp_path}/launches/2.json is no JSON object" in out.replace("\n", "")
+    assert f"{tmp_path}/launches/2.json is not a JSON object" in out.replace("\n", "")

@@ -218,4 +218,4 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys):
     (run / "summary.json").write_text("{")
     assert main(["collect", str(tmp_path)]) == 1
     line, *_ = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"  damaged  a: {run}/summary.json is no JSON object")
+    assert line.startswith(f"  damaged  a: {run}/summary.json is not a JSON object")

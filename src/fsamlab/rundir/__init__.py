@@ -1,1 +1,1 @@
-"""The files of one run, written and read."""
+"""The files of one run: the writer's side, the reader's side, and who may write."""

@@ -1,7 +1,8 @@
-"""Checkpoints in a run directory: last.pt, previous.pt, best.pt; atomic, loaded with weights_only=True.
+"""Checkpoints in a run directory: last.pt, previous.pt, best.pt. Written atomically, loaded with weights_only=True.
 
-At every moment, also in the middle of a save, last.pt is a whole file: the new one is written under a
-temporary name, flushed to disk and renamed over it, after the old one was linked as previous.pt.
+At every moment, also in the middle of a save, last.pt is a whole file. The new checkpoint is written under a temporary
+name and flushed to the disk. Then the old file gets the second name previous.pt, and the new file is renamed to
+last.pt.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ def save(
     keep_previous: bool = True,
     guard: Callable[[], None] | None = None,
 ) -> None:
-    """Write `payload` (tensors, numbers, strings and containers of them) as `directory/name`, atomically.
+    """Write `payload` (tensors, numbers, strings and containers of these) as `directory/name`, atomically.
 
     Args:
-        guard: called right before the renames; what it raises keeps every file as it is.
+        directory: the directory of the checkpoints; made if missing.
+        payload: the content of the checkpoint.
+        name: the name of the file.
+        keep_previous: whether the old file stays as previous.pt.
+        guard: called right before the renames. If `guard` raises, every file stays as it is.
 
     Raises:
-        OSError: it names the file; the disk is full, for one. The earlier checkpoints are as they were.
+        OSError: names the file, for example when the disk is full. The earlier checkpoints stay as they are.
     """
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / name
@@ -58,10 +63,10 @@ def save(
 
 
 def _write(payload: dict[str, Any], file: Any) -> None:
-    """Write a torch file; an error of the disk is raised as such, and not as what torch makes of it."""
+    """Write a torch file; raise an error of the disk as that error and not as the error that torch makes of it."""
     try:
         torch.save(payload, file)
-    except RuntimeError as e:  # torch's zip writer, which ends without a word about the cause
+    except RuntimeError as e:  # torch's zip writer hides the cause, an OSError, in its context
         cause: BaseException | None = e
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__
@@ -71,12 +76,14 @@ def _write(payload: dict[str, Any], file: Any) -> None:
 
 
 def _keep(last: Path, previous: Path) -> None:
-    """Give `last`, if it is there, the name `previous`, too; where a file has one name only, that one instead.
+    """Give `last`, if it exists, the second name `previous`; on file systems without links, rename `last` to
+    `previous`.
 
-    In the second case a run that is killed before the new last.pt is there goes on from previous.pt.
+    After a rename, a run that is killed before the new last.pt exists continues from previous.pt.
     """
     if not last.exists():
         return
+    # os.link does not replace an existing file: link under a new name, then rename the link over previous.pt.
     link = previous.with_name(f".{previous.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
     try:
         os.link(last, link)
@@ -94,35 +101,37 @@ def _keep(last: Path, previous: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load one checkpoint file on the CPU, also while a run replaces it.
+    """Load one checkpoint file on the CPU; works while a run replaces the file.
 
     Raises:
-        Damaged: the file is torn, or a byte of it has changed since it was written.
-        OSError: it cannot be opened.
+        Damaged: the file is torn, or a byte of the file has changed since it was written.
+        OSError: the file cannot be opened.
     """
     with path.open("rb") as file:
         verify(file, path)
         try:
             payload = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as e:  # a torn file raises whatever the unpickler stumbles over
+        except Exception as e:  # the unpickler raises many kinds of errors on a torn file
             reason = str(e).partition("\n")[0]
-            if isinstance(e, pickle.UnpicklingError):  # torch advises to load it with weights_only=False
-                reason = "it is damaged, or holds other Python objects than a run writes; they could run code"
+            if isinstance(
+                e, pickle.UnpicklingError
+            ):  # torch advises weights_only=False, which would run code in the file
+                reason = "the file is damaged, or holds Python objects that no run writes and that could run code"
             raise Damaged(f"{path} cannot be read as a checkpoint ({type(e).__name__}: {reason})") from e
     if not isinstance(payload, dict):
-        raise Damaged(f"{path} is no checkpoint: it holds a {type(payload).__name__}")
+        raise Damaged(f"{path} is not a checkpoint: it holds a {type(payload).__name__}")
     return payload
 
 
 def load_latest(directory: Path) -> dict[str, Any] | None:
-    """Return the newest readable checkpoint of a run, None where there is none to go on from.
+    """Return the newest readable checkpoint of a run; None where the run has no checkpoint.
 
-    A file that cannot be read is set aside as *.broken, so that no later save takes it for a good one.
+    A file that cannot be read is renamed to *.broken, so that no later save keeps that file as previous.pt.
 
     Raises:
-        CannotResume: files are there, but none can be read.
+        CannotResume: no existing checkpoint can be read, or the checkpoint holds the weights of a finished run only.
     """
-    for left in directory.glob(".*.tmp"):  # of a process that was killed while it saved
+    for left in directory.glob(".*.tmp"):  # left by a process that was killed while it saved
         left.unlink(missing_ok=True)
     broken: list[str] = []
     for name in ("last.pt", "previous.pt"):
@@ -137,9 +146,9 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
             os.replace(path, path.with_suffix(".broken"))
             continue
         if "optimizer" not in payload:
-            raise CannotResume(f"{path} holds a finished run's weights only; force=true starts the run again")
+            raise CannotResume(f"{path} holds only the weights of a finished run; force=true starts the run again")
         if broken:
-            log.warning("resuming from %s, one checkpoint earlier", path)
+            log.warning("resuming from %s, the checkpoint before", path)
         return payload
     if broken:
         raise CannotResume(
@@ -149,6 +158,13 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
 
 
 def finish(directory: Path, model: dict[str, Any], step: int, guard: Callable[[], None] | None = None) -> None:
-    """Replace the resumable checkpoint by the weights alone, which stay after the run."""
+    """Replace the resumable checkpoint by the weights alone, which stay after the run.
+
+    Args:
+        directory: the directory of the checkpoints.
+        model: the model's state_dict.
+        step: number of optimizer steps made.
+        guard: as in :func:`save`.
+    """
     save(directory, {"model": model, "step": step}, keep_previous=False, guard=guard)
     (directory / "previous.pt").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where a run ran: code version, library versions, machine. Never secrets."""
+"""Where a run ran: version of the code, versions of the libraries, machine. Never secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from typing import Any
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "wandb", "fsamlab")
 CODE = ("src", "conf", "sweeps", "launch.py")
 MAX_UNTRACKED = 1_000_000  # bytes of a file; code and configurations are far smaller
-DECISIVE = ("python", "machine", "cpu", "device_name", "num_threads", "libraries")  # for bit-identity
+DECISIVE = (
+    "python",
+    "machine",
+    "cpu",
+    "device_name",
+    "num_threads",
+    "libraries",
+)  # facts that must be equal for bit-identical resuming
 
 
 def git_version(directory: Path) -> dict[str, Any]:
@@ -39,7 +46,7 @@ def git_version(directory: Path) -> dict[str, Any]:
 
 
 def code_version(project_root: Path) -> dict[str, Any]:
-    """Return `{"sha", "dirty", "source"}`; `source` is a digest of src/, which what is computed depends on."""
+    """Return `{"sha", "dirty", "source"}`. `source` is a digest of src/, the code that results depend on."""
     content = hashlib.sha256()
     for path in sorted((project_root / "src").rglob("*.py")):
         content.update(f"{path.relative_to(project_root)}\0".encode() + path.read_bytes() + b"\0")
@@ -47,17 +54,18 @@ def code_version(project_root: Path) -> dict[str, Any]:
 
 
 def uncommitted(project_root: Path) -> str:
-    """Return the work tree's difference to its commit, in git's form; empty where there is none or no repository.
+    """Return the difference between the work tree and its commit, in the form of git; empty without one or without a
+    repository.
 
-    With it what a run is made of and git does not know yet: the files below CODE that are neither tracked nor ignored.
-    One of more than MAX_UNTRACKED bytes is only named.
+    The text also has the files below CODE that git neither tracks nor ignores, because a run may use them. A file of
+    more than MAX_UNTRACKED bytes is only named.
     """
 
     def git(*args: str, expected: tuple[int, ...] = (0,)) -> str:
         done = subprocess.run(["git", "-C", str(project_root), *args], capture_output=True, timeout=30)
         if done.returncode not in expected:
             raise subprocess.SubprocessError(done.stderr)
-        return done.stdout.decode("utf-8", "surrogateescape")  # a file may hold any bytes; written back, they are these
+        return done.stdout.decode("utf-8", "surrogateescape")  # any bytes survive the way in and out
 
     try:
         parts = [git("diff", "HEAD")]
@@ -66,7 +74,7 @@ def uncommitted(project_root: Path) -> str:
             size = (project_root / name).lstat().st_size
             if size > MAX_UNTRACKED:
                 parts.append(f"# not tracked by git, and too large to be kept here ({size} bytes): {name}\n")
-            else:  # 1: they differ
+            else:  # git exits with 1 where the files differ, as a new file does from nothing
                 parts.append(git("diff", "--no-index", "--binary", "--", os.devnull, name, expected=(0, 1)))
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -74,7 +82,9 @@ def uncommitted(project_root: Path) -> str:
 
 
 def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return `<version> -> <version>` where src/ is another than before, None where it is the same or unknown."""
+    """Return `<version> -> <version>` where src/ has changed since `before`; None where src/ is the same or a digest is
+    unknown.
+    """
     if before.get("source") in (None, now["source"]):
         return None
 
@@ -96,7 +106,12 @@ def cpu_name() -> str:
 
 
 def environment(project_root: Path, device: Any) -> dict[str, Any]:
-    """Return what env.json holds; `device` is the torch device that is trained on."""
+    """Return the content of env.json.
+
+    Args:
+        project_root: the directory with src/.
+        device: the torch device of the training.
+    """
     import torch
 
     def version(name: str) -> str | None:
@@ -121,11 +136,13 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
 
 
 def slurm_job_id() -> str | None:
-    """Return the SLURM job this process runs in, as squeue prints it: `123`, or `123_4` in an array."""
+    """Return the id of the SLURM job of this process as squeue prints it: `123`, or `123_4` in an array; None outside
+    SLURM.
+    """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def decisive_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return `key: before -> now` for what bit-identical resuming depends on."""
+    """Return `key: before -> now` for each fact that has changed and that bit-identical resuming depends on."""
     return [f"{key}: {before[key]} -> {now[key]}" for key in DECISIVE if key in before and before[key] != now[key]]

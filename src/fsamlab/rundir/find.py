@@ -1,4 +1,6 @@
-"""Run directories: which there are, and what their own files say of them. Imports neither pandas nor torch."""
+"""Run directories: finding them, and the state of each by its own files. This module imports neither pandas nor
+torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from fsamlab.storage.reading import Damaged
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the run directories at or one level below `paths`, sorted."""
+    """Return the run directories at `paths` or one level below, sorted."""
     found: set[Path] = set()
     for path in paths:
         if (path / "config.yaml").exists():
@@ -27,20 +29,20 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def runs_at(paths: Sequence[Path]) -> list[Path]:
-    """Return what :func:`find_runs` finds, at least one.
+    """Return the run directories that :func:`find_runs` finds, at least one.
 
     Raises:
-        ConfigError: a path does not exist, or there is no run directory at any.
+        ConfigError: a path does not exist, or no path has a run directory.
     """
     check_exist(paths)
     found = find_runs(paths)
     if not found:
-        raise no_runs(paths, "no run directory (one with a config.yaml) there")
+        raise no_runs(paths, "there is no run directory (a directory with a config.yaml)")
     return found
 
 
 def check_exist(paths: Iterable[Path]) -> None:
-    """Refuse a mistyped path among others; what merely holds no runs, as in `runs/*`, is none.
+    """Refuse a path that does not exist. A directory without runs is not refused: `runs/*` may match some.
 
     Raises:
         ConfigError: a path does not exist.
@@ -51,7 +53,9 @@ def check_exist(paths: Iterable[Path]) -> None:
 
 
 def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
-    """Return the error of a command that was given no runs; it names a sweep below the paths, if there is one."""
+    """Return the error for a command that was given no runs; the message names a sweep below the paths, if there is
+    one.
+    """
     below = next((str(found.parents[1]) for path in paths for found in sorted(path.glob("*/*/config.yaml"))), None)
     example = f", such as {below}" if below else ""
     return ConfigError(
@@ -60,10 +64,11 @@ def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
 
 
 def current_status(directory: Path) -> dict[str, Any]:
-    """Return status.json, with `lost` for a run marked running whose process is gone, `damaged` where it is damaged.
+    """Return the content of status.json, corrected by what is known now.
 
-    One damaged run must not hide the others: whoever looks at runs reads their states here, and `exception` names the
-    file and says what to do.
+    The status is `lost` where the file says running and the process is gone, and `damaged` where a file is damaged;
+    then `exception` names the file and the remedy. Damage raises nothing here, because one damaged run must not hide
+    the other runs of a sweep.
     """
     try:
         status = read_status(directory)
@@ -72,11 +77,11 @@ def current_status(directory: Path) -> dict[str, Any]:
         return {"status": "damaged", "exception": str(e)}
     if status["status"] != "running" or alive:
         return status
-    return {**status, "status": "lost", "exception": "its process is gone without a word (killed, out of memory?)"}
+    return {**status, "status": "lost", "exception": "its process is gone and left no reason (killed, out of memory?)"}
 
 
 def why_unfinished(status: dict[str, Any]) -> str:
-    """Return in a few words why a run has not finished, from its :func:`current_status`."""
+    """Return in a few words why a run has not finished, from the result of :func:`current_status`."""
     if status.get("exception"):
         return str(status["exception"])
     step = f"step {status['step']}" if "step" in status else "no step yet"
@@ -89,7 +94,9 @@ T = TypeVar("T")
 
 
 def read_whole(read: Callable[[Path], T], directory: Path, damage: list[str]) -> T | None:
-    """Return what `read` finds in a run directory; None where a file is damaged, and then its line in `damage`."""
+    """Return the result of `read` for a run directory; where a file is damaged, return None and add the message to
+    `damage`.
+    """
     try:
         return read(directory)
     except Damaged as e:
@@ -118,14 +125,19 @@ IN_NAMES = frozenset({"seed", *GROUPS, *(f"{group}.name" for group in GROUPS)})
 
 
 def settings_of(directories: Sequence[Path]) -> list[str]:
-    """Return :func:`what_varies` of runs that have started; a damaged file says nothing."""
+    """Return the result of :func:`what_varies` for runs that have started; a run with a damaged file counts as one
+    without overrides.
+    """
     return what_varies([read_whole(read_overrides, directory, []) or [] for directory in directories])
 
 
 def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return for each job the overrides in which jobs differ, `rho=0.1 width=16`, without what a run's name says."""
+    """Return for each job the overrides in which the jobs differ, as `rho=0.1 width=16`, without those that a run's
+    name shows.
+    """
     given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in jobs]
     keys = [key for key in dict.fromkeys(k for one in given for k in one) if key not in IN_NAMES]
+    # Neutral keys change no weights: runs that differ in num_workers alone are one setting.
     varied = [
         key
         for key in keys
@@ -133,6 +145,7 @@ def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
         and key not in NEUTRAL
         and len({one.get(key) for one in given}) > 1
     ]
+    # A key is shortened to its last part unless two varied keys share that part, as model.name and tracker.name do.
     last = Counter(key.rpartition(".")[2] for key in varied)
     short = {key: name if last[name := key.rpartition(".")[2]] == 1 else key for key in varied}
     return [" ".join(f"{short[key]}={one[key]}" for key in varied if key in one) for one in given]

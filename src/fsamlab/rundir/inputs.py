@@ -1,10 +1,11 @@
-"""What a run reads from outside, as digests: inputs.json in the run directory.
+"""Digests of everything that a run reads from outside: inputs.json in the run directory.
 
-The configuration says where data and start weights lie, not what they are; the digests do. They are recorded when a
-run starts, and compared when it goes on, when a finished run is skipped and when a run is measured. What is gone is not
-compared: a run with a checkpoint does without its start weights, and what is read after all says itself that it lacks.
+The configuration says where data and start weights lie; the digests say what their content is. They are recorded when a
+run starts, and compared when a run continues, when a finished run is skipped and when a run is measured. A file that no
+longer exists is not compared: a run with a checkpoint needs no start weights, and the reader of any other missing file
+reports it.
 
-Importing this module imports no torch, so that a sweep can compare its finished runs.
+This module imports no torch, so that a sweep can compare its finished runs quickly.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fsamlab.storage.writing import write_json
 log = logging.getLogger(__name__)
 
 FILE = "inputs.json"
-CODE = ("data.import_path", "model.import_path")  # its change is treated as that of our own code
+CODE = ("data.import_path", "model.import_path")  # a change of these modules is treated as a change of src/
 IMAGE_FOLDERS = ("imagenet", "image_folder")
 
 Seen = dict[str, dict[str, str]]  # config key -> {"digest": 16 hex digits, "what": in words}
@@ -38,12 +39,13 @@ def look(
     memory: Memory | None = None,
     pretrained: Path | None = None,
 ) -> Seen:
-    """Return the digests of what a configuration names and what is there now.
+    """Return the digests of all existing inputs that a configuration names.
 
     Args:
-        facts: of the built data (`Data.facts`): the split and the labels are compared too.
-        memory: digests of files that other configurations name as well, kept by the caller.
-        pretrained: the file of timm's weights that the model starts from, where it does.
+        config: the configuration of the run.
+        facts: facts about the built data (`Data.facts`); with them split and labels are digested too.
+        memory: digests of files that other configurations name as well; the caller keeps this dictionary.
+        pretrained: the file of timm's weights that the model starts from, if the model starts from one.
     """
     memory = {} if memory is None else memory
     found: Seen = {}
@@ -53,7 +55,7 @@ def look(
         if at not in memory:
             try:
                 seen = digest(path)
-            except OSError as e:  # gone, or not to be read: what reads it says so
+            except OSError as e:  # the file is gone or cannot be read: its reader reports that
                 log.debug("%s is not compared: %s", path, e)
                 seen = None
             if seen is None:
@@ -65,7 +67,7 @@ def look(
     root = PROJECT_ROOT / Path(data.root).expanduser()
     if data.import_path is None and data.name in IMAGE_FOLDERS:
         add("data.root", of_images, root)
-    if data.import_path is None and data.name == "fashion_mnist":  # torchvision checks CIFAR's files by itself
+    if data.import_path is None and data.name == "fashion_mnist":  # torchvision checks the files of CIFAR
         add("data.root", of_fashion_mnist, root)
     if model.checkpoint is not None:
         add("model.checkpoint", of_file, PROJECT_ROOT / Path(model.checkpoint).expanduser())
@@ -105,10 +107,16 @@ def check_start_weights(config: Config, before: dict[str, str] | None, seen: See
 
 
 def check(directory: Path, config: Config, now: Seen, remedy: str = "or start over with force=true") -> bool:
-    """Compare what a run recorded with what there is now; return whether the run has a record.
+    """Compare the recorded inputs of a run with the present inputs; return whether the run has a record.
+
+    Args:
+        directory: the run directory.
+        config: the configuration of the run.
+        now: the result of :func:`look`.
+        remedy: what the user may do besides restoring the inputs, for the message.
 
     Raises:
-        ConfigError: data or start weights are others; foreign code is, and `on_code_change=refuse`.
+        ConfigError: data or start weights have changed; or imported code has changed and `on_code_change=refuse`.
     """
     before = recorded(directory)
     if before is None:
@@ -119,7 +127,7 @@ def check(directory: Path, config: Config, now: Seen, remedy: str = "or start ov
         change = f"{before[key]['what']} then, {now[key]['what']} now"
         if key not in CODE:
             name = directory.name
-            allowed = f"is not what {name} started with ({change}): restore what was there, {remedy}"
+            allowed = f"has changed since {name} started ({change}): restore the old content, {remedy}"
             raise ConfigError(key, value_of(config, key), allowed)
         if config.on_code_change == "refuse":
             raise ConfigError("on_code_change", "refuse", f"the code of {key} has changed ({change})")
@@ -128,10 +136,11 @@ def check(directory: Path, config: Config, now: Seen, remedy: str = "or start ov
 
 
 def compare_finished(runs: Iterable[tuple[Path, Config]]) -> dict[Path, ConfigError]:
-    """Compare the inputs of finished runs that are to be skipped.
+    """Compare the inputs of finished runs that a sweep is about to skip.
 
     Returns:
-        The runs whose inputs are others now, so that a result is not what the configuration would give, and the error.
+        The runs whose inputs have changed, each with its error: their results are not what the configuration would give
+            now.
     """
     memory: Memory = {}
     changed: dict[Path, ConfigError] = {}
@@ -142,31 +151,31 @@ def compare_finished(runs: Iterable[tuple[Path, Config]]) -> dict[Path, ConfigEr
         except ConfigError as e:
             changed[directory] = e
     if without:
-        log.info("not compared: %d of the finished runs were made before data and start weights were recorded", without)
+        log.info("not compared: %d of the finished runs have no record of their data and start weights", without)
     return changed
 
 
 def record(directory: Path, now: Seen, guard: Callable[[], None] | None = None) -> None:
-    """Write inputs.json; `guard` is called before the file takes its place."""
+    """Write inputs.json; `guard` is called right before the file takes its place."""
     write_json(directory / FILE, now, guard)
 
 
 def recorded(directory: Path) -> Seen | None:
-    """Return what inputs.json holds; None where there is none, or a damaged one, which is said."""
+    """Return the content of inputs.json; None where the file does not exist, or is damaged, which is logged."""
     try:
         found = read_json(directory / FILE)
         if found is not None and not all(
             isinstance(seen, dict) and {"digest", "what"} <= seen.keys() for seen in found.values()
         ):
-            raise Damaged(f"{directory / FILE} holds something else than digests")
+            raise Damaged(f"{directory / FILE} does not hold digests")
     except Damaged as e:
-        log.warning("%s; data and start weights are not compared", e)
+        log.warning("%s; the run's data and start weights are not compared", e)
         return None
     return found
 
 
 def source_of(module: str) -> Path | None:
-    """Return the file of a module, found without importing anything; None where there is none."""
+    """Return the file of a module, found without importing anything; None where no file is found."""
     path: Any = None
     parts = module.split(".")
     for n in range(1, len(parts) + 1):
@@ -178,7 +187,7 @@ def source_of(module: str) -> Path | None:
 
 
 def value_of(config: Config, key: str) -> Any:
-    """Return the value of a dotted key; for a whole section its name."""
+    """Return the value of a dotted key; for a whole section, the name of the section's choice."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)

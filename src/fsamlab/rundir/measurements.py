@@ -9,22 +9,22 @@ from fsamlab.rundir.reading import NUMBER
 from fsamlab.storage.reading import read_json_lines
 
 FOLDER = "measurements"
-ROW = {"step": int, "epoch": NUMBER, "measured": str}  # what every row of a measurement has
+ROW = {"step": int, "epoch": NUMBER, "measured": str}  # the keys that every row of a measurement has
 
 
 def read_measurements(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of all measurements of a run, by step and time.
+    """Return the rows of all measurements of a run, sorted by step and time.
 
     Raises:
-        Damaged: a line is none of a measurement.
+        Damaged: a line is not the row of a measurement.
     """
-    mend = "remove it and measure again"
+    mend = "remove the file and measure again"
     rows = [row for path in (run / FOLDER).glob("*.jsonl") for row in read_json_lines(path, ROW, mend)]
     return sorted(rows, key=lambda row: (row["step"], row["measured"]))
 
 
 def latest(run: Path) -> dict[str, Any]:
-    """Return the newest value of every key that was measured at a run's last measured step."""
+    """Return the newest value of every key at the last measured step of a run; empty without measurements."""
     rows = read_measurements(run)
     found: dict[str, Any] = {}
     for row in rows:

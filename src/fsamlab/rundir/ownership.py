@@ -1,9 +1,10 @@
-"""One run, one writer: who may write into a run directory.
+"""One run, one writer: which process may write into a run directory.
 
-`owner.json` names the process that writes; its modification time is the heartbeat. A second process
-is refused while the heartbeat is fresh, and takes over when the first is known to be dead (no such process,
-where both count processes alike), is the same SLURM job's earlier start, or has been silent for long. The older
-process reads owner.json before it writes, and again before each rename, and stops when the file names another.
+`owner.json` names the process that writes; the modification time of the file is the heartbeat. A second process is
+refused while the heartbeat is fresh. The second process takes over when the first is known to be dead (the process does
+not exist, and both see the same processes), is an earlier start of the same SLURM job, or has been silent for
+STALE_SECONDS. The older process reads owner.json before it writes, and again right before each rename, and stops when
+the file names another process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class DirectoryBusy(RuntimeError):
 
 
 class Superseded(RuntimeError):
-    """A newer attempt has taken the run directory over; this one must not write any more."""
+    """A newer attempt has taken over the run directory; this process must not write any more."""
 
 
 OWNER = {  # of owner.json
@@ -42,7 +43,10 @@ OWNER = {  # of owner.json
 
 
 def process_start(pid: int) -> str | None:
-    """Return the kernel's start time of a process (tells a reused pid), None where there is no such process."""
+    """Return the kernel's start time of a process, in clock ticks since boot; None where the process does not exist.
+
+    The kernel reuses pids; pid and start time together name one process.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -52,7 +56,7 @@ def process_start(pid: int) -> str | None:
 
 
 def pid_scope() -> dict[str, str | None]:
-    """Return where a pid means something: this host, since this boot, in this PID namespace (a container has its own).
+    """Return where a pid has a meaning: on this host, since this boot, in this PID namespace (a container has its own).
 
     `boot_id` and `pid_namespace` are None where the kernel does not tell.
     """
@@ -67,48 +71,60 @@ def pid_scope() -> dict[str, str | None]:
 
 
 def why_alive(owner: dict[str, object], heartbeat_age: float) -> str | None:
-    """Return why `owner` must be taken for alive, None when its directory may be taken over.
+    """Return why `owner` must be taken for alive; None when its directory may be taken over.
 
     Args:
-        owner: what owner.json holds; a file of an earlier version names the host alone.
-        heartbeat_age: in seconds. A heartbeat from the future (a clock was set back) is as old as it is ahead.
+        owner: the content of owner.json; a file of an earlier version names only the host.
+        heartbeat_age: in seconds. A heartbeat from the future (a clock was set back) counts by its distance from now.
     """
+    # Inside a restart of the same SLURM job the earlier start is dead or dying, even if a node that was cut off still
+    # refreshes the heartbeat: SLURM starts a job again only after it has given the earlier start up.
     job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if job is not None and owner.get("slurm_job_id") == job and restart > int(str(owner.get("slurm_restart", 0))):
-        return None  # a restart of the same job: SLURM started this process, so the earlier one is to end
+        return None
+    # Where owner and this process see the same processes, the process table decides and the heartbeat is not asked: a
+    # killed run resumes at once, and a suspended run (Ctrl-Z) keeps its directory however old its heartbeat is.
     here = pid_scope()
     if Path("/proc/self/stat").exists() and all(owner.get(key, here[key]) == here[key] for key in here):
         start = process_start(int(str(owner["pid"])))
         return f"process {owner['pid']} on this machine" if start == owner["pid_start"] else None
+    # Another machine: only the heartbeat tells. 60 s against a beat every 10 s leave room for a slow file server.
     if abs(heartbeat_age) < STALE_SECONDS:
-        return f"process {owner['pid']} on {owner['host']}, last heard of {abs(heartbeat_age):.0f} s ago"
+        return f"process {owner['pid']} on {owner['host']}, last heartbeat {abs(heartbeat_age):.0f} s ago"
     return None
 
 
 def read_owner(directory: Path) -> dict[str, Any] | None:
-    """Return what owner.json says, None where there is none; of a damaged one, only its heartbeat counts."""
+    """Return the content of owner.json; None where the file does not exist. Of a damaged file only the heartbeat
+    counts.
+    """
     path = directory / "owner.json"
     try:
         owner = read_json(path, OWNER, ("attempt", "host", "pid", "pid_start"))
         return {**owner, "released": True} if owner is not None and _came_with_a_copy(owner, directory) else owner
     except Damaged as e:
-        log.warning("%s: whether another process writes there is judged by the file's time alone", e)
+        log.warning("%s; only the time of the file tells whether another process writes there", e)
     return {"host": "a machine that the damaged owner.json does not name", "pid": "?", "boot_id": "?", "attempt": 1}
 
 
 def _came_with_a_copy(owner: dict[str, Any], directory: Path) -> bool:
-    """Return whether owner.json was copied here with its directory: the process it names writes into the original."""
+    """Return whether owner.json was copied here together with its directory: its process writes into the original."""
     try:
         return "directory" in owner and not Path(owner["directory"]).samefile(directory)
-    except OSError:  # moved, or seen under another path from here
+    except OSError:  # the original was moved, or this machine sees it under another path
         return False
 
 
 class Ownership:
-    """The right to write into one run directory, with a heartbeat thread.
+    """The right to write into one run directory. A thread renews the heartbeat.
 
     Attributes:
-        attempt: 1 for a run's first process, one more for each that follows.
+        path: owner.json in the directory.
+        token: random, names this attempt in owner.json.
+        attempt: 1 for the first process of a run, one more for each later process.
+
+    Raises:
+        DirectoryBusy: another process writes into the directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -122,15 +138,20 @@ class Ownership:
     def _claim(self, directory: Path) -> int:
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(directory / ".claim"))  # two launches in the same second
+                # Without this lock two launches in the same second both find no owner, and both write their names.
+                stack.enter_context(locked(directory / ".claim"))
             except TimeoutError as e:
-                raise DirectoryBusy(f"{directory}: another process has held .claim for long; stop it") from e
+                raise DirectoryBusy(f"{directory}: another process has held .claim for long; stop that process") from e
             owner = read_owner(directory)
             if owner is not None and not owner.get("released"):
-                age = now_at(directory) - self.path.stat().st_mtime  # by one clock, whatever this machine's says
+                age = (
+                    now_at(directory) - self.path.stat().st_mtime
+                )  # both by the file server's clock, whatever this machine's clock says
                 reason = why_alive(owner, age)
                 if reason is not None:
-                    raise DirectoryBusy(f"{directory}: already being written by {reason}; wait for it or stop it")
+                    raise DirectoryBusy(
+                        f"{directory}: already being written by {reason}; wait for that process or stop it"
+                    )
             attempt = int(owner["attempt"]) + 1 if owner else 1
             write_json(self.path, self._entry(attempt))
         return attempt
@@ -148,7 +169,7 @@ class Ownership:
         }
 
     def holds(self) -> bool:
-        """Return whether this process still is the writer."""
+        """Return whether this process is still the writer."""
         return (read_json(self.path) or {}).get("token") == self.token
 
     def check(self) -> None:
@@ -158,13 +179,15 @@ class Ownership:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError, ValueError):  # a file server that hiccups must not end the heartbeat
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # a short failure of the file server must not end the heartbeat
                 if not self.holds():
                     return
                 os.utime(self.path)
 
     def release(self) -> None:
-        """Stop the heartbeat and let others take the directory at once."""
+        """Stop the heartbeat and allow other processes to take the directory at once."""
         self._stop.set()
         self._thread.join()
         try:
@@ -172,5 +195,8 @@ class Ownership:
                 write_last_word(self.path, {**self._entry(self.attempt), "released": True}, self.check)
         except Superseded:
             pass
-        except (OSError, Damaged) as e:  # others wait until the heartbeat is stale; what ended the run is the news
-            log.warning("%s could not be released: %s", self.path.parent, e)
+        except (
+            OSError,
+            Damaged,
+        ) as e:  # raise nothing: the error that ended the run is more important, and the heartbeat will be stale soon
+            log.warning("%s could not be released for other processes: %s", self.path.parent, e)

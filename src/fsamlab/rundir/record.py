@@ -1,8 +1,8 @@
-"""The files of a run directory: config, status, environment, metrics, summary.
+"""The writer's side of a run directory: config, status, environment, rows, summary.
 
-The directory alone is enough to rerun, resume and judge the run; W&B and SLURM only mirror it. Every
-file is replaced atomically, except metrics.jsonl, which grows by whole lines and is cut back to the
-checkpoint's length on resume. Who may write is asked again right before each rename (ownership.py).
+The directory alone is enough to repeat, resume and judge a run; W&B and SLURM only mirror it. Every file is replaced
+atomically, except metrics.jsonl: that file grows by whole lines and is cut back to the length that the checkpoint
+stored on resume. The right to write is checked again right before each rename (ownership.py).
 """
 
 from __future__ import annotations
@@ -34,15 +34,23 @@ log = logging.getLogger(__name__)
 
 
 def now() -> str:
-    """Return the time as ISO 8601 with the zone, in seconds."""
+    """Return the present time in UTC as ISO 8601 with the zone, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class RunRecord:
-    """The writer's side of a run directory, held by one process at a time.
+    """The writer's side of a run directory; one process holds it at a time.
+
+    Attributes:
+        directory: the run directory.
+        config: the configuration of the run.
+        ownership: the right to write.
+        before: the content of status.json when this process came.
+        starts_over: whether the results of an earlier training are deleted.
+        was_finished: whether the run had finished already; then nothing is written.
 
     Raises:
-        DirectoryBusy: another process writes into it.
+        DirectoryBusy: another process writes into the directory.
     """
 
     def __init__(self, directory: Path, config: Config, overrides: list[str]) -> None:
@@ -55,12 +63,15 @@ class RunRecord:
         self._status: dict[str, Any] = {}
         try:
             self.before = read_status(directory)
-            # force starts over once: a forced run that was stopped goes on when the same command is given again
+            # force=true starts over once: the command line of a stopped run still has the word when SLURM requeues the
+            # job or the user repeats the command, and the run must then continue.
             stopped = self.before.get("forced") and self.before["status"] in ("running", "preempted")
-            unfinished = self.before.get("starting_over", False)  # killed while it deleted what was there
+            unfinished = self.before.get(
+                "starting_over", False
+            )  # an earlier process was killed while it deleted the old results
             self.starts_over = unfinished or (config.force and not stopped)
             self.was_finished = self.before["status"] == "finished" and not config.force
-            if not self.was_finished:  # it may have finished while this process waited for the claim
+            if not self.was_finished:  # the run may have finished while this process waited for .claim
                 self._start(overrides)
         except BaseException as e:
             if self._status and not isinstance(e, Superseded):
@@ -69,12 +80,12 @@ class RunRecord:
             raise
 
     def _start(self, overrides: list[str]) -> None:
-        for left in self.directory.glob(".*.tmp"):  # of processes that were killed while they wrote
+        for left in self.directory.glob(".*.tmp"):  # left by processes that were killed while they wrote
             left.unlink(missing_ok=True)
         guard = self.ownership.check
         write_atomic(self.directory / "config.yaml", yaml.safe_dump(to_plain(self.config), sort_keys=False), guard)
         write_atomic(self.directory / "overrides.yaml", yaml.safe_dump(overrides), guard)
-        # not lost when this attempt ends before it has loaded its checkpoint
+        # keep these fields, also if this attempt ends before it has loaded its checkpoint
         kept = () if self.starts_over else ("resumed_at", "starts_here", "warnings", "life")
         self.set_status(
             "running",
@@ -92,32 +103,32 @@ class RunRecord:
             **{k: self.before[k] for k in kept if k in self.before},
         )
         if self.starts_over:
-            # From the status above on, every start deletes what is left here, with force or without, until the status
-            # below is written: wherever this process is killed, no half of the earlier life is taken for the new one.
+            # From the status above until the status below, every start deletes the old results, with force or without.
+            # Wherever this process is killed, no half of the earlier training is taken for a part of the new training.
             self._discard()
             self.before = {"status": "running", "forced": self._status["forced"]}
             self.set_status("running", starting_over=False, life=uuid.uuid4().hex)
         self._metrics = os.open(self.directory / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def _discard(self) -> None:
-        """Delete the results of an earlier life: each step may be the last one before a kill."""
+        """Delete the results of the earlier training. The process may be killed after any of these steps."""
         for name in ("summary.json", "metrics.jsonl", DAMAGED_ROWS, "env.json", "inputs.json"):
             (self.directory / name).unlink(missing_ok=True)
         for folder in (self.directory / "measurements", self.directory / "checkpoints"):
-            for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+            for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
                 if path.is_dir() and not path.is_symlink():
-                    with contextlib.suppress(OSError):  # a file that another process reads may hold it, as on NFS
+                    with contextlib.suppress(OSError):  # on NFS a file that another process reads keeps the folder
                         path.rmdir()
                 else:
                     path.unlink(missing_ok=True)
         sync_directory(self.directory)
 
     def set_status(self, status: str, **fields: Any) -> None:
-        """Write status.json: `status`, and whatever else changed."""
+        """Write status.json with `status` and the fields that have changed."""
         self._write_status(write_json, status, **fields)
 
     def end(self, status: str, exception: str) -> None:
-        """Write why the run ends, also on a full disk; that this fails hides no other error."""
+        """Write why the run ends, also on a full disk. A failure of this write is logged and hides no other error."""
         try:
             self._write_status(write_last_word, status, exception=exception)
         except Superseded:
@@ -132,9 +143,12 @@ class RunRecord:
         write(self.directory / "status.json", self._status, self.ownership.check)
 
     def append(self, row: dict[str, float]) -> None:
-        """Append one row to metrics.jsonl; NaN and infinity are written as JSON's common extension."""
+        """Append one row to metrics.jsonl. NaN and infinity are written as `NaN` and `Infinity`, the common extension
+        of JSON.
+        """
         self.ownership.check()
         assert self._metrics is not None
+        # os.write, not a buffered file: a row is complete in the file or gone, and no buffer is written after a resume.
         line, length = json.dumps(row).encode() + b"\n", os.fstat(self._metrics).st_size
         left = line
         with naming(self.directory / "metrics.jsonl"):
@@ -142,33 +156,40 @@ class RunRecord:
                 while left:
                     left = left[os.write(self._metrics, left) :]
             except OSError:
-                os.ftruncate(self._metrics, length)  # half a row would stand before the next one
+                os.ftruncate(self._metrics, length)  # else half a row would stand before the next row
                 raise
+        # A running CRC of all bytes of the file: the checkpoint stores it without reading the file again.
         self._checksum = zlib.crc32(line, self._checksum)
 
     def flush(self) -> dict[str, int]:
-        """Flush metrics.jsonl to disk and return its length in bytes and its CRC, to be stored in the checkpoint."""
+        """Flush metrics.jsonl to the disk; return its length in bytes and its CRC-32 for the checkpoint."""
         assert self._metrics is not None
         with naming(self.directory / "metrics.jsonl"):
             os.fsync(self._metrics)
         return {"metrics_bytes": os.fstat(self._metrics).st_size, "metrics_crc": self._checksum}
 
     def cut(self, offset: int, checksum: int | None = None) -> None:
-        """Drop the rows after a checkpoint, which are about to be made again; set damaged ones before it aside.
+        """Delete the rows after a checkpoint, which the run is about to make again; set damaged rows before it aside.
 
-        metrics.jsonl becomes another file under the same name: an older process that still has the old one open, and
-        has not noticed yet that it was taken over, appends to the old one.
+        metrics.jsonl becomes a new file under the same name. An older process that still has the old file open, and has
+        not noticed that the directory was taken over, appends to the old file.
+
+        Args:
+            offset: length of the rows at the checkpoint, in bytes.
+            checksum: CRC-32 of these rows; None in the checkpoints of an earlier version.
 
         Raises:
-            CannotResume: there are fewer rows than the checkpoint knows of, or none that can be read.
+            CannotResume: the file is shorter than `offset`, or has no readable row.
         """
         path = self.directory / "metrics.jsonl"
         content = path.read_bytes()
         if len(content) < offset:
             raise CannotResume(
-                f"{path} has {len(content)} bytes, the checkpoint knows of {offset}: "
-                "it was changed from outside; restore it or start over with force=true"
+                f"{path} has {len(content)} bytes, but had {offset} at the checkpoint: "
+                "another program has changed the file; restore the file or start over with force=true"
             )
+        # The length in bytes, not a step, says where to cut: the length is right even where a row cannot be read. The
+        # CRC then finds what parsing cannot find: a changed digit in a row that is still valid JSON.
         mended, damaged = mend_rows(content[:offset])
         if damaged:
             aside = self.directory / DAMAGED_ROWS
@@ -177,11 +198,13 @@ class RunRecord:
                 f.flush()
                 os.fsync(f.fileno())
             numbers = ", ".join(map(str, damaged))
-            log.warning("%s: damaged, and set aside in %s: line %s; the run goes on without", path, aside.name, numbers)
+            log.warning(
+                "%s: damaged, and moved to %s: line %s; the run continues without these rows", path, aside.name, numbers
+            )
         elif checksum is not None and zlib.crc32(mended) != checksum:
-            log.warning("%s: another file than at the checkpoint (its checksum says); its rows stay as they are", path)
+            log.warning("%s: the checksum differs from the checksum at the checkpoint; the rows stay as they are", path)
         if offset and not mended.strip():
-            raise CannotResume(f"{path} has no row that can be read; restore it or start over with force=true")
+            raise CannotResume(f"{path} has no readable row; restore the file or start over with force=true")
         with replacing(path, self.ownership.check) as f:
             f.write(mended)
         self._checksum = zlib.crc32(mended)
@@ -198,7 +221,7 @@ class RunRecord:
         write_json(self.directory / "summary.json", summary, self.ownership.check)
 
     def close(self) -> None:
-        """Close the files and let others take the directory."""
+        """Close the files and allow other processes to take the directory."""
         if self._metrics is not None:
             os.close(self._metrics)
             self._metrics = None

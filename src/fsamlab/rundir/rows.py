@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: read, and mended where lines are damaged."""
+"""The rows of metrics.jsonl: reading them, and mending a file with damaged lines."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ DAMAGED_ROWS = "metrics.jsonl.damaged"
 
 
 def read_rows(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of metrics.jsonl; a half-written last line (a running or killed run) is left out.
+    """Return the rows of metrics.jsonl. An unfinished last line (the run writes, or was killed) is left out.
 
     Raises:
-        Damaged: another line is no JSON object, or one without its step.
+        Damaged: a finished line is not a JSON object with a step.
     """
     return read_json_lines(directory / "metrics.jsonl", {"step": NUMBER})
 
 
 def mend_rows(content: bytes) -> tuple[bytes, dict[int, bytes]]:
-    """Return the rows in the bytes of a metrics.jsonl without damaged lines, as long as before, and the damaged lines.
+    """Replace the damaged lines in the content of a metrics.jsonl by blanks; the length stays the same.
 
-    A line is damaged when it is no JSON object with a step above that of the row before. In its place the line before
-    gets blanks at its end (the first one: the line after, at its start), which JSON allows, since the checkpoint tells
-    the length of its rows in bytes.
+    A line is damaged when it is not a JSON object with a step above the step of the row before. The blanks go to the
+    end of the line before (for a damaged first line: to the start of the line after), where JSON allows blanks. The
+    length must stay, because the checkpoint stores the length of its rows in bytes.
 
     Returns:
-        The bytes, and the damaged lines by their numbers, from 1.
+        The mended content, and the damaged lines by their numbers, counted from 1.
     """
     kept: list[bytes] = []
     damaged: dict[int, bytes] = {}
@@ -49,7 +49,7 @@ def mend_rows(content: bytes) -> tuple[bytes, dict[int, bytes]]:
 
 
 def _step(line: bytes) -> float | None:
-    """Return the step of a row, None where the line is none."""
+    """Return the step of a row; None where the line is not a row."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):

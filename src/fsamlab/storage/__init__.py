@@ -1,1 +1,1 @@
-"""Files as such: written whole or not at all, read with their types checked, locked."""
+"""Files in general: written atomically, read with checked types, locked, digested."""

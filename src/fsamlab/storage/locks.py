@@ -1,4 +1,4 @@
-"""Locks between processes, also on file systems that have none."""
+"""Locks between processes, with and without flock in the file system."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ LOCK_SECONDS = 60.0
 
 @contextlib.contextmanager
 def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
-    """Hold the lock file `path`, also where the file system has no flock.
+    """Hold the lock file `path`; works on file systems without flock too.
 
-    Without flock the lock is a second file, `<path>.held`, that only one process can create; what a killed process
-    has left is taken for free after `seconds`. A lock is for steps of less than a second, not for a training.
+    Without flock, the lock is a second file, `<path>.held`, which only one process can create. If a process is killed
+    while it holds the lock, another process takes the lock after `seconds`. Hold a lock for less than a second, never
+    for a training.
 
     Args:
-        seconds: how long to wait, None is `LOCK_SECONDS`.
+        path: the lock file; the file stays after the lock is released.
+        seconds: how long to wait for the lock; None means `LOCK_SECONDS`.
 
     Raises:
         TimeoutError: another process has held the lock for `seconds`.
@@ -33,7 +35,9 @@ def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed, also by a crash
+                fcntl.flock(
+                    f, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # the kernel releases the lock with the file, also after a crash
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -51,6 +55,7 @@ def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(path: Path, seconds: float) -> Iterator[None]:
     """Hold a lock by a file that only one process can create."""
+    # Longer than the age at which a left lock may be taken: a process that waits sees a killed holder's lock expire.
     deadline = time.monotonic() + 2 * seconds
     me = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
     while True:
@@ -59,9 +64,10 @@ def _held(path: Path, seconds: float) -> Iterator[None]:
             break
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):
-                if now_at(path.parent) - path.stat().st_mtime > seconds:  # of a killed process
+                # Both times come from the clock of the file server: the clocks of two machines may differ by minutes.
+                if now_at(path.parent) - path.stat().st_mtime > seconds:  # its holder was killed
                     left = path.with_name(f"{path.name}.{os.getpid()}")
-                    os.rename(path, left)  # one of several that wait gets it
+                    os.rename(path, left)  # succeeds for one of the waiting processes only; an unlink would not
                     left.unlink()
                     continue
             if time.monotonic() > deadline:
@@ -72,13 +78,16 @@ def _held(path: Path, seconds: float) -> Iterator[None]:
             f.write(me)
         yield
     finally:
+        # A process that was suspended for long may come back when its lock has been taken: that lock is not its own.
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8") == me:
                 path.unlink()
 
 
 def now_at(directory: Path) -> float:
-    """Return the time of the clock that dates the files in `directory`: on a network, the file server's."""
+    """Return the time of the clock that dates the files in `directory`, in seconds since 1970: on a network, the clock
+    of the file server.
+    """
     probe = directory / f".now.{os.getpid()}.tmp"
     try:
         probe.touch()

@@ -1,4 +1,4 @@
-"""Reading files with the types of what they hold checked; a damaged file is one line that names it."""
+"""Reading files and checking the types of their values. A damaged file gives one line with its name."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 import yaml
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is several times faster
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader of libyaml is several times faster
 
 
 class CannotResume(RuntimeError):
-    """A run's files do not allow going on from them; the message says what to do."""
+    """A run cannot continue from its files; the message says what to do."""
 
 
 class Damaged(ValueError):
-    """A file does not hold what it should, or cannot be read; the message names the file, the line, and what helps."""
+    """A file cannot be read, or its content is not of the expected form; the message names file, line and remedy."""
 
 
 def damaged(path: Path, why: str, mend: str = "") -> Damaged:
-    """Return the error of a file: which file, what is wrong with the file, what helps."""
+    """Return the error for a file: the file's name, the damage, the remedy."""
     return Damaged(f"{path} {why}{f'; {mend}' if mend else ''}")
 
 
 def read_bytes(path: Path, mend: str = "") -> bytes | None:
-    """Return what a file holds, None where there is no such file.
+    """Return the content of a file, or None where the file does not exist.
 
     Args:
         path: the file.
-        mend: what helps when the file is damaged, for the message.
+        mend: the remedy for a damaged file, for the message.
 
     Raises:
-        Damaged: it is there and cannot be read, as a directory in its place cannot.
+        Damaged: the file exists and cannot be read, or a directory stands in its place.
     """
     try:
         return path.read_bytes()
@@ -41,7 +41,7 @@ def read_bytes(path: Path, mend: str = "") -> bytes | None:
         return None
     except NotADirectoryError as e:
         file = next(parent for parent in path.parents if parent.exists())
-        raise damaged(file, "is a file, and should be a directory", "move it away") from e
+        raise damaged(file, "is a file and must be a directory", "move the file away") from e
     except OSError as e:
         raise damaged(path, f"cannot be read: {e.strerror}", mend) from e
 
@@ -49,16 +49,16 @@ def read_bytes(path: Path, mend: str = "") -> bytes | None:
 def read_json(
     path: Path, shape: Mapping[str, Any] | None = None, required: Collection[str] = (), mend: str = ""
 ) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, or None where there is no such file.
+    """Return the JSON object in `path`, or None where the file does not exist.
 
     Args:
         path: the file.
-        shape: key -> kind of its value, see :func:`fits`; other keys may be there too.
-        required: keys that have to be there.
-        mend: what helps when the file is damaged, for the message.
+        shape: key -> kind of its value, see :func:`fits`; the object may have other keys too.
+        required: keys that must be there.
+        mend: the remedy for a damaged file, for the message.
 
     Raises:
-        Damaged: it holds something else.
+        Damaged: the file is not a JSON object of this shape.
     """
     content = read_bytes(path, mend)
     if content is None:
@@ -66,9 +66,9 @@ def read_json(
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as e:
-        raise damaged(path, f"is no JSON object: {e}", mend) from e
+        raise damaged(path, f"is not a JSON object: {e}", mend) from e
     if not isinstance(value, dict):
-        raise damaged(path, f"is no JSON object: {type(value).__name__} in place of keys", mend)
+        raise damaged(path, f"is not a JSON object: it holds a {type(value).__name__}", mend)
     wrong = misfit(value, shape or {}, required)
     if wrong is not None:
         raise damaged(path, f"is damaged: {wrong}", mend)
@@ -76,29 +76,30 @@ def read_json(
 
 
 def read_yaml(path: Path, mend: str = "") -> Any:
-    """Return what the YAML in `path` holds, None where there is no such file.
+    """Return the value of the YAML in `path`, or None where the file does not exist.
 
     Raises:
-        Damaged: it is no YAML.
+        Damaged: the file is not YAML.
     """
     content = read_bytes(path, mend)
     try:
         return None if content is None else yaml.load(content, Loader=LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         text = " ".join(str(e).split())
-        raise damaged(path, f"is no YAML: {type(e).__name__}: {text}", mend) from e
+        raise damaged(path, f"is not YAML: {type(e).__name__}: {text}", mend) from e
 
 
 def read_json_lines(path: Path, required: Mapping[str, Any] | None = None, mend: str = "") -> list[dict[str, Any]]:
-    """Return the JSON objects in `path`, one a line; a last line without its end, half-written, is left out.
+    """Return the JSON objects in `path`, one from each line. An unfinished last line (without a line break) is left
+    out.
 
     Args:
-        path: the file; empty where there is none.
-        required: key -> kind of its value, in every line.
-        mend: what helps when the file is damaged, for the message.
+        path: the file; the list is empty where the file does not exist.
+        required: key -> kind of its value, for every line.
+        mend: the remedy for a damaged file, for the message.
 
     Raises:
-        Damaged: another line is no JSON object, or one without the keys.
+        Damaged: a finished line is not a JSON object, or lacks a required key.
     """
     whole, _, _ = (read_bytes(path, mend) or b"").rpartition(b"\n")
     found: list[dict[str, Any]] = []
@@ -108,7 +109,7 @@ def read_json_lines(path: Path, required: Mapping[str, Any] | None = None, mend:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            wrong: str | None = f"no JSON object: {line[:60].decode(errors='replace')!r}"
+            wrong: str | None = f"not a JSON object: {line[:60].decode(errors='replace')!r}"
         else:
             wrong = misfit(row, required or {}, required or ())
         if wrong is not None:
@@ -118,7 +119,9 @@ def read_json_lines(path: Path, required: Mapping[str, Any] | None = None, mend:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a kind: a type or union, `[kind]` for a list, `{str: kind}` for a dictionary."""
+    """Return whether `value` is of `kind`: a type or a union of types, `[kind]` for a list, `{str: kind}` for a
+    dictionary.
+    """
     if isinstance(kind, list):
         return isinstance(value, list) and all(fits(v, kind[0]) for v in value)
     if isinstance(kind, dict):
@@ -127,7 +130,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def misfit(value: Mapping[str, Any], shape: Mapping[str, Any], required: Collection[str] = ()) -> str | None:
-    """Return in one line what of an object does not have its shape, None where all has."""
+    """Return in one line which key of `value` is missing or has a value of another kind; None where all keys fit."""
     missing = [key for key in required if key not in value]
     if missing:
         return f"{missing[0]} is missing"

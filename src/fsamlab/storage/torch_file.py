@@ -1,4 +1,4 @@
-"""What can be said of a file of torch.save without torch: it is a zip file, and its members have checksums."""
+"""Facts about a file of torch.save that need no torch: such a file is a zip file, and its members have checksums."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import IO
 
 from fsamlab.storage.reading import Damaged
 
-RESUMABLE = b"metrics_bytes"  # a key of every checkpoint that a run can go on from, and of no other
+RESUMABLE = b"metrics_bytes"  # a key that every resumable checkpoint has, and no other file
 
 
 def verify(file: IO[bytes], path: Path) -> None:
-    """Compare every member of an open torch file with its checksum, which torch.load does not do.
+    """Compare every member of an open torch file with its checksum. torch.load does not do that.
 
-    A file in torch's older form, which is no zip file and has no checksums, passes. Reads the file once, with 1 GB/s.
+    Files in torch's older form are not zip files and have no checksums: they pass. The check reads the file once, at 1
+    GB/s.
 
     Args:
-        file: open for reading; its position is the beginning's afterwards.
-        path: for the message.
+        file: open for reading; after the call the position is the beginning of the file.
+        path: the name of the file for the message.
 
     Raises:
-        Damaged: a byte of the file is another one than when it was written.
+        Damaged: a byte of the file has changed since it was written.
     """
     start = file.read(4)
     file.seek(0)
@@ -30,15 +31,15 @@ def verify(file: IO[bytes], path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             wrong = archive.testzip()
-    except Exception as e:  # a torn directory makes zipfile stumble in a dozen ways
+    except Exception as e:  # zipfile raises a dozen kinds of errors on a torn file
         raise Damaged(f"{path} is damaged: {type(e).__name__}: {e}") from e
     if wrong is not None:
-        raise Damaged(f"{path} is damaged: the checksum of {wrong} is another one")
+        raise Damaged(f"{path} is damaged: the checksum of {wrong} does not match")
     file.seek(0)
 
 
 def holds_weights_alone(path: Path) -> bool:
-    """Return whether a run's checkpoint holds what stays after the run's end, and no state to go on from."""
+    """Return whether a run's checkpoint holds only the weights that stay after the run, and no state to resume from."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of a file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # no room: on the disk, or in the user's quota
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # the disk, or the user's quota, is full
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put `path` into an OSError that names no file, as those of write and fsync do."""
+    """Add `path` to an OSError that names no file. The errors of write and fsync name none."""
     try:
         yield
     except OSError as e:
@@ -26,7 +26,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames inside `directory` durable."""
+    """Make the renames inside `directory` durable: after a power cut they are still there."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -36,17 +36,19 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, guard: Callable[[], None] | None = None) -> Iterator[Any]:
-    """Open a temporary file for the new bytes of `path`; when the block has ended well, it replaces `path` in one step.
+    """Open a temporary file for the new content of `path`. When the block ends without an error, the file replaces
+    `path` in one step.
 
     Args:
-        path: an existing file, or a new one.
-        guard: called when the bytes are on the disk, right before the rename. What it raises keeps `path` as it is: a
-            process may have slept for hours while it waited for the disk.
+        path: a new or an existing file.
+        guard: called after the content is on the disk, right before the rename. If `guard` raises, `path` stays as it
+            is. The call comes so late because the process may have slept for hours while it waited for the disk.
 
     Raises:
-        OSError: it names `path`; the temporary file is gone, with the room that it took.
+        OSError: names `path`. The temporary file is deleted, which frees its space.
     """
-    # another process may be writing its own, also one with the same pid on another machine
+    # The name is random, because another process may write the same file now, and on a shared file system a process of
+    # another machine may have the same pid.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
     try:
         with naming(path):
@@ -64,25 +66,29 @@ def replacing(path: Path, guard: Callable[[], None] | None = None) -> Iterator[A
 
 
 def write_atomic(path: Path, text: str, guard: Callable[[], None] | None = None) -> None:
-    """Replace `path` by `text` in one step: temporary file, fsync, `guard()`, rename (see :func:`replacing`)."""
+    """Replace the content of `path` by `text` in one step: temporary file, fsync, `guard()`, rename (see
+    :func:`replacing`).
+    """
     with replacing(path, guard) as f:
         f.write(text.encode("utf-8", "surrogateescape"))
 
 
 def overwrite(path: Path, text: str) -> None:
-    """Write `text` over an existing file in place, in the blocks that the file has: for a disk with no room left."""
+    """Write `text` over an existing file in place, in the blocks that the file already has: for a full disk."""
     with naming(path), path.open("r+b", buffering=0) as f:
+        # Padded to the old length, so that no tail of the old text follows the new text, in one write: no truncation
+        # comes first, because a process that dies after a truncation leaves an empty file.
         old = os.fstat(f.fileno()).st_size
         f.write(text.encode("utf-8", "surrogateescape").rstrip(b"\n").ljust(old - 1) + b"\n")
         os.fsync(f.fileno())
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written in place, before the work that is to go into it.
+    """Refuse a file that cannot be written in place, before the work whose result goes into the file.
 
     Raises:
-        OSError: it is there and closed to this user, or a directory; or it is not there and its directory is not, or
-            is closed.
+        OSError: the path is a directory, or a file that this user may not write; or the file does not exist, and its
+            directory does not exist or does not allow new files.
     """
     wrong = None
     if path.is_dir():
@@ -103,9 +109,10 @@ def write_json(path: Path, value: Any, guard: Callable[[], None] | None = None) 
 
 
 def write_last_word(path: Path, value: Any, guard: Callable[[], None] | None = None) -> None:
-    """Write `value` like :func:`write_json`; on a full disk over the present file, in place.
+    """Write `value` as :func:`write_json` does; on a full disk, write over the present file in place.
 
-    For what a process has to say when it ends: that a reader might catch half of it is better than to say nothing.
+    This is for the last message of a process that ends: a reader that catches half of the file is better than no
+    message.
     """
     try:
         write_json(path, value, guard)
