@@ -13,21 +13,23 @@ from support.runs import ROOT
 MAY_IMPORT = {  # a room may import from the rooms that are named here, and from itself
     "storage": "",
     "seeding": "",
-    "config": "",
-    "optim": "config",
+    "checks": "",
+    "axes": "checks",
+    "config": "checks axes",
+    "optim": "axes config",
     "models": "config storage",
     "data": "config storage seeding",
     "rundir": "config storage",
     "terminal": "config rundir",
-    "diagnostics": "config seeding optim data",
+    "diagnostics": "axes config seeding optim data",
     "train": "config seeding optim data diagnostics",
     "results": "config storage rundir terminal",
     "figures": "results terminal",
     "tracking": "config storage rundir results",
-    "sweep": "config storage rundir terminal results",
+    "sweep": "checks config storage rundir terminal results",
     "run": "config seeding optim models data rundir terminal diagnostics train tracking sweep",
     "report": "storage rundir terminal results figures sweep",
-    "command": "config storage optim models data rundir terminal results tracking sweep run report",
+    "command": "axes config storage models data rundir terminal results tracking sweep run report",
 }
 BACK_UP = {("diagnostics", "train"): "for types", ("sweep", "run"): "when called"}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")

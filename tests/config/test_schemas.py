@@ -6,8 +6,9 @@ import typing
 
 import pytest
 
-from fsamlab.config import SCHEMAS, AugmentConfig, Config, ConfigError, MeasureConfig, rules
-from fsamlab.config.checks import Listed, Number, check_type, shown
+from fsamlab.axes import rules
+from fsamlab.checks import Listed, Number, check_type, shown
+from fsamlab.config import SCHEMAS, AugmentConfig, Config, ConfigError, MeasureConfig
 
 UNBOUNDED = {"optimizer.ascent", "optimizer.component", "optimizer.reference", "optimizer.metric"}  # tables in rules.py
 CHOICES = [c for choices in rules.AXES.values() for c in choices.values()]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fsamlab.axes.metric import Adaptive
 from fsamlab.diagnostics import Objective, average_case, m_sharpness, m_worst_case, measuring, one_step, worst_case
 from fsamlab.diagnostics.sharpness import adaptive
-from fsamlab.optim.metric import Adaptive
 
 F64 = torch.float64
 N, D, RHO = 512, 20, 0.3

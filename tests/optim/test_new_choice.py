@@ -14,10 +14,11 @@ import torch
 from support import toys
 from support.runs import build_trainer, compose_tiny
 
-from fsamlab.config import ConfigError, from_plain, rules, to_plain
+from fsamlab.axes import rules
+from fsamlab.axes.ascent import Ascent
+from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.optim import FSAM, SharpnessAware, build_optimizer, perturbation, reference
-from fsamlab.optim.ascent import Ascent
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 

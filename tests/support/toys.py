@@ -9,12 +9,13 @@ from unittest import mock
 
 import torch
 
-from fsamlab.config import SCHEMAS, OptimizerConfig, rules
-from fsamlab.config.checks import number
+from fsamlab.axes import rules
+from fsamlab.axes.ascent import Ascent
+from fsamlab.axes.component import Component, Reference
+from fsamlab.axes.metric import Metric
+from fsamlab.checks import number
+from fsamlab.config import SCHEMAS, OptimizerConfig
 from fsamlab.optim import perturbation
-from fsamlab.optim.ascent import Ascent
-from fsamlab.optim.component import Component, Reference
-from fsamlab.optim.metric import Metric
 
 
 @dataclass

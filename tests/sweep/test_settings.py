@@ -2,8 +2,8 @@
 
 import pytest
 
+from fsamlab.checks import Number
 from fsamlab.config import ConfigError
-from fsamlab.config.checks import Number
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.settings import ALLOWED, REFUSALS, check_settings, refusal
 from fsamlab.sweep.slurm import SubmititLauncher

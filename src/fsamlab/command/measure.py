@@ -267,8 +267,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     """
     import torch
 
+    from fsamlab.axes.component import Ema
     from fsamlab.models import pretrained_file
-    from fsamlab.optim.component import Ema
     from fsamlab.run import build, choose_device
     from fsamlab.rundir import checkpoint
     from fsamlab.rundir.environment import code_version, git_version

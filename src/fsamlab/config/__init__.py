@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fsamlab.config.checks import (
+from fsamlab.checks import (
     MISSING,
     ConfigError,
     StrayKey,

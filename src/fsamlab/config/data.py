@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fsamlab.config.checks import (
+from fsamlab.checks import (
     COUNT,
     MISSING,
     ConfigError,

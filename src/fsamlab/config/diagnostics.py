@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsamlab.config.checks import COUNT, MISSING, Choice, ConfigError, check_fields, label, listed, number, word
+from fsamlab.checks import COUNT, MISSING, Choice, ConfigError, check_fields, label, listed, number, word
 
 BATCHNORM_MODES = ("eval", "reestimated", "batch")
 QUANTITIES = (  # what diagnostics.quantities may list; diagnostics/quantities.py has a function for each

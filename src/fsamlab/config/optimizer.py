@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fsamlab.config import rules
-from fsamlab.config.checks import (
+from fsamlab.axes import rules
+from fsamlab.checks import (
     COUNT,
     MISSING,
     ConfigError,

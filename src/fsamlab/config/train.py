@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsamlab.config.checks import (
+from fsamlab.checks import (
     COUNT,
     MISSING,
     ConfigError,

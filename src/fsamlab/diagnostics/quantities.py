@@ -12,12 +12,12 @@ from functools import partial
 
 from torch import Tensor
 
+from fsamlab.axes.metric import Adaptive
 from fsamlab.config import DiagnosticsConfig
 from fsamlab.diagnostics import curvature, sharpness
 from fsamlab.diagnostics.decomposition import Decomposition
 from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.sharpness import Rise
-from fsamlab.optim.metric import Adaptive
 
 Values = dict[str, float]
 Memo = Callable[[str, Callable[[], Values]], Values]  # (quantity, computes it) -> its values, computed now or before

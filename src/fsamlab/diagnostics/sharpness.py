@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fsamlab.axes._ops import Loop
+from fsamlab.axes.metric import Adaptive
 from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.vectors import dot, flatten, gaussian, norm
-from fsamlab.optim._ops import Loop
-from fsamlab.optim.metric import Adaptive
 from fsamlab.seeding import derive_seed
 
 

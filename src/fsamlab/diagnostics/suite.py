@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fsamlab.axes.axis import Part
+from fsamlab.axes.component import Ema, Subtract
 from fsamlab.config import ConfigError, DiagnosticsConfig
 from fsamlab.data import Batch, TrainSource
 from fsamlab.data.sampling import generator
@@ -20,8 +22,6 @@ from fsamlab.diagnostics.objective import Objective, cross_entropy
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
-from fsamlab.optim.axis import Part
-from fsamlab.optim.component import Ema, Subtract
 from fsamlab.seeding import Stream, derive_seed
 
 if TYPE_CHECKING:

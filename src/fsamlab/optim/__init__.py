@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fsamlab.config import OptimizerConfig, rules
+from fsamlab.axes import rules
+from fsamlab.config import OptimizerConfig
 from fsamlab.optim.guards import frozen_batchnorm
 from fsamlab.optim.sharpness_aware import SharpnessAware
 

@@ -6,7 +6,6 @@ copies of the weights that were made before the weights moved.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -94,8 +93,3 @@ def replayed_rng(state: RngState) -> Iterator[None]:
     except BaseException:
         _set_rng_state(now)
         raise
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Return a generator seed for one step. Hashed, because CPU generators use its low 32 bits only."""
-    return int.from_bytes(hashlib.blake2s(f"{seed}/{step}".encode(), digest_size=4).digest(), "little")

@@ -5,7 +5,7 @@
     eps  = rho T^2 d / |T d|             METRICS
 
 A variant is one choice on each axis. Norms and inner products run over all perturbed tensors jointly.
-Names, parameters and what goes together are in fsamlab.config.rules; a choice in a table here inherits from the
+Names, parameters and what goes together are in fsamlab.axes.rules; a choice in a table here inherits from the
 choice of the same name there.
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsamlab.config import rules
-from fsamlab.optim.ascent import ASCENTS, Ascent
-from fsamlab.optim.component import COMPONENTS, REFERENCES, Component, Reference
-from fsamlab.optim.metric import METRICS, Metric
+from fsamlab.axes import rules
+from fsamlab.axes.ascent import ASCENTS, Ascent
+from fsamlab.axes.component import COMPONENTS, REFERENCES, Component, Reference
+from fsamlab.axes.metric import METRICS, Metric
 
 FULL_GRADIENT = "full_gradient"  # the entry in a parameter's state that SharpnessAware makes
 

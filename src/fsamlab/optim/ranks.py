@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fsamlab.optim._ops import Number
+from fsamlab.axes._ops import Number
 
 SAME_GRADIENT = 1e-5  # relative; averaged gradients have equal norms up to the rounding of unlike devices
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import Number, Ops, Tensors, inner
-from fsamlab.optim.axis import Part
+from fsamlab.axes._ops import Number, Ops, Tensors, inner
+from fsamlab.axes.axis import Part
+from fsamlab.axes.sharded import is_sharded
 from fsamlab.optim.perturbation import Choices
-from fsamlab.optim.sharded import is_sharded
 
 PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
 

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fsamlab.config import ConfigError, in_range, rules
-from fsamlab.optim._ops import Tensors
-from fsamlab.optim.axis import Part
+from fsamlab.axes import rules
+from fsamlab.axes._ops import Tensors
+from fsamlab.axes.axis import Part
+from fsamlab.axes.sharded import whole
+from fsamlab.config import ConfigError, in_range
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
 from fsamlab.optim.perturbation import FULL_GRADIENT, Choices
-from fsamlab.optim.sharded import whole
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
 from fsamlab.optim.wrapper import hooked
@@ -59,7 +60,7 @@ class SharpnessAware(TwoPhase):
             here, in both passes, and a step in which either overflows is left out whole; call its update() after each
             step, never its step() or unscale_(). Without this argument gradients must not be scaled: the EMA would mix
             scales.
-        **parameters: of the choices (fsamlab.config.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
+        **parameters: of the choices (fsamlab.axes.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
             full_every_steps.
 
     Attributes:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
+from fsamlab.axes.axis import Part, step_seed
+from fsamlab.axes.sharded import is_sharded, refuse_flat
 from fsamlab.config import ConfigError, in_range
-from fsamlab.optim._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
-from fsamlab.optim.axis import Part
-from fsamlab.optim.guards import forget_weight_copies, step_seed
+from fsamlab.optim.guards import forget_weight_copies
 from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
-from fsamlab.optim.sharded import is_sharded, refuse_flat
 from fsamlab.optim.state import Shared, like
 from fsamlab.optim.wrapper import Wrapper, hooked
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fsamlab.checks import COUNT, Choice, Number, Text, check_type
 from fsamlab.config import ConfigError
-from fsamlab.config.checks import COUNT, Choice, Number, Text, check_type
 
 PREFIX = "hydra.launcher."
 YEARS = 5 * 366 * 24 * 60  # minutes

@@ -24,7 +24,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
-from fsamlab.config.checks import ConfigError
+from fsamlab.checks import ConfigError
 from fsamlab.rundir.find import current_status
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import FrozenJob, JobRunner

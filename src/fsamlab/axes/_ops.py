@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.optim.sharded import is_sharded, whole
+from fsamlab.axes.sharded import is_sharded, whole
 
 Tensors = list[Tensor]
 Number = float | Tensor

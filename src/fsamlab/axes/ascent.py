@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.config import rules
-from fsamlab.optim._ops import Tensors
-from fsamlab.optim.axis import Axis, State
-from fsamlab.optim.guards import step_seed
-from fsamlab.optim.sharded import normal_like
+from fsamlab.axes import rules
+from fsamlab.axes._ops import Tensors
+from fsamlab.axes.axis import Axis, State, step_seed
+from fsamlab.axes.sharded import normal_like
 
 
 class Ascent(rules.Ascent, Axis):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from fsamlab.config.checks import COUNT, ConfigError, check_fields, number, one_of, word
+from fsamlab.checks import COUNT, ConfigError, check_fields, number, one_of, word
 
 OTHER_BATCH, FULL = "other_batch", "full"  # data other than the descent batch that a choice may need
 PAPER_SIGMA_LIMIT = "order=paper needs sigma < 1/(1-lmbda): beyond it g - sigma*m changes sign"

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsamlab.config import rules
-from fsamlab.optim._ops import Ops, Tensors, global_dot
-from fsamlab.optim.axis import Axis, Part, State
+from fsamlab.axes import rules
+from fsamlab.axes._ops import Ops, Tensors, global_dot
+from fsamlab.axes.axis import Axis, Part, State
 
 
 class Reference(rules.Reference, Axis):

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from fsamlab.config import rules
-from fsamlab.optim._ops import Ops, Tensors
-from fsamlab.optim.axis import Axis, State
+from fsamlab.axes import rules
+from fsamlab.axes._ops import Ops, Tensors
+from fsamlab.axes.axis import Axis, State
 
 
 class Metric(rules.Metric, Axis):

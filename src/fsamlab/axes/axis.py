@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fsamlab.optim._ops import Ops, Tensors
+from fsamlab.axes._ops import Ops, Tensors
 
 State = Mapping[Tensor, dict[str, Any]]  # of each parameter; the choices' entries, not the base optimizer's
 
@@ -62,7 +63,7 @@ class Part:
 
 
 class Axis:
-    """Base of all choices on all axes; the fields of a choice are in its class in fsamlab.config.rules.
+    """Base of all choices on all axes; the fields of a choice are in its class in fsamlab.axes.rules.
 
     The optimizer saves, loads and copies the state that these two lists name, and no other:
 
@@ -92,3 +93,8 @@ class Axis:
 
     def update(self, part: Part, state: State, ops: Ops) -> None:
         """Take one part of such a step into the state; called by :meth:`commit`."""
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return a generator seed for one step. Hashed, because CPU generators use its low 32 bits only."""
+    return int.from_bytes(hashlib.blake2s(f"{seed}/{step}".encode(), digest_size=4).digest(), "little")
