@@ -31,7 +31,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "report": "storage rundir terminal results figures sweep",
     "command": "axes config storage models data rundir terminal results tracking sweep run report",
 }
-BACK_UP = {("diagnostics", "train"): "for types", ("sweep", "run"): "when called"}
+BACK_UP = {("sweep", "run"): "when called"}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")
 SRC = ROOT / "src"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

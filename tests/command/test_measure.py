@@ -239,9 +239,9 @@ def counted(monkeypatch):
 
     calls, real = [], Diagnostics.measure
 
-    def measure(self, trainer, **options):
-        calls.append(trainer.step)
-        return real(self, trainer, **options)
+    def measure(self, now, **options):
+        calls.append(now.step)
+        return real(self, now, **options)
 
     monkeypatch.setattr(Diagnostics, "measure", measure)
     return calls

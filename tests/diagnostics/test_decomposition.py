@@ -441,14 +441,14 @@ def whole_state(trainer):
 def test_a_measurement_leaves_everything_as_it_was():
     trainer = trained()
     before, flags = whole_state(trainer)
-    values = trainer.diagnostics.measure(trainer)
+    values = trainer.diagnostics.measure(trainer.snapshot())
     after, flags_after = whole_state(trainer)
     assert flags == flags_after
     assert before.keys() == after.keys()
     assert any("running_mean" in k for k in before)
     for key, value in before.items():
         assert value is after[key] is None or torch.equal(value, after[key]), key
-    assert values == trainer.diagnostics.measure(trainer)
+    assert values == trainer.diagnostics.measure(trainer.snapshot())
     assert all(math.isfinite(v) for v in values.values())
 
 
@@ -469,7 +469,7 @@ def captured(monkeypatch):
 
 def test_gradients_are_those_of_training_mode(captured):
     trainer = trained("diagnostics.num_batches=2")
-    trainer.diagnostics.measure(trainer)
+    trainer.diagnostics.measure(trainer.snapshot())
     parts = captured[0]
     batch = next(trainer.data.train.batches(0, start=7))
     assert torch.equal(parts.coming[0].images, batch.images)
@@ -488,7 +488,7 @@ def test_the_coming_step_of_the_trainer(captured, model):
     overrides = mlp if model == "mlp" else ()
     trainer = trained(*overrides, steps=7)
     trainer.last_step = 8  # one more, after measuring
-    trainer.diagnostics.measure(trainer)
+    trainer.diagnostics.measure(trainer.snapshot())
     parts = captured[0]
     g, m = parts.gradients[0], parts.ema.m
     d = parts.ema.direction(g)
@@ -511,7 +511,7 @@ def test_the_coming_step_of_the_trainer(captured, model):
 def test_coming_batches_run_over_the_end_of_an_epoch_and_are_of_full_size(captured):
     overrides = ("data.num_samples=362", "diagnostics.num_batches=4")  # 170 train: ten batches and one of ten
     trainer = trained(*overrides, steps=9)
-    trainer.diagnostics.measure(trainer)
+    trainer.diagnostics.measure(trainer.snapshot())
     expected = [*list(trainer.data.train.batches(0))[9:10], *list(trainer.data.train.batches(1))[:3]]
     assert len(captured[0].coming) == 4
     for found, batch in zip(captured[0].coming, expected):
@@ -521,7 +521,7 @@ def test_coming_batches_run_over_the_end_of_an_epoch_and_are_of_full_size(captur
 
 def test_the_measured_samples_are_those_of_the_training_set(captured):
     trainer = trained("diagnostics.num_samples=null")
-    trainer.diagnostics.measure(trainer)
+    trainer.diagnostics.measure(trainer.snapshot())
     indices = captured[0].probe.indices
     assert sorted(indices.tolist()) == list(range(trainer.data.train.num_samples))
     assert torch.equal(captured[0].probe.images, trainer.data.train.at(indices, augmented=True).images)

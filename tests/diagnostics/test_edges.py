@@ -51,7 +51,7 @@ def test_without_batch_norm_all_modes_are_one():
     found = []
     for mode in ("eval", "batch", "reestimated"):
         trainer = trained(*MLP, f"diagnostics.batchnorm={mode}")
-        found.append(trainer.diagnostics.measure(trainer))
+        found.append(trainer.diagnostics.measure(trainer.snapshot()))
     assert found[0] == found[1] == found[2]
     assert len(found[0]) > 80
     assert all(math.isfinite(value) for value in found[0].values())
@@ -61,10 +61,10 @@ def test_with_dropout_a_measurement_repeats_itself_and_leaves_the_random_state()
     trainer = trained(*DROPOUT)
     assert trainer.conventions()["perturbation_dropout"] == "on"
     state, weights = torch.get_rng_state(), [p.clone() for p in trainer.model.parameters()]
-    first = trainer.diagnostics.measure(trainer)
+    first = trainer.diagnostics.measure(trainer.snapshot())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)  # another state: masks are those of the steps to come, not the next random numbers
-    assert trainer.diagnostics.measure(trainer) == first
+    assert trainer.diagnostics.measure(trainer.snapshot()) == first
     assert all(torch.equal(a, b) for a, b in zip(weights, trainer.model.parameters()))
 
 
@@ -76,7 +76,7 @@ def test_the_m_on_record_is_that_of_the_batches():
 @pytest.mark.parametrize("variant", ["sgd", "random"])
 def test_scalars_of_what_a_variant_has_not_are_absent(variant):
     trainer = trained(f"optimizer={variant}")
-    found = trainer.diagnostics.measure(trainer)
+    found = trainer.diagnostics.measure(trainer.snapshot())
     assert not {key for key in found if "ema" in key}
     assert all(math.isfinite(value) for value in found.values())
     assert not {key for key in trainer.scalars if "ema" in key or key.startswith("perturbation/cos_full")}
@@ -84,9 +84,9 @@ def test_scalars_of_what_a_variant_has_not_are_absent(variant):
 
 def test_float64_weights_are_measured_on_float64_images():
     trainer = trained(*MLP)
-    single = trainer.diagnostics.measure(trainer)
+    single = trainer.diagnostics.measure(trainer.snapshot())
     trainer.model.double()
-    double = trainer.diagnostics.measure(trainer)
+    double = trainer.diagnostics.measure(trainer.snapshot())
     assert trainer.conventions()["dtype"] == "float64"
     for key in ("sharpness/one_step", "sharpness/m_sharpness", "curvature/trace"):
         assert double[key] == pytest.approx(single[key], rel=1e-3)

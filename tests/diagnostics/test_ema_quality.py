@@ -117,7 +117,7 @@ class Measuring:
 
     def boundary(self):
         if self.trainer.step in self.steps:
-            self.found.append(self.trainer.diagnostics.measure(self.trainer))
+            self.found.append(self.trainer.diagnostics.measure(self.trainer.snapshot()))
 
 
 def measured(*overrides, seeds=range(4), steps=range(17, 48, 5)):

@@ -317,7 +317,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
         "git_sha": git_version(PROJECT_ROOT)["sha"],
         **note,
-        **trainer.diagnostics.measure(trainer, memo=finished),
+        **trainer.diagnostics.measure(trainer.snapshot(), memo=finished),
         **{f"diagnostics/{k}": v for k, v in conventions.items()},
     }
 

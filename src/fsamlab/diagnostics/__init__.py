@@ -6,15 +6,16 @@
         hessian_eigenvalues(objective, num_top=5).top
 
 Files, in reading order: context.py, objective.py, sharpness.py, curvature.py (lanczos.py), noise.py,
-decomposition.py, and quantities.py and suite.py, which put them behind `diagnostics=...`.
+decomposition.py, and quantities.py, snapshot.py and suite.py, which put them behind `diagnostics=...`.
 """
 
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.curvature import Eigenvalues, along, hessian_eigenvalues, trace
 from fsamlab.diagnostics.decomposition import Decomposition
-from fsamlab.diagnostics.noise import GradientNoise, gradient_noise
+from fsamlab.diagnostics.noise import GradientNoise, Sampling, gradient_noise
 from fsamlab.diagnostics.objective import Hessian, Objective, cross_entropy
 from fsamlab.diagnostics.sharpness import Rise, average_case, m_sharpness, m_worst_case, one_step, worst_case
+from fsamlab.diagnostics.snapshot import Snapshot
 from fsamlab.diagnostics.suite import Diagnostics
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Hessian",
     "Objective",
     "Rise",
+    "Sampling",
+    "Snapshot",
     "along",
     "average_case",
     "cross_entropy",

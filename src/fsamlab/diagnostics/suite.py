@@ -1,11 +1,10 @@
-"""One measurement of the chosen quantities at a trainer's present weights: what `diagnostics=...` asks for."""
+"""One measurement of the chosen quantities at the present weights of a training: what `diagnostics=...` asks for."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,15 +16,13 @@ from fsamlab.data import Batch, TrainSource
 from fsamlab.data.sampling import generator
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
-from fsamlab.diagnostics.noise import Sampling, ema_weights
+from fsamlab.diagnostics.noise import ema_weights
 from fsamlab.diagnostics.objective import Objective, cross_entropy
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
+from fsamlab.diagnostics.snapshot import Snapshot
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
-
-if TYPE_CHECKING:
-    from fsamlab.train.trainer import Trainer
 
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
@@ -33,7 +30,7 @@ NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the trainin
 
 
 class Diagnostics:
-    """Measures a trainer's model on a fixed set of training samples, the same one for every run with this seed.
+    """Measures a model on a fixed set of training samples, the same one for every run with this seed.
 
     Args:
         train: the training set.
@@ -94,9 +91,9 @@ class Diagnostics:
         radii = [group["rho"] for group in optimizer.param_groups if group["rho"] > 0]
         return max(radii) if radii and optimizer.choices.metric.is_identity else self.cfg.rho
 
-    def conventions(self, trainer: Trainer) -> dict[str, str | int | float]:
+    def conventions(self, now: Snapshot) -> dict[str, str | int | float]:
         """Return what a measured value depends on besides the model: written wherever values are."""
-        params = [p for p in trainer.model.parameters() if p.requires_grad]
+        params = [p for p in now.model.parameters() if p.requires_grad]
         cfg = self.cfg
         return {
             "num_samples": len(self.indices),
@@ -119,17 +116,17 @@ class Diagnostics:
             "perturbation_batchnorm": "batch",
             "perturbation_batch_size": self.batch_size,
             "perturbation_augment": True,
-            **self._dropout(trainer),
-            "perturbation_rho": self.perturbation_rho(trainer.optimizer),
+            **self._dropout(now),
+            "perturbation_rho": self.perturbation_rho(now.optimizer),
         }
 
-    def _dropout(self, trainer: Trainer) -> dict[str, str]:
+    def _dropout(self, now: Snapshot) -> dict[str, str]:
         """Return the convention on dropout of the decomposition, where there is dropout."""
         decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
-        return {"perturbation_dropout": "on"} if decomposed and self.has_dropout(trainer) else {}
+        return {"perturbation_dropout": "on"} if decomposed and self.has_dropout(now) else {}
 
-    def measure(self, trainer: Trainer, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
-        """Return the quantities at the trainer's present weights; the trainer is left bitwise as it was.
+    def measure(self, now: Snapshot, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
+        """Return the quantities at the present weights; the training is left bitwise as it was.
 
         Args:
             poll: called before each batch; it may raise to leave.
@@ -139,47 +136,46 @@ class Diagnostics:
         loss = partial(cross_entropy, label_smoothing=self.label_smoothing)
         chosen = set(self.cfg.quantities)
         if chosen & set(OF_OBJECTIVE):
-            samples = self._shaped(self.train.at(self.indices, self.cfg.augment), trainer)
+            samples = self._shaped(self.train.at(self.indices, self.cfg.augment), now)
             batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
-            with measuring(trainer.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
-                objective = Objective(trainer.model, batches, loss, poll)
+            with measuring(now.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
+                objective = Objective(now.model, batches, loss, poll)
                 objective.check_forward()
                 values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed, memo=memo))
         if chosen & set(OF_DECOMPOSITION):
-            rho = self.perturbation_rho(trainer.optimizer)
-            probe = self._shaped(self.train.at(self.probe, augmented=True), trainer)
-            ahead = list(self._coming(trainer))
-            coming = [self._shaped(batch, trainer) for _, batch in ahead]
-            again = [self._shaped(self.train.at(b.indices, augmented=True), trainer) for b in coming]
+            rho = self.perturbation_rho(now.optimizer)
+            probe = self._shaped(self.train.at(self.probe, augmented=True), now)
+            ahead = list(self._coming(now))
+            coming = [self._shaped(batch, now) for _, batch in ahead]
+            again = [self._shaped(self.train.at(b.indices, augmented=True), now) for b in coming]
             twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(coming, again)) else again
             masks = None
-            if self.has_dropout(trainer):  # those that training is about to draw
-                twins, masks = again, [derive_seed(trainer.seed, Stream.STEP, step) for step, _ in ahead]
-            with measuring(trainer.model, batchnorm="batch", dropout=True):
+            if self.has_dropout(now):  # those that training is about to draw
+                twins, masks = again, [derive_seed(now.seed, Stream.STEP, step) for step, _ in ahead]
+            with measuring(now.model, batchnorm="batch", dropout=True):
                 seeds = masks and masks[:1]
-                objective = Objective(trainer.model, [(probe.images, probe.labels)], loss, poll, seeds)
-                sampling = self._sampling(trainer)
-                ema = ema_state(trainer.optimizer, objective, sampling.parts)
-                parts = Decomposition(objective, probe, coming, ema, sampling, twins, masks)
+                objective = Objective(now.model, [(probe.images, probe.labels)], loss, poll, seeds)
+                ema = ema_state(now.optimizer, objective, now.sampling.parts)
+                parts = Decomposition(objective, probe, coming, ema, now.sampling, twins, masks)
                 values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed, memo=memo))
         return values
 
-    def has_dropout(self, trainer: Trainer) -> bool:
+    def has_dropout(self, now: Snapshot) -> bool:
         """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise."""
         if self._has_dropout is None:
-            images = self._shaped(self.train.at(self.indices[:2]), trainer).images
-            with measuring(trainer.model, batchnorm="batch", dropout=True), torch.no_grad():
+            images = self._shaped(self.train.at(self.indices[:2]), now).images
+            with measuring(now.model, batchnorm="batch", dropout=True), torch.no_grad():
                 torch.manual_seed(self.seed)
                 before = _random_state(images.device)
-                trainer.model(images)
+                now.model(images)
                 self._has_dropout = not torch.equal(before, _random_state(images.device))
         return self._has_dropout
 
-    def _coming(self, trainer: Trainer) -> Iterator[tuple[int, Batch]]:
+    def _coming(self, now: Snapshot) -> Iterator[tuple[int, Batch]]:
         """Yield (step, batch) of the full-sized batches that training is about to make, over an epoch's end too."""
-        step, found = trainer.step, 0
+        step, found = now.step, 0
         while found < self.cfg.num_batches:
-            epoch, start = divmod(step, trainer.steps_per_epoch)
+            epoch, start = divmod(step, now.sampling.steps_per_epoch)
             for batch in self.train.batches(epoch, start):
                 step += 1
                 if len(batch) == self.batch_size:
@@ -188,22 +184,10 @@ class Diagnostics:
                 if found == self.cfg.num_batches:
                     break
 
-    def _sampling(self, trainer: Trainer) -> Sampling:
-        other = trainer.optimizer.choices.ascent.needs == "other_batch"
-        cfg = trainer.cfg
-        return Sampling(
-            self.train.num_samples,
-            self.batch_size,
-            trainer.steps_per_epoch,
-            ascent_size=trainer.passes.ascent_batch_size if other else None,
-            parts=cfg.accumulate_steps if cfg.accumulate_mode == "per_micro_batch" else 1,
-            independent=other and not trainer.passes.ascent_nested,
-        )
-
     @staticmethod
-    def _shaped(batch: Batch, trainer: Trainer) -> Batch:
-        images = batch.images.to(next(trainer.model.parameters()).dtype)  # a float64 model takes no others
-        images = images.contiguous(memory_format=trainer.passes.memory_format)
+    def _shaped(batch: Batch, now: Snapshot) -> Batch:
+        images = batch.images.to(next(now.model.parameters()).dtype)  # a float64 model takes no others
+        images = images.contiguous(memory_format=now.memory_format)
         return Batch(images, batch.labels, batch.indices)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data, EvalSource
-from fsamlab.diagnostics import Diagnostics
+from fsamlab.diagnostics import Diagnostics, Sampling, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.train.closures import Passes
@@ -239,12 +239,27 @@ class Trainer:
         assert self.diagnostics is not None
         start = time.perf_counter()
         try:
-            found = self.diagnostics.measure(self, self._leave_measurement)
+            found = self.diagnostics.measure(self.snapshot(), self._leave_measurement)
         except _Interrupted:
             self._observer.poll()  # the state is the run's again
             raise
         self.diagnostics_seconds += time.perf_counter() - start
         return found
+
+    def snapshot(self) -> Snapshot:
+        """Return the training as the measurements see it."""
+        assert self.diagnostics is not None
+        other = self.optimizer.needs_ascent == "other_batch"
+        passes, cfg = self.passes, self.cfg
+        sampling = Sampling(
+            self.data.train.num_samples,
+            self.diagnostics.batch_size,
+            self.steps_per_epoch,
+            ascent_size=passes.ascent_batch_size if other else None,
+            parts=cfg.accumulate_steps if cfg.accumulate_mode == "per_micro_batch" else 1,
+            independent=other and not passes.ascent_nested,
+        )
+        return Snapshot(self.model, self.optimizer, self.step, self.seed, sampling, passes.memory_format)
 
     def _leave_measurement(self) -> None:
         if self._observer.stopping():
@@ -307,7 +322,7 @@ class Trainer:
         """Return what the measured values depend on besides the model; empty where nothing is measured."""
         if self.diagnostics is None or not self.diagnostics.cfg.quantities:
             return {}
-        return self.diagnostics.conventions(self)
+        return self.diagnostics.conventions(self.snapshot())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that fit() needs to go on from here."""
