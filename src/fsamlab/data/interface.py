@@ -9,33 +9,42 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fsamlab.task import Samples
+
 
 @dataclass(frozen=True)
-class Batch:
-    """Images with their labels, all on the training device.
+class Batch(Samples):
+    """Inputs with their targets, all on the training device.
 
     Attributes:
-        images: float32 (batch, channels, height, width), normalised and, for training, augmented.
-        labels: int64 (batch,); training labels carry the label noise.
+        inputs: float32 (batch, channels, height, width) for images, (batch, columns) for a table; normalised and,
+            for training, augmented.
+        targets: int64 (batch,) labels, which carry the label noise in training; float32 (batch, values) of a
+            regression.
         indices: int64 (batch,); positions in the training (or evaluation) set.
     """
 
-    images: Tensor
-    labels: Tensor
     indices: Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def images(self) -> Tensor:
+        """Return the inputs under the name that they have for images."""
+        return self.inputs
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the targets under the name that they have in a classification."""
+        return self.targets
 
     def first(self, size: int) -> Batch:
         """Return the first `size` samples; views, not copies."""
-        return Batch(self.images[:size], self.labels[:size], self.indices[:size])
+        return Batch(self.inputs[:size], self.targets[:size], self.indices[:size])
 
 
 def concatenate(batches: list[Batch]) -> Batch:
     """Join batches to one."""
-    images, labels, indices = ([getattr(b, name) for b in batches] for name in ("images", "labels", "indices"))
-    return Batch(torch.cat(images), torch.cat(labels), torch.cat(indices))
+    inputs, targets, indices = ([getattr(b, name) for b in batches] for name in ("inputs", "targets", "indices"))
+    return Batch(torch.cat(inputs), torch.cat(targets), torch.cat(indices))
 
 
 class TrainSource(Protocol):

@@ -20,6 +20,7 @@ from fsamlab.data import Batch, Data, EvalSource
 from fsamlab.diagnostics import Diagnostics, Sampling, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
+from fsamlab.task import Classification, Task
 from fsamlab.train.closures import Passes
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.schedule import lr_factor
@@ -63,6 +64,7 @@ class Trainer:
         optimizer: any variant; its param_groups' learning rates are the schedule's peak.
         epochs: passes over the training set.
         seed: of order, augmentation and dropout.
+        task: what the model is trained for; None is classification with `cfg.label_smoothing`.
         diagnostics: what is measured, and how often; None is nothing.
         ascent_batch_size, ascent_nested: see :class:`~fsamlab.train.closures.Passes`.
     """
@@ -77,6 +79,7 @@ class Trainer:
         epochs: int,
         seed: int,
         device: torch.device,
+        task: Task | None = None,
         diagnostics: Diagnostics | None = None,
         ascent_batch_size: int | None = None,
         ascent_nested: bool = False,
@@ -84,8 +87,10 @@ class Trainer:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
         self.every_steps = diagnostics.cfg.every_steps if diagnostics else None
+        self.task = task if task is not None else Classification(cfg.label_smoothing)
         self.passes = Passes(
             model,
+            self.task,
             optimizer,
             data.train,
             cfg,
@@ -151,12 +156,12 @@ class Trainer:
             self.record_due = True  # by the next step that perturbs: optimizer.every may leave this one out
         self.optimizer.record_scalars = self.record_due
         passes = self.passes
-        correct: list[Tensor] = []  # from the first pass over the descent batch
+        sums: dict[str, list[Tensor]] = {}  # of the task's metrics, from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
-            closures = [passes.closure([part], correct) for part in passes.micro_batches(batch)]
+            closures = [passes.closure([part], sums) for part in passes.micro_batches(batch)]
             loss = self.optimizer.step_micro(closures)
         else:
-            descent = passes.closure(passes.micro_batches(batch), correct)
+            descent = passes.closure(passes.micro_batches(batch), sums)
             ascent, reference = passes.ascent_closure(batch, self.step), passes.reference_closure(self.step)
             loss = self.optimizer.step(descent, ascent, reference)
         self.step += 1
@@ -165,7 +170,7 @@ class Trainer:
         if self.scalars:
             self._add_losses(loss)
         self.record_due = self.record_due and not self.scalars
-        self._count(loss, correct, len(batch.labels))
+        self._count(loss, sums, len(batch))
 
     def _add_losses(self, loss: Tensor) -> None:
         """Put the batch's own losses beside the perturbation's scalars: their gap is its m-sharpness at rho."""
@@ -174,13 +179,13 @@ class Trainer:
         if "loss_perturbed" in self.optimizer.scalars:
             self.scalars["perturbation/loss_perturbed"] = self.optimizer.scalars["loss_perturbed"]
 
-    def _count(self, loss: Tensor, correct: list[Tensor], n: int) -> None:
+    def _count(self, loss: Tensor, sums: dict[str, list[Tensor]], n: int) -> None:
         if self.optimizer.has_clean_loss:
             self.sums.add("train/loss", loss, n)
         if "loss_perturbed" in self.optimizer.scalars:
             self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
-        if correct:  # empty where a non-finite ascent gradient kept the descent batch from being run
-            self.sums.add("train/acc1", torch.stack(correct).sum() / n, n)
+        for key, parts in sums.items():  # none where a non-finite ascent gradient kept the batch from being run
+            self.sums.add(f"train/{key}", torch.stack(parts).sum() / n, n)
         first = (self.diverged_at < 0) & ~torch.isfinite(loss)
         self.diverged_at = torch.where(first, self.step, self.diverged_at)
         if self.device.type == "cpu":  # elsewhere it would be a synchronisation: looked at with each row
@@ -208,7 +213,7 @@ class Trainer:
 
     def _row(self, evaluate: bool, measure: bool) -> None:
         row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-        row.update(self.sums.means())
+        row.update(self._train_means())
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row.update(self._fetched_scalars())
         if self.optimizer.choices.ascent.perturbs:
@@ -226,12 +231,21 @@ class Trainer:
             self.best.update(row)
             self.sums.reset()
 
+    def _train_means(self) -> dict[str, float]:
+        """Return the means since the last evaluation: losses, and the metrics of the task in the first passes."""
+        means = self.sums.means()
+        row = {key: value for key, value in means.items() if key.startswith("train/loss")}
+        of_task = {key.removeprefix("train/"): value for key, value in means.items() if key not in row}
+        if of_task:
+            row.update({f"train/{key}": value for key, value in self.task.values(of_task).items()})
+        return row
+
     def _evaluate_all(self) -> dict[str, float]:
         start = time.perf_counter()
         found: dict[str, float] = {}
         for part, source in (("val", self.data.val), ("test", self.data.test)):
             if source is not None:
-                found[f"{part}/loss"], found[f"{part}/acc1"] = self.evaluate(source)
+                found.update({f"{part}/{key}": value for key, value in self.evaluate(source).items()})
         self.eval_seconds += time.perf_counter() - start
         return found
 
@@ -279,17 +293,20 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def evaluate(self, source: EvalSource) -> tuple[float, float]:
-        """Return mean cross-entropy (nats, without label smoothing) and accuracy in 0..1, in eval mode."""
+    def evaluate(self, source: EvalSource) -> dict[str, float]:
+        """Return the mean loss (for classification cross-entropy in nats, without label smoothing) and the metrics."""
         self.model.eval()
+        task = self.task.evaluating()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        sums: dict[str, Tensor] = {}
         for batch in source.batches():
             self._observer.poll()
-            logits, mean = self.passes.forward(batch, label_smoothing=0.0)
-            loss += mean.double() * len(batch.labels)
-            correct += (logits.argmax(1) == batch.labels).sum()
-        return float(loss) / source.num_samples, float(correct) / source.num_samples
+            outputs, mean = self.passes.forward(batch, task)
+            loss += mean.double() * len(batch)
+            for key, value in task.metrics(outputs, batch).items():
+                sums[key] = sums.get(key, 0) + value.double()
+        means = {key: float(total) / source.num_samples for key, total in sums.items()}
+        return {"loss": float(loss) / source.num_samples, **task.values(means)}
 
     @property
     def step_ms(self) -> float:
