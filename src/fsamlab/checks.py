@@ -1,7 +1,7 @@
-"""What the values of a schema may be, and refusing one in one line: key, value, what is allowed, what to do.
+"""The allowed values of a schema's fields. A refused value gives one line: key, value, what is allowed, what to do.
 
-A field of a schema declares its range with a function of this module (:func:`number`, :func:`word`, ...);
-:func:`check_fields` holds an object against its types and ranges, so that no field is left out.
+A field of a schema declares its range with a function of this module (:func:`number`, :func:`word`, ...).
+:func:`check_fields` checks an object against the types and ranges of all its fields, so that no field is forgotten.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from typing import Any
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RANGE = "range"  # the key in a field's metadata
 SHOWN = 100  # characters of a value in a message
-COUNT = 10**9  # more steps, samples or batches than any run has
+COUNT = 10**9  # no run has more steps, samples or batches
 
 
+# A context variable, not an argument: the checks run inside __post_init__ of dataclasses, which take no arguments.
 _RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
 
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Build schemas from what a run has on record: what trains alike whatever it says is not refused inside.
+    """Build schemas from a run's record: inside, values that cannot change the training are not refused.
 
-    These are keys without effect and texts of any form. A former version may have allowed them, and the run is there.
+    These are keys without effect and texts of any form. An earlier version may have allowed them, and the recorded run
+    exists.
     """
     token = _RECORDED.set(True)
     try:
@@ -41,19 +43,19 @@ def recorded() -> Iterator[None]:
 
 
 def is_recorded() -> bool:
-    """Return whether the schemas that are built now come from a record."""
+    """Return whether the schemas that are being built come from a record."""
     return _RECORDED.get()
 
 
 class ConfigError(ValueError):
-    """A value of the user's that cannot be used. One line: key, value, what is allowed, what to do."""
+    """A value from the user that cannot be used. The message is one line: key, value, what is allowed, what to do."""
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
         super().__init__(f"{key}={shown(value)}: {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
     def under(self, prefix: str) -> ConfigError:
-        """Return the same error with the key in a group of the config: `optimizer.` and `rho`."""
+        """Return the same error with the key inside a group of the config, for example `rho` under `optimizer.`."""
         return ConfigError(prefix + self.key, self.value, self.allowed)
 
 
@@ -66,7 +68,7 @@ class StrayKey(ConfigError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: one line, cut where it is long, None as `null`."""
+    """Return a value as a message shows the value: on one line, cut where it is long, None as `null`."""
     if value is None:
         return "null"
     try:
@@ -80,7 +82,7 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """An interval; a bound that is None has no limit."""
+    """An interval; a bound of None means no limit."""
 
     low: float | None = None
     high: float | None = None
@@ -99,36 +101,38 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words."""
+    """One word out of a list of words."""
 
     allowed: tuple[str, ...]
 
     def check(self, key: str, value: str) -> None:
-        """Refuse another word."""
+        """Refuse a word that is not in the list."""
         one_of(key, value, self.allowed)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A line of printable characters that is neither empty nor longer than `longest`, and has none of `without`."""
+    """A line of printable characters, not empty, at most `longest` characters, without the characters of `without`."""
 
     longest: int = 4096
     without: str = ""
 
     def check(self, key: str, value: str) -> None:
-        """Refuse another text."""
+        """Refuse a text that is not of this form."""
         if is_recorded():
             return
         bad = not value or value != value.strip() or not value.isprintable() or len(value) > self.longest
         if bad or any(c in value for c in self.without):
             none_of = f", none of {' '.join(self.without)}" if self.without else ""
-            allowed = f"must have 1 to {self.longest} printable characters, no blanks at its ends{none_of}"
+            allowed = f"must have 1 to {self.longest} printable characters, no blanks at start and end{none_of}"
             raise ConfigError(key, repr(value), allowed)  # quoted: a blank or a line break must be seen
 
 
 @dataclass(frozen=True)
 class Label(Text):
-    """A text that is no number: `nan` as a method's name is a missing value in every table that is read again."""
+    """A text that is not a number. A method with the name `nan` would be a missing value in every CSV table that pandas
+    reads.
+    """
 
     longest: int = 200
 
@@ -144,10 +148,10 @@ class Label(Text):
 
 @dataclass(frozen=True)
 class Location(Text):
-    """A path; a `~` in front is a home directory that this machine knows."""
+    """A path; a `~` in front must be a home directory that this machine knows."""
 
     def check(self, key: str, value: str) -> None:
-        """Refuse a text that is no path."""
+        """Refuse a text that cannot be a path."""
         super().check(key, value)
         try:
             Path(value).expanduser()
@@ -171,14 +175,14 @@ class ImportPath(Text):
 
 @dataclass(frozen=True)
 class Listed:
-    """A list, each element in `each`; `fewest` and `most` count them."""
+    """A list of `fewest` to `most` elements, each checked by `each`."""
 
     each: Number | Choice | Text
     fewest: int = 0
     most: int = 1000
 
     def check(self, key: str, value: list[Any]) -> None:
-        """Refuse another number of elements, and each that is outside its range."""
+        """Refuse a list of another length, and an element outside its range."""
         if not self.fewest <= len(value) <= self.most:
             count = str(self.most) if self.fewest == self.most else f"{self.fewest} to {self.most}"
             raise ConfigError(key, value, f"must be a list of {count} values")
@@ -200,7 +204,7 @@ def number(
 
 
 def word(default: Any, *allowed: str) -> Any:
-    """Return a schema's field for one of some words."""
+    """Return a schema's field for one word out of `allowed`."""
     return _field(default, Choice(allowed))
 
 
@@ -230,11 +234,14 @@ def listed(default: list[Any], each: Any, fewest: int = 0, most: int = 1000) -> 
 
 
 def check_fields(prefix: str, config: Any) -> None:
-    """Refuse each field of a schema's object whose value has another type than declared, or lies outside its range.
+    """Refuse each field of a schema's object whose value has another type than declared or lies outside its range.
 
     Args:
-        prefix: of the keys in messages, for example `train.`.
-        config: a schema's object.
+        prefix: stands before the keys in messages, for example `train.`.
+        config: an object of a schema class.
+
+    Raises:
+        ConfigError: for the first such field.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -250,7 +257,7 @@ NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a te
 
 
 def check_type(key: str, value: Any, hint: Any) -> None:
-    """Refuse a value of another type than `hint`, as the schemas use types."""
+    """Refuse a value of another type than `hint`; an int is a float too, and a bool is never a number."""
     if hint is Any:
         return
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -278,13 +285,13 @@ def _said(bound: float) -> str:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """Return `" (did you mean X?)"` for the nearest of `known`, or an empty string."""
+    """Return `" (did you mean X?)"` for the most similar word of `known`, or an empty string."""
     near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def unknown_key(key: str, name: str, known: list[str], where: str) -> str:
-    """Return the line for a key that does not exist: the nearest that does, or all of them."""
+    """Return the message for a key that does not exist: with the most similar key, or with all keys."""
     near = did_you_mean(name, known)
     return f"{shown(key)}: unknown key{near or f'; {where} has ' + ', '.join(known)}"
 

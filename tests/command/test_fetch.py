@@ -122,7 +122,7 @@ def test_a_failure_is_one_line_and_the_others_are_fetched(tmp_path, monkeypatch,
     assert code == 1
     assert out == ["data digits: comes with scikit-learn, nothing to fetch"]
     assert len(err) == 2
-    assert err[0].startswith("error: data.download=True: could not get cifar10")
+    assert err[0].startswith("error: data.download=True: could not download cifar10")
     assert "no route to host" in err[0]
     assert f"{tmp_path / 'train'} must hold one folder of images per class" in err[1]
     assert "data=imagenet data.root=PATH" in err[1]
@@ -155,7 +155,7 @@ def test_weights_come_once_and_a_failure_stops_no_other(hub, tmp_path, capfd, mo
     assert out[1].startswith(place)
     assert out[1].endswith("MB, fetched")
     assert len(out) == len(err) == 2
-    assert "the weights of test_resnet.nope could not be got (Invalid pretrained tag" in err[0]
+    assert "the weights of test_resnet.nope could not be loaded (Invalid pretrained tag" in err[0]
     assert "model.name=resnott: is not a model of timm" in err[1]
     assert set(hub) == {WEIGHTS}
 
@@ -191,7 +191,7 @@ def test_weights_that_cannot_be_got(hub, capfd):
     name = "test_vit.r160_in1k"
     code, out, err = fetched(capfd, "model=timm", "model.pretrained=true", f"model.name={name}")
     assert (code, len(out), len(err)) == (1, 1, 1)
-    assert f"the weights of {name} could not be got" in err[0]
+    assert f"the weights of {name} could not be loaded" in err[0]
 
 
 @pytest.mark.parametrize(

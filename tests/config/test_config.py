@@ -117,7 +117,7 @@ def test_did_you_mean():
             r"data.name=cifr10: must be one of digits, .* \(did you mean cifar10\?\), or set data.imp",
         ),
         (["data=synthetic", "data.name=digits"], "data.name=digits: has keys .* is chosen with data=digits"),
-        (["data.name=imagenet"], "data.name=imagenet: has keys of its own and is chosen with data=imagenet"),
+        (["data.name=imagenet"], "data.name=imagenet: has other keys; choose the data set with data=imagenet"),
     ],
 )
 def test_a_name_that_nothing_has_is_refused_before_anything_runs(composed, words, line):

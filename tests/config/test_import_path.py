@@ -20,7 +20,7 @@ def test_imports():
         ("math:no_such", "has no function no_such"),
         ("math:pi", "has no function pi"),
         ("..math:sqrt", "form package.module:function"),
-        ("builtins:int", "does not tell its arguments"),
+        ("builtins:int", "cannot be found out"),
     ],
 )
 def test_refuses_in_one_line(path, message):

@@ -88,7 +88,8 @@ def test_8_bits_and_less_are_as_they_were(tmp_path):
 def test_values_without_a_range_are_refused(tmp_path, dtype, words):
     path = tmp_path / "x.tif"
     Image.fromarray(np.linspace(0, 1, 6, dtype=dtype).reshape(2, 3)).save(path)
-    with pytest.raises(Damaged, match=rf"{path} cannot be read as an image \({words} values have no range"):
+    said = rf"{path} cannot be read as an image \({words} values do not say which value is white"
+    with pytest.raises(Damaged, match=said):
         read_rgb(str(path))
 
 
@@ -142,7 +143,7 @@ def test_hidden_files_are_left_out_and_counted(root, caplog):
     assert data.facts == before
     assert data.num_classes == 2
     assert f"{root / 'train'}: 5 hidden files and folders are left out" in caplog.text
-    assert "no images by their ending are left out: 1 .db, 1 .gif" in caplog.text
+    assert "files whose ending is not of an image are left out: 1 .db, 1 .gif" in caplog.text
     assert len(list(data.train.batches(0))) == 3
 
 

@@ -151,7 +151,9 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", no_network)
-    with pytest.raises(ConfigError, match=r"could not get cifar10 .*no route to host.*node with network") as raised:
+    with pytest.raises(
+        ConfigError, match=r"could not download cifar10 .*no route to host.*node with network"
+    ) as raised:
         build_data(DataConfig(name="cifar10", download=True), 0, CPU, tmp_path)
     assert "\n" not in str(raised.value)
 

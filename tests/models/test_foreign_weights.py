@@ -86,7 +86,7 @@ def test_another_classifier_under_a_prefix(model, tmp_path, caplog):
     torch.save(under("module.", model.state_dict()), tmp_path / "w.pt")
     loaded = small(str(tmp_path / "w.pt"), num_classes=3).state_dict()
     assert torch.equal(loaded["0.weight"], model.state_dict()["0.weight"])
-    assert "it starts fresh" in caplog.text
+    assert "keeps its initial weights" in caplog.text
 
 
 AMBIGUOUS = {
@@ -100,7 +100,7 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("kind", AMBIGUOUS)
 def test_what_could_be_meant_twice_is_refused(model, tmp_path, kind):
     torch.save(AMBIGUOUS[kind](model.state_dict()), tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"model.checkpoint=.* holds .* save those that are meant alone") as raised:
+    with pytest.raises(ConfigError, match=r"model.checkpoint=.* holds .* save one set of weights alone") as raised:
         small(str(tmp_path / "w.pt"))
     assert "\n" not in str(raised.value)
 
@@ -108,7 +108,7 @@ def test_what_could_be_meant_twice_is_refused(model, tmp_path, kind):
 def test_other_weights_under_a_prefix_are_refused(model, tmp_path):
     state = model.state_dict()
     torch.save(under("module.", {**state, "extra": torch.zeros(1)}), tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"0 missing, 1 unexpected \(it has extra"):
+    with pytest.raises(ConfigError, match=r"0 missing, 1 unexpected \(the file has extra"):
         small(str(tmp_path / "w.pt"))
 
 
@@ -138,6 +138,6 @@ def test_weights_of_another_precision_are_loaded(model, tmp_path, kind):
 
 def test_a_pickled_model_is_refused_without_advice_to_run_its_code(model, tmp_path):
     torch.save(model, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"is no file of weights .* save `model.state_dict\(\)` alone") as raised:
+    with pytest.raises(ConfigError, match=r"is not a file of weights .* save `model.state_dict\(\)` alone") as raised:
         small(str(tmp_path / "w.pt"))
     assert "weights_only" not in str(raised.value)

@@ -49,7 +49,7 @@ def test_classifier_is_kept_or_replaced_as_a_whole(saved, caplog):
     with caplog.at_level(logging.WARNING):
         loaded = small(checkpoint=path).state_dict()
     assert not bool((loaded["8.bias"] == 7).any())
-    assert "starts fresh" in caplog.text
+    assert "keeps its initial weights" in caplog.text
 
 
 def test_timm_names_its_classifier(tmp_path):
@@ -75,8 +75,8 @@ def change(state, **changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda s: change(s, **{"0.weight": None}), r"1 missing, 0 unexpected \(it lacks 0.weight"),
-        (lambda s: change(s, extra=torch.zeros(1)), r"0 missing, 1 unexpected \(it has extra"),
+        (lambda s: change(s, **{"0.weight": None}), r"1 missing, 0 unexpected \(the file lacks 0.weight"),
+        (lambda s: change(s, extra=torch.zeros(1)), r"0 missing, 1 unexpected \(the file has extra"),
         (lambda s: change(s, **{"0.weight": torch.zeros(8, 1, 3, 3)}), r"0.weight has another shape \(\[8, 1, 3, 3\]"),
         (lambda s: {"optimizer": {}}, "must hold a state_dict"),
         (lambda s: [1, 2], "must hold a state_dict"),
@@ -96,7 +96,7 @@ def test_missing_file_and_file_of_another_kind(tmp_path):
         small(checkpoint=str(tmp_path / "none.pt"))
     for content in (b"", b"no weights at all"):
         (tmp_path / "text.pt").write_bytes(content)
-        with pytest.raises(ConfigError, match="is no file of weights") as raised:
+        with pytest.raises(ConfigError, match="is not a file of weights") as raised:
             small(checkpoint=str(tmp_path / "text.pt"))
         assert "\n" not in str(raised.value)
 
@@ -108,6 +108,6 @@ class Evil:
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ConfigError, match="is no file of weights"):
+    with pytest.raises(ConfigError, match="is not a file of weights"):
         small(checkpoint=str(tmp_path / "evil.pt"))
     assert "code from a checkpoint" not in capsys.readouterr().out

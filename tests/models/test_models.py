@@ -179,8 +179,8 @@ def test_a_model_of_the_right_size_is_built_as_before():
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("test_vit", 10, r"model.name=test_vit: does not take images of 10x10 \(.*\); it is made for 160x160"),
-        ("vgg11", 8, r"model.name=vgg11: does not take images of 8x8 \(.*\); it is made for 224x224"),
+        ("test_vit", 10, r"model.name=test_vit: does not take images of 10x10 \(.*\); the model is made for 160x160"),
+        ("vgg11", 8, r"model.name=vgg11: does not take images of 8x8 \(.*\); the model is made for 224x224"),
     ],
 )
 def test_sizes_that_a_timm_model_does_not_take(name, size, message):

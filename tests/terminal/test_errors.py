@@ -93,7 +93,7 @@ def test_a_key_of_another_option_is_not_called_a_slip():
     from fsamlab.terminal.errors import unknown_anywhere
 
     line = unknown_anywhere("data.num_samples")
-    assert line == "data.num_samples: the chosen option of data has no such key; options of schema synthetic have"
+    assert line == "data.num_samples: the chosen option of data has no such key, but options of schema synthetic"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_number_of_thousands_of_digits_is_one_line():
         ("optimizer=glob(smam*)", "optimizer=glob(smam*): names no value"),
         ("seed=range(0,0)", "seed=range(0,0): names no value"),
         ("seed=range(0,5,0)", "seed=range(0,5,0): range() arg 3 must not be zero"),
-        ("seed=range(0,1000000000)", "seed=range(0,1000000000): makes more than 100000 jobs"),
+        ("seed=range(0,1000000000)", "seed=range(0,1000000000): gives the sweep more than 100000 jobs"),
         ("seed=range(0.0,1.0,0.0)", "seed=range(0.0,1.0,0.0):"),
     ],
 )

@@ -143,9 +143,7 @@ def test_what_was_asked_for_and_cannot_be_printed_is_an_error_of_one_line(sweep,
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = command(*words, *([str(sweep)] if words[0] == "status" else []), stdout=full)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        b"error: standard output: No space left on device; what is printed there is lost"
-    ]
+    assert done.stderr.splitlines() == [b"error: standard output: No space left on device; the output there is lost"]
 
 
 def test_results_that_are_written_are_no_error_where_they_cannot_be_printed(sweep):

@@ -359,7 +359,7 @@ def test_a_dry_run_without_a_key_says_what_is_local(server, local, tmp_path):
     assert lines == [
         "fsam-s0: 10 rows in the files",
         "waiting: skipped: has not started",
-        "1 run checked, 1 skipped, no API key here: what W&B has already is not known",
+        "1 run checked, 1 skipped, no API key here: the rows that W&B has already are not known",
     ]
     (tmp_path / "runs" / "fsam-s0" / "metrics.jsonl").write_text("no JSON\n")
     line = synced(server, tmp_path / "runs" / "fsam-s0", "--dry-run", exit_code=1, env={"WANDB_API_KEY": ""})[0]

@@ -1,1 +1,1 @@
-"""The programs: launch.py's entry and the commands of `fsamlab`."""
+"""The programs: the entry of launch.py and the commands of `fsamlab`."""

@@ -1,4 +1,4 @@
-"""What `fsamlab check` prints."""
+"""The output of `fsamlab check`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsamlab.terminal.text import console, project_relative
 
 
 def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
-    """Print what a launch would run, each job with its status on disk, and a count; return how many are damaged."""
+    """Print the jobs of a launch, each with its status on disk, and their number; return the number of damaged runs."""
     screen = console()
     counts: Counter[str] = Counter()
     damaged = 0

@@ -1,4 +1,4 @@
-"""`fsamlab fetch`: data and pretrained weights onto the disk, before jobs run on nodes without internet."""
+"""`fsamlab fetch`: download data and pretrained weights before jobs run on nodes without internet."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ NO_FILES = {"digits": "comes with scikit-learn", "synthetic": "is generated"}
 
 
 def fetch(overrides: list[str]) -> list[Exception]:
-    """Get what the jobs of a command line read, print a line for each thing; return what went wrong.
+    """Fetch everything that the jobs of a command line read; print one line for each data set and each model; return
+    the errors.
 
     Args:
-        overrides: those of launch.py, `+sweeps=NAME` and comma lists among them.
+        overrides: the words of launch.py, with `+sweeps=NAME` and comma lists.
 
     Raises:
-        ConfigError, HydraException: a job of the grid is not valid. Nothing was fetched.
+        ConfigError, HydraException: a job of the grid is not valid. Then nothing was fetched.
     """
     configs = grid(overrides)
     sets = {(c.data.import_path or c.data.name, c.data.root): c for c in configs}
@@ -32,11 +33,11 @@ def fetch(overrides: list[str]) -> list[Exception]:
     }
     wrong: list[Exception] = []
     jobs = [*(partial(fetch_data, c) for c in sets.values()), *(partial(fetch_weights, c) for c in models.values())]
-    lines: list[str] = []
+    lines: list[str] = []  # several configurations may give the same line
     for job in jobs:
         try:
             line = job()
-        except Exception as e:  # the others are fetched all the same
+        except Exception as e:  # the other jobs are still fetched
             wrong.append(e)
             continue
         if line not in lines:
@@ -46,7 +47,7 @@ def fetch(overrides: list[str]) -> list[Exception]:
 
 
 def grid(overrides: list[str]) -> list[Config]:
-    """Return every job of a command line, composed and checked as the sweeper does; one without a sweep."""
+    """Return every job of a command line, composed and checked as the sweeper does; without a sweep that is one job."""
     from hydra.types import RunMode
 
     from fsamlab.config import compose
@@ -60,7 +61,7 @@ def grid(overrides: list[str]) -> list[Config]:
 
 
 def fetch_data(config: Config) -> str:
-    """Get a data set that is not there yet and read it, as a run would; return the line about it."""
+    """Read a data set as a run would, and download it first where it is missing; return the line to print."""
     import torch
 
     from fsamlab.data import build_data, readers
@@ -85,21 +86,24 @@ def fetch_data(config: Config) -> str:
     place = PROJECT_ROOT / Path(data.root).expanduser() / FOLDERS.get(data.name, "")
     if data.name == "fashion_mnist" and not place.exists():
         place = readers.DEBIAN_FASHION_MNIST
-    size = f", {bytes_of(place) / 1e6:.1f} MB" if data.name in FOLDERS else ""  # image folders have too many files
+    size = (
+        f", {bytes_of(place) / 1e6:.1f} MB" if data.name in FOLDERS else ""
+    )  # counting the files of an image folder would take too long
     return f"data {data.name}: {place}{size}, {word}"
 
 
 def fetch_weights(config: Config) -> str:
-    """Load a timm model's weights, which puts them into the cache that jobs read; return the line about it.
+    """Load the weights of a timm model, which puts them into the cache that jobs read; return the line to print.
 
-    The model is built for the size of the run's images, as the run does: what does not take them is refused here.
+    The model is built for the size of the run's images, as in a run: a model that does not take these images is refused
+    here.
     """
     from fsamlab.models.timm_model import timm_model
 
     name = config.model.name
     place = weights_place(name)
     before = bytes_of(place)
-    # the same file for any number of classes and channels
+    # any number of classes and channels gives the same file
     timm_model(num_classes=10, in_channels=3, name=name, pretrained=True, image_size=image_size_of(config))
     after = bytes_of(place)
     word = "there already" if after == before else "fetched"
@@ -107,7 +111,9 @@ def fetch_weights(config: Config) -> str:
 
 
 def image_size_of(config: Config) -> tuple[int, int] | None:
-    """Return height and width of a run's images; None where its data cannot be read, which is said of the data."""
+    """Return height and width of a run's images; None where the data cannot be read, an error that fetch_data
+    reports.
+    """
     import torch
 
     from fsamlab.data import build_data
@@ -120,14 +126,14 @@ def image_size_of(config: Config) -> tuple[int, int] | None:
 
 
 def weights_place(name: str) -> Path:
-    """Return where a model's weights are kept: in Hugging Face's cache (HF_HOME), or in torch's (TORCH_HOME)."""
+    """Return where the weights of a model are kept: the cache of Hugging Face (HF_HOME) or of torch (TORCH_HOME)."""
     import timm
     import torch
     from huggingface_hub import constants
 
     try:
         source = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that does not exist: timm_model says so
+    except RuntimeError:  # the tag does not exist; timm_model reports that
         source = None
     if source is not None and source.hf_hub_id:
         return Path(constants.HF_HUB_CACHE) / f"models--{source.hf_hub_id.split('@')[0].replace('/', '--')}"
@@ -136,6 +142,6 @@ def weights_place(name: str) -> Path:
 
 
 def bytes_of(place: Path) -> int:
-    """Return the size of a file, or of the files below a directory; links do not count."""
+    """Return the size in bytes of a file, or of all files below a directory; links do not count."""
     files = [place] if place.is_file() else place.rglob("*")
     return sum(p.stat().st_size for p in files if p.is_file() and not p.is_symlink())

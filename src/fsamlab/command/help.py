@@ -1,4 +1,4 @@
-"""The page of `launch.py --help`: printed without composing anything, so that it is there at once."""
+"""The page of `launch.py --help`; printed without composing anything, so that it appears at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ fsamlab: train, compare and diagnose sharpness-aware optimizers.
 
 USAGE
   python launch.py [group=option ...] [key=value ...]      one run
-  python launch.py -m +sweeps=NAME [key=a,b,c ...]         many, several at once
+  python launch.py -m +sweeps=NAME [key=a,b,c ...]         a sweep of many runs
 
 FIRST STEPS
   python launch.py                          one F-SAM run on digits, a minute
@@ -27,10 +27,10 @@ FIRST STEPS
 ON A CLUSTER (docs/cluster.md)
   fsamlab check +sweeps=quickstart          validate every job, submit nothing
   python launch.py -m +sweeps=quickstart hydra/launcher=slurm
-                                            one array job; Ctrl-C leaves it
+                                            an array job; it outlives Ctrl-C
   fsamlab status runs/quickstart [--watch]  finished, running, queued, failed
-  fsamlab resubmit runs/quickstart          what failed, was lost or cancelled
-  fsamlab sync runs/quickstart              into W&B what ran without internet
+  fsamlab resubmit runs/quickstart          start failed, lost, cancelled again
+  fsamlab sync runs/quickstart              upload offline runs to W&B
 
 GROUPS (group=option)
 {groups}
@@ -50,10 +50,10 @@ OFTEN CHANGED (key=value)
   diagnostics=full           every quantity of docs/metrics.md
   diagnostics.every_epochs=10                    diagnostics.num_samples=1024
 
-A run's files: runs/<name>/<optimizer>-<model>-<data>-s<seed>-<hash>/
+The files of a run: runs/<name>/<optimizer>-<model>-<data>-s<seed>-<hash>/
   config.yaml  status.json  metrics.jsonl  summary.json  run.log  checkpoints/
 
-The same command again resumes an unfinished run and skips a finished one;
+The same command again resumes an unfinished run and skips a finished run;
 force=true starts over. Powered by Hydra: --cfg job prints the composed config,
 --hydra-help all of Hydra's flags.
 """
@@ -61,7 +61,7 @@ WIDTH = 79
 
 
 def option_groups() -> str:
-    """Return the groups a user chooses from and their options, a line each, for the help page."""
+    """Return the groups that a user chooses from and their options, one line for each group."""
     groups = [
         (d.name, d)
         for d in sorted((PROJECT_ROOT / "conf").iterdir())
@@ -77,5 +77,5 @@ def option_groups() -> str:
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the whole help page."""
     return PAGE.replace("{groups}", option_groups())

@@ -1,4 +1,4 @@
-"""The entry of launch.py: the words are checked, the work starts, an error becomes one line and an exit code."""
+"""The entry of launch.py: check the words, start the work, turn an error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from fsamlab.terminal.errors import call, report
 
 
 def enter(main: Callable[[], Any], script: str) -> None:
-    """Call a `hydra.main` function as the program's main: one line for each user error, exit code set.
+    """Call a `hydra.main` function as the main function of the program; every user error is one line.
 
     Args:
-        script: the program's file, which has to belong to the project of the code that runs.
+        main: the decorated function.
+        script: the file of the program; it must belong to the same project as the running code.
     """
     place = Path(script).resolve()
     wrong = call(lambda: check_project(place.parent, place.name))
@@ -36,7 +37,7 @@ def enter(main: Callable[[], Any], script: str) -> None:
 
         sys.exit(call(lambda: output.show(page())))
     register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own message and exits
 
     def checked() -> Any:
         check_words(get_args_parser().parse_args().overrides)
@@ -47,12 +48,13 @@ def enter(main: Callable[[], Any], script: str) -> None:
 
 
 class CheckBeforeRun(Callback):
-    """Hydra callback: a single run's values and its directory are checked before anything is written."""
+    """Hydra callback: check the values and the directory of a single run before anything is written."""
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
-        """Leave with one line: with exit code 1 when a value or the directory cannot be used.
+        """Exit with one line if the run cannot start.
 
-        With 0 when the run has finished and its directory is closed to writing: an archive, or another user's.
+        The exit code is 1 if a value or the directory cannot be used. The exit code is 0 if the run has finished and
+        its directory is read-only, as an archive or the directory of another user.
         """
         try:
             typed(config)
@@ -65,4 +67,4 @@ class CheckBeforeRun(Callback):
             if (directory / "run.log").exists():
                 check_writable(directory / "run.log")
         except Exception as e:
-            sys.exit(report(e))  # SystemExit: Hydra turns a callback's other exceptions into warnings
+            sys.exit(report(e))  # raises SystemExit: other exceptions of a callback become warnings in Hydra

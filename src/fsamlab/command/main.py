@@ -1,4 +1,4 @@
-"""The `fsamlab` command: what one does with runs after they ran."""
+"""The `fsamlab` command: everything that a user does with sweeps and runs besides starting them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCH_SECONDS = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; return the exit code. An error is one line, with a traceback only where it is unforeseen."""
+    """Run a subcommand and return the exit code. An error is one line; only an unforeseen error has a traceback."""
 
     def command() -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
@@ -31,10 +31,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _parser()
     words = list(argv)
     if "--watch" in words[:-1] and not _is_number(words[words.index("--watch") + 1]):
-        words[words.index("--watch")] = f"--watch={WATCH_SECONDS}"  # a directory follows, not the seconds
+        words[words.index("--watch")] = f"--watch={WATCH_SECONDS}"  # the next word is a directory, not the seconds
     args, unknown = parser.parse_known_args(words)
     if unknown:
-        one: argparse.ArgumentParser = args.parser  # argparse alone shows the usage of `fsamlab`, without the options
+        one: argparse.ArgumentParser = (
+            args.parser
+        )  # argparse alone would show the usage of `fsamlab`, without the options of the command
         options = [option for action in one._actions for option in action.option_strings]
         one.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], options)}")
     return args
@@ -55,17 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "check",
         help="compose and validate every job of a sweep, show what would run, submit nothing",
-        description="What `python launch.py -m WORDS` would start.",
+        description="Show the jobs that `python launch.py -m WORDS` would start.",
     )
     one.add_argument("words", nargs="+", metavar="+sweeps=NAME | key=value")
     one.set_defaults(run=_check)
 
     one = commands.add_parser(
         "fetch",
-        help="data and pretrained weights onto the disk, for jobs on nodes without internet",
-        description="Get the data sets and the pretrained weights that runs read; train nothing.",
+        help="download data and pretrained weights, for jobs on nodes without internet",
+        description="Download the data sets and the pretrained weights that runs read; train nothing.",
         epilog="The words are those of launch.py: +sweeps=NAME, data=cifar100, data.root=/datasets, "
-        "model=timm model.name=NAME model.pretrained=true; lists (data=cifar10,cifar100) are taken one by one.",
+        "model=timm model.name=NAME model.pretrained=true; of a list (data=cifar10,cifar100) every value is fetched.",
     )
     one.add_argument("words", nargs="*", metavar="+sweeps=NAME | group=option | key=value")
     one.set_defaults(run=_fetch)
@@ -73,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "status",
         help="which runs of a sweep are finished, running, queued, failed or lost",
-        description="The state of sweeps from their records, run directories and SLURM; no launcher has to be alive.",
+        description="Show the state of sweeps from their records, run directories and SLURM; no launcher has to run.",
         epilog="exit code: 0, 1 when a run failed, was cancelled or lost, 2 when there are no runs",
     )
     one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
-    one.add_argument("--failed", action="store_true", help="only what failed, was cancelled or lost, and why")
+    one.add_argument("--failed", action="store_true", help="show only failed, cancelled and lost runs, with the reason")
     form = one.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a JSON list with an object per run")
     form.add_argument(
@@ -92,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser(
         "resubmit",
-        help="start again what of a sweep failed, was lost or cancelled, or never ran",
-        description="Works from the sweep's record: same configurations, same directories, resuming from checkpoints.",
+        help="start failed, lost, cancelled and never started runs of a sweep again",
+        description="Use the record of the sweep: same configurations, same directories; runs resume from checkpoints.",
     )
     one.add_argument("sweep", type=Path, help="a sweep's directory, with launches/ in it")
     one.add_argument("overrides", nargs="*", metavar="hydra.launcher.KEY=VALUE", help="other settings of the launcher")
@@ -110,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Write one HTML file that opens without server, network or account.",
     )
     one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
-    one.add_argument("--out", type=Path, help="where to write it (default: report.html in the first directory)")
-    one.add_argument("--open", action="store_true", help="open it in the browser")
+    one.add_argument("--out", type=Path, help="where to write the page (default: report.html in the first directory)")
+    one.add_argument("--open", action="store_true", help="open the page in the browser")
     one.set_defaults(run=_report)
 
     one = commands.add_parser(
@@ -126,18 +128,22 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser(
         "sync",
-        help="local runs into Weights & Biases, those that were trained without it among them",
-        description="Upload what W&B does not have yet of runs that have ended: rows, summary, exit code. Needs no "
-        "checkpoint; a second time sends nothing.",
-        epilog="exit code: 0, 1 when a run is not whole on the server; the same command again goes on",
+        help="upload local runs to Weights & Biases, also runs that were trained without it",
+        description="Upload rows, summary and exit code of ended runs, as far as W&B does not have them yet. Needs no "
+        "checkpoint; a second upload sends nothing.",
+        epilog="exit code: 0, 1 when a run is not complete on the server; the same command again continues",
     )
     one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directories, or directories of runs")
-    one.add_argument("--project", help="in place of the runs' tracker.project")
-    one.add_argument("--entity", help="in place of the runs' tracker.entity")
+    one.add_argument("--project", help="used instead of the runs' tracker.project")
+    one.add_argument("--entity", help="used instead of the runs' tracker.entity")
     one.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="for the upload of one run (%(default)g s)"
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="limit for the upload of one run (%(default)g s)",
     )
-    one.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    one.add_argument("--dry-run", action="store_true", help="only print what would be sent")
     one.set_defaults(run=_sync)
 
     one = commands.add_parser(
@@ -147,9 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         "each method.",
     )
     one.add_argument("project", help="the runs' tracker.project")
-    one.add_argument("--entity", help="team or user (default: the key's own)")
-    one.add_argument("--name", default="fsamlab", help="of the view (%(default)s)")
-    one.add_argument("--json", action="store_true", help="print it as JSON; needs neither server nor key")
+    one.add_argument("--entity", help="team or user (default: the owner of the API key)")
+    one.add_argument("--name", default="fsamlab", help="name of the view (%(default)s)")
+    one.add_argument("--json", action="store_true", help="print the view as JSON; needs neither server nor API key")
     one.set_defaults(run=_wandb_workspace)
 
     for command in commands.choices.values():
@@ -247,11 +253,11 @@ def _collect(args: argparse.Namespace) -> int:
     csv: Path = args.csv or paths[0] / "results.csv"
     check_writable(csv)
     frame = collect(runs)
-    # relative to the file, which then stays true where the sweep is moved or copied
+    # relative to the CSV file, so that the paths stay right when the sweep is moved or copied
     where = [os.path.relpath(run.resolve(), csv.parent.resolve()) for run in runs]
     try:
         frame.assign(directory=where).to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
-    except OSError as e:  # a full disk is reported without the file's name
+    except OSError as e:  # pandas reports a full disk without the name of the file
         raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
     print_settings(frame, screen)

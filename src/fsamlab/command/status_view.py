@@ -1,4 +1,4 @@
-"""`fsamlab status` on the screen: the counts, the table, what went wrong and what to type next."""
+"""`fsamlab status` on the screen: counts, table, errors, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ from fsamlab.terminal.text import console, counted, percent, project_relative
 ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
 COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}
 COLOURS |= {"not begun": "yellow", **dict.fromkeys(BAD, "red")}
-IDLE_LOOKS = 3  # between two jobs of a local sweep there is a moment in which none runs
+IDLE_LOOKS = 3  # between two jobs of a local sweep, for a moment no job runs
 assert set(ORDER) == {*STATUSES, "not begun"}
 
 
 def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
-    """Print the state of sweeps; return the exit code: 0, 1 when something failed, 2 when there are no runs."""
+    """Print the state of sweeps and return the exit code: 0; 1 when a run failed, was cancelled or lost; 2 when there
+    are no runs.
+
+    Args:
+        paths: sweep or run directories.
+        failed: whether to show only failed, cancelled and lost runs.
+        as_json: whether to print JSON.
+        watch: seconds between two looks until no run is active; None looks once.
+    """
     try:
         state = sweep_state(paths)
     except ConfigError as e:
@@ -58,21 +66,22 @@ def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | N
         screen.print(table(shown, screen.width))
     for line in notes(state, paths):
         screen.print(Text(wrapped(screen, line.plain), style=line.style), soft_wrap=True)
-    for command in commands(state, paths):  # in one line each, as it is typed
+    for command in commands(state, paths):  # one line for each command, so that it can be copied
         screen.print(command, soft_wrap=True)
     return state.exit_code
 
 
 def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: float, screen: Console) -> SweepState:
-    """Show the state again and again until nothing is active; return the last.
+    """Show the state again and again until no run is active; return the last state.
 
-    A file or a pipe, where nothing can be overwritten, gets the counts in a line with the time whenever they change.
+    A file or a pipe cannot be overwritten: there a line with the time and the counts is printed whenever the counts
+    change.
     """
     idle, said = 0, ""
     with Live(console=screen, auto_refresh=False, transient=True) if screen.is_terminal else nullcontext() as live:
         while True:
             runs = state.bad if failed else state.runs
-            if len(runs) > screen.height - 6:  # what has finished gives way
+            if len(runs) > screen.height - 6:  # leave out finished runs
                 runs = [r for r in runs if r.status != "finished"]
             problem = [state.jobs.problem] if state.jobs.problem else []
             if live is not None:
@@ -110,7 +119,9 @@ COLUMNS = (
 
 
 def table(runs: Sequence[RunState], width: int | None = None) -> Table:
-    """Return a row for each run; `setting` is there where runs differ in more than their names say."""
+    """Return a table with a row for each run; the column `setting` is there if the runs differ in more than their names
+    show.
+    """
     settings = what_varies([r.run.overrides for r in runs])
     rows: list[list[str | Text]] = []
     for r, setting in zip(runs, settings):
@@ -148,28 +159,28 @@ def age(seconds: float | None) -> str:
 
 
 def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
-    """Return the lines below the table: failures with their logs, and warnings."""
+    """Return the lines below the table: failed runs with their logs, and warnings."""
     lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
     settings = dict(zip((r.run.directory for r in state.runs), what_varies([r.run.overrides for r in state.runs])))
     for r in state.bad:
         setting = settings[r.run.directory]
         name = r.run.directory.name + (f" ({setting})" if setting else "")
-        lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without a word'}", style="red"))
+        lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without giving a reason'}", style="red"))
         if r.log is not None:
             lines.append(Text(f"           log: {project_relative(r.log)}"))
     warnings = Counter(str(w) for r in state.runs for w in r.disk.get("warnings") or [])
     lines += [Text(f"{n} of {len(state.runs)} runs: {w}", style="yellow") for w, n in warnings.items()]
     never = sum(r.never_ran for r in state.runs)
     if never:
-        what = "no job and no launcher at work is known for them"
+        what = "no job and no active launcher is known for them"
         lines.append(Text(f"{never} of {len(state.runs)} runs did not run, and {what}"))
     if state.jobs.problem:
-        lines.append(Text(f"{state.jobs.problem}; shown is what the runs themselves wrote last", style="yellow"))
+        lines.append(Text(f"{state.jobs.problem}; the table shows the last status that each run wrote", style="yellow"))
     return lines
 
 
 def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
-    """Return what to type next: what stops the jobs that are active, and what starts those that ended again."""
+    """Return the commands to type next: to stop active jobs, and to start ended jobs again."""
     lines = [f"stop what is active: {cancel}" for cancel in cancel_commands(state)]
     never = sum(r.never_ran for r in state.runs)
     stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
@@ -181,7 +192,7 @@ def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
 
 
 def cancel_commands(state: SweepState) -> list[str]:
-    """Return the `scancel` command for what is active, one for each cluster."""
+    """Return the `scancel` commands for the active jobs, one for each cluster."""
     active = [r.job_ref for r in state.runs if r.active and r.job_ref]
     # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
     siblings = [ref for d in {r.run.sweep_dir for r in state.runs} for s in sweep_runs(d) for ref, _ in s.jobs]

@@ -1,4 +1,4 @@
-"""What `fsamlab sync` prints: a line for each run as it is done, and one for all."""
+"""The output of `fsamlab sync`: one line for each run when the run is done, and one line for all runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from fsamlab.tracking.sync import Outcome, sync_runs
 
 
 def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
-    """Upload runs and print what became of them; `options` are those of :func:`sync_runs`. Return the exit code.
+    """Upload runs, print the outcome of each run, and return the exit code.
+
+    Args:
+        runs: the run directories.
+        dry_run: only print what would be sent.
+        options: further arguments of :func:`sync_runs`.
 
     Raises:
-        CannotUpload: as :func:`sync_runs`, after the line for all.
+        CannotUpload: as :func:`sync_runs`, after the line for all runs.
     """
     screen = console()
     outcomes: list[Outcome] = []
@@ -36,7 +41,7 @@ def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
 
 
 def line(outcome: Outcome, dry_run: bool) -> str:
-    """Return what became of one run."""
+    """Return the outcome of one run in words."""
     if outcome.failed:
         return f"failed: {outcome.failed}"
     if outcome.skipped:
@@ -47,7 +52,7 @@ def line(outcome: Outcome, dry_run: bool) -> str:
 
 
 def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
-    """Return the line for all runs: how many are whole on the server, and where."""
+    """Return the line for all runs: how many are complete on the server, and where."""
     failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
     not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
     whole = len(outcomes) - failed - skipped
@@ -56,7 +61,7 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
     parts += [f"{number} {word}" for number, word in others if number]
     if any(o.num_there is None for o in outcomes):
-        parts.append("no API key here: what W&B has already is not known")
+        parts.append("no API key here: the rows that W&B has already are not known")
     urls = sorted({o.url for o in outcomes if o.url})
     places = urls if len(urls) < 2 else sorted({url.rpartition("/runs/")[0] for url in urls})
     return "  ".join([", ".join(parts), *places])

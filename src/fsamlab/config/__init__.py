@@ -1,8 +1,8 @@
-"""Every schema of a run, and the one place where a composed config becomes plain dataclasses.
+"""The schemas of a run, and the one call that makes plain dataclasses of a composed config.
 
-Torch-free, so that composing, checking and submitting stay fast. The schema classes serve twice: as
-Hydra schemas (names and types are checked while composing) and as the plain objects the rest of the
-package works with. Below :func:`typed` nothing imports omegaconf or hydra.
+This package imports no torch, so that composing, checking and submitting stay fast. The schema classes have two uses:
+Hydra checks names and types against them while it composes, and the rest of the package works with their objects. Below
+:func:`typed` no module imports omegaconf or hydra.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ __all__ = [
 
 @dataclass
 class Config:
-    """One run."""
+    """The configuration of one run: single values, and one section for each group of conf/."""
 
     name: str = text("default", 120, "/\\")  # groups runs: their parent directory, their W&B group
     seed: int = number(0, 0, 2**31 - 1)  # split, label noise, initialisation, order, augmentation
     force: bool = False  # start again although the run is finished
     runs_dir: str = location("runs")  # relative to the project's directory
-    # src/ is another than at submission or at the last checkpoint
+    # what to do if src/ has changed since the submission or the last checkpoint
     on_code_change: str = word("warn", "warn", "refuse")
     optimizer: Any = MISSING
     model: Any = MISSING
@@ -89,7 +89,9 @@ class Config:
         if not is_recorded():
             self._check_names()
         if self.train.accumulate_steps > self.data.batch_size:
-            allowed = f"must be <= data.batch_size={self.data.batch_size}, which is cut into so many micro-batches"
+            allowed = (
+                f"must be <= data.batch_size={self.data.batch_size}, because a micro-batch has at least one sample"
+            )
             raise ConfigError("train.accumulate_steps", self.train.accumulate_steps, allowed)
         if self.train.accumulate_mode == "per_micro_batch" and not self.optimizer.chosen().per_micro_batch:
             allowed = f"needs a perturbation from the micro-batch itself; optimizer={self.optimizer.name} has none"
@@ -100,7 +102,7 @@ class Config:
     def _check_names(self) -> None:
         if self.name in (".", "..") or len(self.name.encode()) > 200:
             raise ConfigError("name", self.name, "must be usable as one directory name, of 200 bytes at most")
-        for group in ("optimizer", "model", "data"):  # the run's directory is called by them
+        for group in ("optimizer", "model", "data"):  # these names are part of the name of the run's directory
             if len(getattr(self, group).name) > 70:
                 raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
         self.model.check_name()
@@ -109,12 +111,12 @@ class Config:
 
 @dataclass
 class MeasureConfig:
-    """One measurement of one run's checkpoint (`fsamlab measure`)."""
+    """The configuration of one measurement of one run's checkpoint (`fsamlab measure`)."""
 
-    root: str = MISSING  # absolute directory that holds all runs of the command
+    root: str = MISSING  # absolute directory above all runs of the command
     run: str = MISSING  # run directory below it
     checkpoint: str = word("last", "last", "best")
-    force: bool = False  # measure again what has been measured
+    force: bool = False  # measure again, even if the measurement exists
     device: str = word("auto", "auto", "cpu", "cuda")
     num_threads: int | None = number(None, 1, 1024)
     diagnostics: Any = MISSING
@@ -126,7 +128,7 @@ class MeasureConfig:
             raise ConfigError("diagnostics", self.diagnostics.name, allowed)
 
 
-SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; the option YAMLs name theirs
+SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every option YAML names its schema
     "optimizer": {"variant": OptimizerConfig},
     "model": {"model": ModelConfig},
     "data": {"images": DataConfig, "synthetic": SyntheticConfig, "image_folder": ImageFolderConfig},
@@ -149,7 +151,7 @@ def register_schemas() -> None:
 
 
 def schema_of(node: Any) -> type | None:
-    """Return the schema class a composed config node carries, or None."""
+    """Return the schema class of a composed config node, or None where the node has no schema."""
     from omegaconf import OmegaConf
 
     cls = OmegaConf.get_type(node)
@@ -161,14 +163,14 @@ def _build(cls: type, node: Any, prefix: str) -> Any:
     values: dict[str, Any] = {}
     for key in node:
         if key == "hydra" and not prefix:
-            continue  # there while Hydra resolves its own directories; jobs are handed the config without it
+            continue  # only there while Hydra resolves its own directories; jobs get the config without this key
         if key not in known:
             raise StrayKey(unknown_key(prefix + str(key), str(key), known, prefix.rstrip(".") or "the config"))
         if node._get_node(key)._is_missing():
             raise ConfigError(
                 prefix + str(key),
                 "???",
-                f"has to be given, for example {prefix}{key}=VALUE on the command line",
+                f"must be given, for example {prefix}{key}=VALUE on the command line",
             )
         child = node[key]
         nested = schema_of(child) if hasattr(child, "_metadata") else None
@@ -182,17 +184,17 @@ def _build(cls: type, node: Any, prefix: str) -> Any:
 
 
 def typed(cfg: Any) -> Config:
-    """Turn a composed OmegaConf config into a plain, range-checked :class:`Config`.
+    """Turn a composed OmegaConf config into a plain, checked :class:`Config`.
 
     Raises:
-        ConfigError: a stray or missing key, or a value outside its range, named in one line.
+        ConfigError: a key is unknown or missing, or a value is outside its range; the error is one line.
     """
     _check_schemas(cfg, tuple(SCHEMAS))
     return _build(Config, cfg, "")
 
 
 def typed_measure(cfg: Any) -> MeasureConfig:
-    """Turn a composed config of `fsamlab measure` into a plain one, as :func:`typed` does."""
+    """Turn a composed config of `fsamlab measure` into a plain, checked object, as :func:`typed` does."""
     _check_schemas(cfg, ("diagnostics",))
     return _build(MeasureConfig, cfg, "")
 
@@ -208,17 +210,17 @@ def _check_schemas(cfg: Any, groups: tuple[str, ...]) -> None:
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """Return nested plain dictionaries of a config, as written to config.yaml and sent to trackers."""
+    """Return a config as nested plain dictionaries, the form of config.yaml and of trackers."""
     return dataclasses.asdict(config)
 
 
 def from_plain(plain: dict[str, Any]) -> Config:
-    """Rebuild a config from :func:`to_plain`'s dictionaries, as a run's config.yaml holds them.
+    """Rebuild a config from the dictionaries of :func:`to_plain`, as a run's config.yaml holds them.
 
-    A key without effect keeps the value that it has on record: it is part of the run's identity.
+    A key without effect keeps its recorded value, because the value is part of the run's identity.
 
     Raises:
-        ConfigError: a key that this version does not know, or a value that it refuses.
+        ConfigError: this version does not know a key, or refuses a value.
     """
     with recorded():
         return _from_plain(plain)
@@ -239,7 +241,7 @@ def _from_plain(plain: dict[str, Any]) -> Config:
             if isinstance(section.get("augment"), dict):
                 section = {**section, "augment": AugmentConfig(**section["augment"])}
             values[group] = cls(**section)
-        except TypeError as e:  # a field that is missing, or text where a number is compared
+        except TypeError as e:  # a field is missing, or a text stands where a number is compared
             raise ConfigError(group, section, f"cannot be used: {e}") from e
     try:
         return Config(**values)

@@ -1,4 +1,4 @@
-"""Composing conf/ without `hydra.main`: what the commands of `fsamlab` share with each other and with the sweeper."""
+"""Composing conf/ without `hydra.main`: shared by the commands of `fsamlab` and the sweeper."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
 from fsamlab.config.identity import register_resolvers
 from fsamlab.config.project import PROJECT_ROOT, check_project
 
-MAX_JOBS = 100_000  # of one sweep; its record holds a configuration for each
+MAX_JOBS = 100_000  # the record of a sweep holds one configuration for each job
 
 
 @contextmanager
 def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
-    """Give what Hydra's loaders, sweepers and launchers are made with; `hydra.compose` works inside too.
+    """Yield the context from which Hydra's loaders, sweepers and launchers are made; `hydra.compose` works inside too.
 
     Args:
-        words: what is going to be composed, checked here first.
+        words: words of a command line that are going to be composed; they are checked first.
+
+    Raises:
+        ConfigError: a word cannot be used, or the code and the directory belong to different projects.
     """
     check_project()
     check_words(words)
@@ -45,10 +48,10 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
 
 
 def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
-    """Return the overrides of every job that Hydra's grid makes of a sweep file's parameters and a command line.
+    """Return the overrides of every job in the grid that the parameters of a sweep file and a command line span.
 
     Raises:
-        ConfigError: a list of values that is empty, or more jobs than a sweep can be.
+        ConfigError: a list of values is empty, or the sweep has more than MAX_JOBS jobs.
     """
     words = list(words)
     check_words(words)
@@ -63,43 +66,44 @@ def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
         except (ValueError, HydraException) as e:  # a step of zero
             raise ConfigError(override.key_or_group, expression, str(e)) from None
         if count == 0:
-            raise ConfigError(override.key_or_group, expression, "names no value, so that the sweep has no job")
+            raise ConfigError(override.key_or_group, expression, "names no value, so the sweep has no job")
         num_jobs *= count
         if num_jobs > MAX_JOBS:
-            raise ConfigError(override.key_or_group, expression, f"makes more than {MAX_JOBS} jobs of the sweep")
+            raise ConfigError(override.key_or_group, expression, f"gives the sweep more than {MAX_JOBS} jobs")
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     return jobs
 
 
 def quoted(value: object) -> str:
-    """Return a value as Hydra's override grammar takes it literally."""
+    """Return a value in quotes, so that Hydra's override grammar reads the value literally."""
     escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def register() -> None:
-    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs it."""
+    """Tell Hydra the schemas and OmegaConf the resolvers; every process that composes needs this call."""
     register_schemas()
     register_resolvers()
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse words of a command line that Hydra would answer with a traceback: a group set to anything but an option.
+    """Refuse words of a command line for which Hydra would print a traceback, for example a group with a number as its
+    option.
 
     Raises:
-        ConfigError, HydraException: which word, and what is allowed.
+        ConfigError, HydraException: names the word and what is allowed.
     """
     words = list(words)
     try:
         parsed = OverridesParser.create().parse_overrides(words)
-    except ValueError as e:  # Python's, for an integer of more than 4300 digits
+    except ValueError as e:  # from Python, for an integer of more than 4300 digits
         raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
     for override in parsed:
         key, value = override.key_or_group, override.value()
         if key in switches() and isinstance(value, int | float) and value not in (0, 1):
-            raise ConfigError(key, value, "must be true or false")  # OmegaConf makes true of every number but 0
+            raise ConfigError(key, value, "must be true or false")  # OmegaConf turns every number but 0 into true
         if key in SCHEMAS and value == {}:
-            raise ConfigError(key, value, "changes nothing; give an option, or keys: {key: value}")
+            raise ConfigError(key, value, "changes nothing; give the name of an option, or keys: {key: value}")
         if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
             continue
         for one in value.list if isinstance(value, ChoiceSweep) else [value]:
@@ -108,7 +112,7 @@ def check_words(words: Iterable[str]) -> None:
 
 @cache
 def switches() -> frozenset[str]:
-    """Return the dotted keys of all schemas that are true or false."""
+    """Return the dotted keys of all schemas whose type is bool."""
 
     def walk(schema: Any, prefix: str) -> Iterator[str]:
         for name, hint in get_type_hints(schema).items():
@@ -121,11 +125,11 @@ def switches() -> frozenset[str]:
     return frozenset(found | set(walk(Config, "")))
 
 
-LISTED_GROUPS = ("experiment", "sweeps")  # they may take several options, [a,b]
+LISTED_GROUPS = ("experiment", "sweeps")  # groups that take several options, [a,b]
 
 
 def check_option(key: str, value: Any) -> None:
-    """Refuse what cannot be the name of a group's option."""
+    """Refuse a value that cannot be the name of a group's option."""
     for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
         said = name.text if isinstance(name, QuotedString) else name
         if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:

@@ -20,7 +20,7 @@ from fsamlab.checks import (
     word,
 )
 
-MAX_PIXELS = 2**31  # of a synthetic set: 8 GB
+MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 
 @dataclass
@@ -41,7 +41,7 @@ class DataConfig:
     """A data set with its split, label noise and augmentation.
 
     Attributes:
-        NAMES: the sets of this package that are read by the keys of this schema.
+        NAMES: the data sets of this package that use this schema.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = ("digits", "fashion_mnist", "cifar10", "cifar100")
@@ -54,10 +54,12 @@ class DataConfig:
     eval_batch_size: int = number(1024, 1, COUNT)
     drop_last: bool = False
     num_workers: int = number(0, 0, 256)  # streamed data only; in-memory sets need none
-    train_size: int | None = number(None, 1, COUNT)  # keep so many training images; null: all that the split leaves
-    val_size: int = number(0, 0, COUNT)  # held out from the training part, by seed; labels stay clean
+    train_size: int | None = number(
+        None, 1, COUNT
+    )  # number of training images to keep; null keeps all that the split leaves
+    val_size: int = number(0, 0, COUNT)  # samples held out from the training part by seed; their labels stay clean
     test_size: int | None = number(None, 1, COUNT)  # only for sets without a test part of their own
-    label_noise: float = number(0.0, 0, 1)  # share of training labels that are redrawn
+    label_noise: float = number(0.0, 0, 1)  # share of the training labels that are redrawn
     noise_type: str = word("symmetric", "symmetric", "asymmetric")
     noise_includes_true: bool = True  # symmetric: the draw may return the true class
     mean: list[float] = listed([0.0], Number(-1e6, 1e6), 1)  # per channel, for pixels in 0..1
@@ -71,7 +73,7 @@ class DataConfig:
             raise ConfigError(k + "mean", self.mean, f"must have as many channels as data.std={self.std}")
 
     def check_name(self) -> None:
-        """Refuse a name that no data set of this package has, or whose set has other keys than this schema.
+        """Refuse the name of a data set that this package does not have, or that has another schema.
 
         Raises:
             ConfigError: lists the names.
@@ -80,7 +82,7 @@ class DataConfig:
             return
         known = [name for schema in (DataConfig, SyntheticConfig, ImageFolderConfig) for name in schema.NAMES]
         if self.name in known:
-            allowed = f"has keys of its own and is chosen with data={self.name}"
+            allowed = f"has other keys; choose the data set with data={self.name}"
         else:
             hint = did_you_mean(self.name, known)
             allowed = f"must be one of {', '.join(known)}{hint}, or set data.import_path"
@@ -102,7 +104,9 @@ class SyntheticConfig(DataConfig):
         super().__post_init__()
         pixels = max(self.num_samples, self.num_classes) * self.channels * self.image_size**2
         if pixels > MAX_PIXELS:
-            allowed = f"{pixels:.2g} numbers with data.image_size and data.channels; {MAX_PIXELS:.2g} are held at most"
+            allowed = (
+                f"{pixels:.2g} numbers with data.image_size and data.channels; at most {MAX_PIXELS:.2g} are allowed"
+            )
             raise ConfigError("data.num_samples", self.num_samples, allowed)
 
 
@@ -119,5 +123,5 @@ class ImageFolderConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resize < self.image_size:
-            allowed = f"must be >= data.image_size={self.image_size}, which is cut out of it"
+            allowed = f"must be >= data.image_size={self.image_size}, the size of the crop"
             raise ConfigError("data.resize", self.resize, allowed)

@@ -1,7 +1,7 @@
-"""A run's identity: what can change the trained weights, and nothing else.
+"""The identity of a run: every setting that can change the trained weights, and no other setting.
 
-Two configurations that differ in it never share a directory; two that agree never run twice. Only
-what differs from the schemas' defaults counts, so a field added later does not rename old runs.
+Two configurations with different identities never share a directory; two with equal identities never run twice. Only
+values that differ from the schemas' defaults count, so a field that is added later does not rename old runs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from typing import Any
 from fsamlab.config import Config, DataConfig, typed
 from fsamlab.config.project import PROJECT_ROOT
 
-NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part of the identity
+# Keys that cannot change the trained weights: recorded, but not part of the identity. A new key is part of the identity
+# unless it stands here. A missing entry costs compute: the same training runs twice. A wrong entry is worse: a sweep
+# skips a different run as finished. So a key stands here only if runs that differ in the key alone end in the same bits
+# or, for device and threads, differ in rounding alone.
+NEUTRAL = frozenset(
     {
         "name",
-        "seed",  # stands in the directory's name by itself, so that seeds of one setting share a hash
+        "seed",  # stands beside the hash in the directory's name, so that all seeds of a setting share a hash
         "force",
         "runs_dir",
         "on_code_change",
-        "diagnostics",
+        "diagnostics",  # a measurement leaves weights, gradients, BatchNorm statistics and random state as they were
         "tracker",
         "data.root",
         "data.download",
-        "data.num_workers",
-        "train.device",
+        "data.num_workers",  # every sample has a seed of its own, whichever worker reads the sample
+        "train.device",  # rounding only: a run may move to another machine
         "train.num_threads",
         "train.eval_every_epochs",
         "train.log_every_steps",
@@ -40,8 +44,8 @@ NEUTRAL = frozenset(  # cannot change the trained weights: recorded, but no part
         "train.progress",
     }
 )
-PATHS = ("data.root", "model.checkpoint")  # one file is one run, however its path is written
-ROOT_IS_CONTENT = frozenset({"image_folder"})  # here data.root says which images, not where they lie
+PATHS = ("data.root", "model.checkpoint")  # one file gives one run, however its path is written
+ROOT_IS_CONTENT = frozenset({"image_folder"})  # here data.root tells which images are used, not only where they lie
 
 
 def differences(config: Config) -> dict[str, Any]:
@@ -70,9 +74,10 @@ def is_neutral(key: str, config: Config) -> bool:
 
 
 def canonical(path: str) -> str:
-    """Return a path as the identity has it: relative inside the project, absolute elsewhere, without `~`, `.` and `..`.
+    """Return a path in the form of the identity: relative inside the project, absolute elsewhere, without `~`, `.` and
+    `..`.
 
-    Links stay as they are: where they lead may change.
+    Symbolic links are not followed, because the target of a link may change.
     """
     text = os.path.normpath(PROJECT_ROOT / Path(path).expanduser())
     absolute = Path("/" + text.lstrip("/"))  # POSIX keeps two slashes at the start; Linux reads them as one
@@ -80,10 +85,10 @@ def canonical(path: str) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Return 8 hex digits over what can change the trained weights, the seed left out."""
+    """Return 8 hex digits over all settings that can change the trained weights, except the seed."""
     semantic = {k: v for k, v in differences(config).items() if not is_neutral(k, config)}
     semantic.update({k: canonical(semantic[k]) for k in PATHS if k in semantic})
-    if semantic.get("data.root") == DataConfig.root:  # the default, written in another way
+    if semantic.get("data.root") == DataConfig.root:  # the default path in another spelling, such as ./data
         del semantic["data.root"]
     return hashlib.sha256(json.dumps(semantic, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -95,17 +100,19 @@ def run_id(config: Config) -> str:
 
 
 def runs_root(runs_dir: str) -> Path:
-    """Return the absolute directory of all runs; a relative one is anchored at the project, not at the cwd."""
+    """Return the absolute directory of all runs; a relative `runs_dir` starts at the project's directory, not at the
+    cwd.
+    """
     return PROJECT_ROOT / Path(runs_dir).expanduser()
 
 
 def run_directory(config: Config) -> Path:
-    """Return the run's own directory, `<runs_dir>/<name>/<run_id>`."""
+    """Return the directory of one run, `<runs_dir>/<name>/<run_id>`."""
     return runs_root(config.runs_dir) / config.name / run_id(config)
 
 
 def register_resolvers() -> None:
-    """Make the resolvers of conf/ known to OmegaConf: run_id, anchored."""
+    """Tell OmegaConf the resolvers that conf/ uses: run_id and anchored."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("run_id", lambda _root_: run_id(typed(_root_)), replace=True)

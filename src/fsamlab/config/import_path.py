@@ -1,4 +1,4 @@
-"""Foreign code by name: the `import_path` fields of data and model."""
+"""Code outside the package, found by name: the fields called `import_path`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     """Return the function that `path`, written `package.module:function`, names.
 
     Args:
-        key: the config key the path came from, for the error's text.
+        key: the config key that holds the path, for the message.
         path: for example `my_package.data:build`.
 
     Raises:
-        ConfigError: the path has another form, or the module or the function does not exist. An error
-            inside the imported module is left as it is.
+        ConfigError: the path has another form, or the module or the function does not exist. An error inside the
+            imported module is not caught.
     """
     module_name, _, function_name = path.partition(":")
     if not module_name or not function_name:
@@ -37,20 +37,25 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
         raise ConfigError(key, path, f"{module_name} has no function {function_name}")
     try:
         inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in types
-        raise ConfigError(key, path, f"{function_name} does not tell its arguments; name a Python function") from None
+    except (TypeError, ValueError):  # as for some built-in types
+        raise ConfigError(
+            key, path, f"the arguments of {function_name} cannot be found out; name a Python function"
+        ) from None
     return function
 
 
 def call_imported(key: str, path: str, kind: type, *args: Any, **kwargs: Any) -> Any:
-    """Return what the function that `path` names makes of the arguments.
+    """Call the function that `path` names and return the result.
 
     Args:
-        kind: what the function has to return.
+        key: the config key that holds the path, for the message.
+        path: as in :func:`import_function`.
+        kind: the class that the result must have.
+        args: arguments of the function; `kwargs` too.
 
     Raises:
-        ConfigError: the function cannot take the arguments, or returns something else. An error inside the function
-            is left as it is.
+        ConfigError: the function cannot take the arguments, or the result is of another class. An error inside the
+            function is not caught.
     """
     function = import_function(key, path)
     try:

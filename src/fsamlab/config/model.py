@@ -16,12 +16,12 @@ from fsamlab.checks import (
     word,
 )
 
-OWN_MODELS = ("small_cnn", "resnet18", "vgg16_bn", "wrn28_10", "pyramidnet110")  # those of fsamlab.models
+OWN_MODELS = ("small_cnn", "resnet18", "vgg16_bn", "wrn28_10", "pyramidnet110")  # the models of fsamlab.models
 
 
 @dataclass
 class ModelConfig:
-    """A model by name; `library=timm` takes any timm model."""
+    """A model by name; `library=timm` gives any model of timm."""
 
     name: str = label(MISSING, 200)
     library: str = word("own", "own", "timm")
@@ -42,7 +42,7 @@ class ModelConfig:
             )
 
     def check_name(self) -> None:
-        """Refuse a name that no model of this package has; names of timm are known to timm alone.
+        """Refuse the name of a model that this package does not have. Names of timm models are checked by timm.
 
         Raises:
             ConfigError: lists the names.
@@ -52,5 +52,5 @@ class ModelConfig:
                 "model.name",
                 self.name,
                 f"must be one of {', '.join(OWN_MODELS)}{did_you_mean(self.name, list(OWN_MODELS))}, "
-                "a timm model (model=timm model.name=...), or come by model.import_path",
+                "a timm model (model=timm model.name=...), or a model by model.import_path",
             )

@@ -25,27 +25,29 @@ class TrainConfig:
     """Length, schedule, precision and bookkeeping of training."""
 
     epochs: int = number(60, 1, 10**6)
-    max_steps: int | None = number(None, 1, COUNT)  # stop after so many optimizer steps (dry runs)
+    max_steps: int | None = number(None, 1, COUNT)  # stop after this number of optimizer steps (dry runs)
     precision: str = word("fp32", "fp32", "bf16")
     device: str = word("auto", "auto", "cpu", "cuda")
-    # intra-op threads; null: torch's choice, or the launcher's share. Far more than cores exhaust the system's threads.
+    # intra-op threads; null: torch's choice, or the share of the launcher. Far too many exhaust the system's threads.
     num_threads: int | None = number(None, 1, 1024)
     schedule: str = word("cosine", "cosine", "step", "constant")  # per iteration
-    warmup_epochs: float = number(0.0, 0, 10**6)  # linear from 0
+    warmup_epochs: float = number(0.0, 0, 10**6)  # the learning rate rises linearly from 0
     milestones: list[float] = listed([0.5, 0.75], Number(0, 1))  # schedule=step, shares of training, ascending
     gamma: float = number(0.1, 1e-9, 1)  # schedule=step
     label_smoothing: float = number(0.0, 0, 1, open_high=True)
-    max_grad_norm: float | None = number(None, 1e-9, 1e9)  # clips the descent gradient only
-    accumulate_steps: int = number(1, 1, COUNT)  # micro-batches in a step; data.batch_size at most
-    # joint: same as one big batch | per_micro_batch: m-SAM
+    max_grad_norm: float | None = number(None, 1e-9, 1e9)  # clips the descent gradient, not the ascent gradient
+    accumulate_steps: int = number(1, 1, COUNT)  # number of micro-batches in a step; at most data.batch_size
+    # joint: the same as one big batch | per_micro_batch: m-SAM
     accumulate_mode: str = word("joint", "joint", "per_micro_batch")
     eval_every_epochs: int = number(1, 1, 10**6)
-    log_every_steps: int | None = number(None, 1, COUNT)  # rows between the epochs' rows
+    log_every_steps: int | None = number(None, 1, COUNT)  # extra rows between the rows of the epochs
     checkpoint_every_minutes: float = number(5.0, 0, 366 * 24 * 60)
     checkpoint_every_steps: int | None = number(None, 1, COUNT)
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
     save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
-    keep_state: bool = False  # last.pt keeps the optimizer's state after the end, the EMA for `fsamlab measure`
+    keep_state: bool = (
+        False  # last.pt keeps the optimizer's state after the end, for example the EMA for `fsamlab measure`
+    )
     on_divergence: str = word("stop", "stop", "continue")
     progress: bool = True  # progress bar where the output is a terminal
 
@@ -55,27 +57,29 @@ class TrainConfig:
         if is_recorded():
             return
         if any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
-            raise ConfigError("train.milestones", self.milestones, "must ascend: shares of training")
+            raise ConfigError("train.milestones", self.milestones, "must ascend; the values are shares of the training")
         for name, default in (("milestones", [0.5, 0.75]), ("gamma", 0.1)):
             if self.schedule != "step" and getattr(self, name) != default:
-                allowed = f"has no effect with train.schedule={self.schedule}: only schedule=step uses it; leave it at"
+                allowed = (
+                    f"has no effect with train.schedule={self.schedule}: only schedule=step uses this key; leave it at"
+                )
                 raise ConfigError(f"train.{name}", getattr(self, name), f"{allowed} {default}")
 
 
-PLACE = Text(128, "/\\#?%:")  # a project or entity of W&B's
+PLACE = Text(128, "/\\#?%:")  # a project or an entity of W&B
 TAG = Text(64)
 
 
 @dataclass
 class TrackerConfig:
-    """Where rows go besides the run's own metrics.jsonl."""
+    """Where the rows go besides the run's own metrics.jsonl."""
 
     name: str = word(MISSING, "wandb", "none")
     mode: str = word("auto", "auto", "online", "offline", "disabled")
     project: str = text("fsamlab", PLACE.longest, PLACE.without)
     entity: str | None = text(None, PLACE.longest, PLACE.without)
     tags: list[str] = listed([], TAG)
-    init_timeout: float = number(20.0, 0.01, 3600)  # seconds until an unreachable server is given up
+    init_timeout: float = number(20.0, 0.01, 3600)  # seconds to wait for a server
     finish_timeout: float = number(120.0, 0.01, 24 * 3600)
 
     def __post_init__(self) -> None:

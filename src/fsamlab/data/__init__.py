@@ -1,4 +1,4 @@
-"""Data sets: `build_data` turns the `data` section of a config into batches on the training device."""
+"""Data sets: `build_data` makes batches on the training device from the `data` section of a config."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
 
 
 def build_data(cfg: DataConfig, seed: int, device: torch.device, project_root: Path) -> Data:
-    """Build the data set `cfg` names.
+    """Build the data set that `cfg` names.
 
     Args:
+        cfg: the `data` section of the config.
         seed: determines split, label noise, order and augmentation.
-        device: where the batches are wanted; in-memory sets live there.
-        project_root: what a relative `cfg.root` is relative to.
+        device: the device of the batches; in-memory sets are kept there.
+        project_root: a relative `cfg.root` starts here.
 
     Raises:
-        ConfigError: unknown name, missing files, or sizes that do not fit the set.
+        ConfigError: the name is unknown, files are missing, or sizes do not fit the set.
     """
     if cfg.import_path is not None:
         made: Data = call_imported("data.import_path", cfg.import_path, object, cfg, seed, device, project_root)

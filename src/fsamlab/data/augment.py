@@ -1,8 +1,8 @@
-"""Whole-batch augmentation in which every image draws its own crop, flip and cutout.
+"""Augmentation of whole batches: every image draws its own crop, flip and cutout.
 
-The order is that of the paper's recipe: pixels in 0..1, crop after zero padding, horizontal flip,
-normalisation, then cutout with zeros (which are the mean after normalisation). Random values are drawn
-first, on the CPU, and applied afterwards without a loop over images.
+The order is the order of the paper's recipe: pixels in 0..1, crop after zero padding, horizontal flip, normalisation,
+then cutout with zeros (zero is the mean after normalisation). All random values are drawn first, on the CPU, and then
+applied without a loop over images.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from fsamlab.config import AugmentConfig
 
 @dataclass(frozen=True)
 class Draws:
-    """The random values of a batch, one of each per image; each a tensor (batch,), None where it is off.
+    """The random values of a batch, one for each image; each field is a tensor (batch,), or None where the transform is
+    off.
 
     Attributes:
-        crop_top: first row of the crop in the padded image, int64; `crop_left` its first column.
-        flip: bool.
-        cutout: bool, whether the image gets a cutout.
-        cutout_top: first row of the square, int64, negative where it is clipped; `cutout_left` its
-            first column.
+        crop_top: first row of the crop in the padded image, int64.
+        crop_left: first column of the crop, int64.
+        flip: whether the image is mirrored, bool.
+        cutout: whether the image gets a cutout, bool.
+        cutout_top: first row of the square, int64; negative where the border clips the square.
+        cutout_left: first column of the square, int64.
     """
 
     crop_top: Tensor | None = None
@@ -37,9 +39,15 @@ class Draws:
 
 
 def draw(size: tuple[int, int, int], cfg: AugmentConfig, gen: torch.Generator, device: torch.device) -> Draws:
-    """Draw the augmentation of a batch of `size` = (batch, height, width).
+    """Draw the augmentation of a batch.
 
     The centre of the cutout square is uniform over the image (DeVries, Taylor 2017, arXiv 1708.04552).
+
+    Args:
+        size: (batch, height, width).
+        cfg: which transforms are on.
+        gen: a CPU generator, so that every device gets the same values.
+        device: the device of the result.
     """
     batch, height, width = size
     values: dict[str, Tensor] = {}
@@ -56,7 +64,7 @@ def draw(size: tuple[int, int, int], cfg: AugmentConfig, gen: torch.Generator, d
 
 
 def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
-    """Cut (batch, channels, height, width) images at the drawn offsets after zero padding; mirror them."""
+    """Cut (batch, channels, height, width) images at the drawn offsets after zero padding, and mirror them."""
     batch, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device).expand(batch, height)
     columns = torch.arange(width, device=images.device).expand(batch, width)
@@ -65,6 +73,7 @@ def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
     if draws.crop_top is not None and draws.crop_left is not None:
         images = F.pad(images, (padding,) * 4)
         rows, columns = rows + draws.crop_top[:, None], columns + draws.crop_left[:, None]
+    # Crop and flip in one gather for the whole batch: each output pixel has a flat index into its padded image.
     pixel = rows[:, :, None] * images.shape[3] + columns[:, None, :]
     taken = images.flatten(2).gather(2, pixel.view(batch, 1, -1).expand(-1, channels, -1))
     return taken.view(batch, channels, height, width)
@@ -88,14 +97,14 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Args:
         images: uint8 0..255 or float32 (batch, channels, height, width).
         mean: float32 (channels, 1, 1), for pixels in 0..1.
-        std: the same shape.
+        std: of the same shape.
     """
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     return (pixels - mean) / std
 
 
 def augment(images: Tensor, mean: Tensor, std: Tensor, cfg: AugmentConfig, gen: torch.Generator) -> Tensor:
-    """Return normalised and augmented images; arguments as in :func:`normalise` and :func:`draw`."""
+    """Return normalised and augmented images; the arguments are those of :func:`normalise` and :func:`draw`."""
     draws = draw((images.shape[0], images.shape[2], images.shape[3]), cfg, gen, images.device)
     if cfg.crop_padding or cfg.flip:
         images = crop_and_flip(images, cfg.crop_padding, draws)

@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class VisibleImages(ImageFolder):
-    """torchvision's ImageFolder without hidden files and folders; it counts what it leaves out.
+    """torchvision's ImageFolder without hidden files and folders; counts the files that are left out.
 
     Attributes:
-        left_out: number of hidden entries, under the key "hidden", and of other files by their ending.
+        left_out: number of hidden entries under the key "hidden", and of other files under their ending.
     """
 
     def __init__(self, root: str) -> None:
@@ -30,7 +30,7 @@ class VisibleImages(ImageFolder):
         super().__init__(root, loader=read_rgb, is_valid_file=self._counts)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the class folders' names, sorted, and their numbers."""
+        """Return the names of the class folders, sorted, and the number of each class."""
         found = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
         classes = [name for name in found if not hidden(name)]
         self.left_out["hidden"] += len(found) - len(classes)
@@ -39,7 +39,7 @@ class VisibleImages(ImageFolder):
         return classes, {name: number for number, name in enumerate(classes)}
 
     def _counts(self, path: str) -> bool:
-        *folders, name = Path(path).relative_to(self.root).parts[1:]  # the class is visible
+        *folders, name = Path(path).relative_to(self.root).parts[1:]  # find_classes has left out hidden classes already
         if hidden(name) or any(map(hidden, folders)):
             self.left_out["hidden"] += 1
             return False
@@ -50,10 +50,10 @@ class VisibleImages(ImageFolder):
 
 
 def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
-    """Index one part of a set, say what is left out, and look at an image of each class.
+    """Index one part of a set, log which files are left out, and open the first image of each class.
 
     Raises:
-        ConfigError: no such folder, no class folders, only one, or one without images.
+        ConfigError: the folder does not exist, has fewer than two class folders, or a class folder without images.
         Damaged: the first image of a class cannot be used.
     """
     try:
@@ -64,7 +64,7 @@ def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
             "data.root",
             cfg.root,
             f"{path} must hold one folder of images per class ({reason}); "
-            f"arrange the files so and give the place with `python launch.py data={cfg.name} data.root=PATH`",
+            f"arrange the files in this way and name the folder: `python launch.py data={cfg.name} data.root=PATH`",
         ) from None
     if len(folder.classes) < 2:
         allowed = f"{path} holds one class ({folder.classes[0]}); there must be two or more folders of images"
@@ -74,7 +74,7 @@ def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
         log.warning("%s: %d hidden files and folders are left out", path, hidden_entries)
     if folder.left_out:
         kinds = ", ".join(f"{number} {ending}" for ending, number in sorted(folder.left_out.items()))
-        log.warning("%s: files that are no images by their ending are left out: %s", path, kinds)
+        log.warning("%s: files whose ending is not of an image are left out: %s", path, kinds)
     first = dict(zip(reversed(folder.targets), reversed([name for name, _ in folder.samples])))
     deep = [name for name in first.values() if _is_16_bit(name)]
     if deep:
@@ -83,14 +83,14 @@ def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Return an image file's pixels as 8-bit RGB, in the mode "RGB"; of several frames the first.
+    """Return the pixels of an image file as 8-bit RGB, in the mode "RGB"; of several frames the first frame.
 
-    Grey values of 16 bits are scaled, 0..65535 to 0..255, and rounded. An alpha channel is dropped: the colours below
-    it stay as they are stored. Of colours with 16 bits each Pillow reads the upper 8. What Pillow converts is converted
-    by Pillow: palettes, CMYK without a profile, YCbCr.
+    Grey values of 16 bits are scaled from 0..65535 to 0..255 and rounded. An alpha channel is dropped: the colours
+    below stay as they are stored. Of colours with 16 bits Pillow reads the upper 8. Pillow also converts palettes, CMYK
+    without a profile, and YCbCr.
 
     Raises:
-        Damaged: it cannot be read, or has 32-bit values, whose range (what is white) the file does not say.
+        Damaged: the file cannot be read, or has 32-bit values, because the file does not say which value is white.
     """
     try:
         with open(path, "rb") as f:
@@ -99,14 +99,14 @@ def read_rgb(path: str) -> Image.Image:
                 values = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
             elif image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # Pillow warns of such a palette that goes to RGB directly; same colours
+                image = image.convert("RGBA")  # the same colours; directly to RGB, Pillow warns
             return image.convert("RGB")
-    except Exception as e:  # a decoder raises whatever it stumbles over
+    except Exception as e:  # decoders raise many kinds of errors on a damaged file
         raise cannot_read(path, e) from None
 
 
 def _is_16_bit(path: str) -> bool:
-    """Return whether an image has 16-bit grey values; only its header is read."""
+    """Return whether an image has grey values of 16 bits; only the header is read."""
     try:
         with open(path, "rb") as f:
             return _is_16_bit_mode(Image.open(f))
@@ -119,11 +119,11 @@ def _is_16_bit_mode(image: Image.Image) -> bool:
         return True
     if image.mode in ("I", "F"):
         kind = "floating-point" if image.mode == "F" else "32-bit integer"
-        raise ValueError(f"{kind} values have no range that says what is white; save it with 8 or 16 bits")
+        raise ValueError(f"{kind} values do not say which value is white; save the image with 8 or 16 bits")
     return False
 
 
 def cannot_read(path: str, error: Exception) -> Damaged:
-    """Return the one line for an image that cannot be used."""
+    """Return the error, in one line, for an image that cannot be used."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return Damaged(f"{path} cannot be read as an image ({' '.join(reason.split())}); replace the file, or take it away")
+    return Damaged(f"{path} cannot be read as an image ({' '.join(reason.split())}); replace or remove the file")

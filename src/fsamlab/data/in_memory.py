@@ -29,13 +29,13 @@ class Images:
     labels: Tensor
 
     def at(self, positions: Tensor) -> Images:
-        """Return the images at `positions`."""
+        """Return the images at `positions`, int64 (k,)."""
         return Images(self.pixels[positions], self.labels[positions])
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set as its files have it; `test` is None where the files know no test part."""
+    """A data set as the files hold it; `test` is None where the files have no test part."""
 
     train: Images
     test: Images | None
@@ -49,7 +49,7 @@ class Normalisation:
     """Mean and standard deviation per channel, float32 (channels, 1, 1); a single value serves all channels.
 
     Raises:
-        ConfigError: neither one value nor one for each of the images' channels.
+        ConfigError: the config has neither one value nor one value for each channel.
     """
 
     def __init__(self, cfg: DataConfig, channels: int, device: torch.device) -> None:
@@ -79,14 +79,16 @@ class InMemoryTrain:
         return num_batches(self.num_samples, self._cfg)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches from number `start` on."""
+        """Yield the batches of an epoch from number `start` on."""
         order = epoch_order(self.num_samples, self._seed, epoch).to(self._device)
         size = self._cfg.batch_size
         for number in range(start, self.num_batches()):
             yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number)
 
     def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
-        """Return the ascent batch of a global step: independent, or sharing samples with `nested_in`."""
+        """Return the ascent batch of a global step: an independent batch, or a batch that shares samples with
+        `nested_in`.
+        """
         if nested_in is None:
             return self._batch(draw_other(self.num_samples, size, self._seed, step), Stream.OTHER_BATCH, step)
         if size <= len(nested_in):
@@ -100,7 +102,7 @@ class InMemoryTrain:
             yield self._batch(indices, Stream.FULL_PASS, step, number)
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions, plain or with one fixed augmentation each."""
+        """Return the samples at these positions, without augmentation or with one fixed augmentation for each."""
         pieces = indices.split(self._cfg.eval_batch_size)
         if augmented:
             return concatenate([self._batch(piece, Stream.PROBE, n) for n, piece in enumerate(pieces)])
@@ -109,6 +111,7 @@ class InMemoryTrain:
 
     def _batch(self, indices: Tensor, *stream: int) -> Batch:
         indices = indices.to(self._device)
+        # A fresh generator for each batch: a resumed epoch makes batch 7 without having made batches 0 to 6.
         gen = generator(self._seed, *stream)
         to = self._normalisation
         images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen)
@@ -133,8 +136,15 @@ class InMemoryEval:
 def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:
     """Read a set, split it, add label noise to the training part and move everything to the device.
 
+    Args:
+        read: the reader of the set.
+        cfg: the `data` section of the config.
+        seed: determines split and label noise.
+        device: where the tensors are kept.
+        root: the directory of the set's files.
+
     Raises:
-        ConfigError: missing files, or sizes that do not fit the set.
+        ConfigError: files are missing, or sizes do not fit the set.
     """
     if cfg.num_workers:
         log.warning("data.num_workers=%d has no effect: %s is held in memory", cfg.num_workers, cfg.name)

@@ -1,7 +1,7 @@
-"""Label noise: symmetric and asymmetric, with exact counts, nested in the ratio.
+"""Label noise, symmetric and asymmetric: exact counts, and small ratios nested in large ratios.
 
-For one seed the samples corrupted at a small ratio are among those corrupted at a larger one, and get
-the same labels, so a sweep over the ratio varies nothing else.
+For one seed, the samples with noisy labels at a small ratio are among the noisy samples of a larger ratio and get the
+same labels. So a sweep over the ratio varies nothing else.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ CIFAR100_SUPERCLASSES = {
 
 
 def cifar100_flips() -> dict[int, int]:
-    """Return class -> next class of the same superclass, the last one -> the first (Patrini et al. 2017)."""
+    """Return class -> next class of the same superclass, last class -> first class (Patrini et al. 2017)."""
     groups = [row.split() for row in CIFAR100_SUPERCLASSES.values()]
     label = {name: number for number, name in enumerate(sorted(name for group in groups for name in group))}
     return {label[a]: label[b] for group in groups for a, b in zip(group, group[1:] + group[:1])}
 
 
 def flips_of(name: str, num_classes: int) -> dict[int, int]:
-    """Return the class map of asymmetric noise; c -> c + 1 (mod C) for a set without a map of its own."""
+    """Return the class map of asymmetric noise; a set without a map of its own gets c -> c + 1 (mod C)."""
     if name == "cifar10":
         return CIFAR10_FLIPS
     if name == "cifar100":
@@ -69,7 +69,7 @@ def add_label_noise(labels: Tensor, num_classes: int, cfg: DataConfig, seed: int
     """
     gen = generator(seed, Stream.LABEL_NOISE)
     order = torch.randperm(len(labels), generator=gen)
-    # drawn for all samples, whatever the ratio: this is what makes the noise nested
+    # drawn for all samples at every ratio: so a larger ratio only adds noisy labels to those of a smaller ratio
     drawn = torch.randint(num_classes, (len(labels),), generator=gen)
     shifts = torch.randint(1, num_classes, (len(labels),), generator=gen)
     noisy = labels.clone()

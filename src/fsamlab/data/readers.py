@@ -1,4 +1,4 @@
-"""From files to tensors, one function per in-memory data set: `read_<name>(cfg, seed, root) -> Raw`."""
+"""From files to tensors: one function for each in-memory data set, `read_<name>(cfg, seed, root) -> Raw`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fsamlab.seeding import Stream
 from fsamlab.storage.digests import DEBIAN_FASHION_MNIST
 from fsamlab.storage.locks import locked
 
-DOWNLOAD_SECONDS = 1800.0  # how long a process waits for another one's download
+DOWNLOAD_SECONDS = 1800.0  # how long a process waits while another process downloads
 
 
 def read_digits(cfg: DataConfig, seed: int, root: Path) -> Raw:
-    """Return scikit-learn's digits: 1797 grey 8x8 images, shipped inside the package; grey levels 0..16."""
+    """Return scikit-learn's digits: 1797 grey 8x8 images, shipped with scikit-learn; grey levels 0..16 become 0..1."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -51,7 +51,11 @@ def read_synthetic(cfg: DataConfig, seed: int, root: Path) -> Raw:
 def read_fashion_mnist(cfg: DataConfig, seed: int, root: Path) -> Raw:
     """Return Fashion-MNIST (60 000 + 10 000 grey 28x28 images, arXiv 1708.07747).
 
-    Looked for in torchvision's place, `<root>/FashionMNIST/raw`, then in the Debian package's.
+    The files are looked for where torchvision puts them, `<root>/FashionMNIST/raw`, then where the Debian package puts
+    them.
+
+    Raises:
+        ConfigError: the files are in neither place, or are damaged.
     """
     own = root / "FashionMNIST" / "raw"
     if cfg.download and not _has_idx_files(own) and not _has_idx_files(DEBIAN_FASHION_MNIST):
@@ -64,7 +68,11 @@ def read_fashion_mnist(cfg: DataConfig, seed: int, root: Path) -> Raw:
 
 
 def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
-    """Return CIFAR-10 or CIFAR-100 (50 000 + 10 000 colour 32x32 images), as torchvision stores them."""
+    """Return CIFAR-10 or CIFAR-100 (50 000 + 10 000 colour 32x32 images), from the files that torchvision stores.
+
+    Raises:
+        ConfigError: the files are not there, or torchvision's checksums do not match.
+    """
     cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[cfg.name]
     parts = []
     with warnings.catch_warnings():
@@ -76,7 +84,7 @@ def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
         for train in (True, False):
             try:
                 part = cls(root, train=train)
-            except RuntimeError:  # torchvision's checksums: absent, incomplete or damaged
+            except RuntimeError:  # torchvision's checksums failed: files are missing, incomplete or damaged
                 raise _missing(cfg, root / cls.base_folder) from None
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
@@ -84,7 +92,7 @@ def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the uint8 tensor of an idx file (the MNIST format), gzipped if its name ends in .gz.
+    """Return the uint8 tensor of an idx file (the MNIST format); a name that ends in .gz is a gzip file.
 
     Raises:
         ConfigError: the file is not an idx file of bytes, or is cut off.
@@ -92,12 +100,14 @@ def read_idx(path: Path) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile):
-        raise ConfigError("data.root", path, "is a damaged gzip file; remove it and get it again") from None
+        raise ConfigError("data.root", path, "is a damaged gzip file; remove the file and download it again") from None
     rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0  # 8: unsigned bytes
     start = 4 + 4 * rank
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if rank == 0 or len(content) != start + math.prod(shape):
-        raise ConfigError("data.root", path, "is not an idx file of bytes, or is cut off; remove it and get it again")
+        raise ConfigError(
+            "data.root", path, "is not an idx file of bytes, or is cut off; remove the file and download it again"
+        )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).copy()).view(shape)
 
 
@@ -125,13 +135,13 @@ def _missing(cfg: DataConfig, path: Path, elsewhere: str = "") -> ConfigError:
         "data.root",
         cfg.root,
         f"{cfg.name} is not (or not completely) in {path}{elsewhere}; "
-        f"get it with `python launch.py data={cfg.name} data.download=true`",
+        f"download it with `python launch.py data={cfg.name} data.download=true`",
     )
 
 
 @contextlib.contextmanager
 def _downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
-    """Hold the root's lock, so that of several processes one downloads and the others then find the files."""
+    """Hold the lock of the root: one of several processes downloads, and the others then find the files."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / ".download.lock", DOWNLOAD_SECONDS):
@@ -141,5 +151,5 @@ def _downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
         raise ConfigError(
             "data.download",
             True,
-            f"could not get {cfg.name} into {root} ({reason}); try on a node with network",
+            f"could not download {cfg.name} into {root} ({reason}); try on a node with network",
         ) from error

@@ -1,4 +1,4 @@
-"""Order of an epoch, draws of other batches, cuts into chunks: what both kinds of source share."""
+"""The order of an epoch, the draw of another batch, chunks: shared by in-memory and streamed sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fsamlab.seeding import Stream, derive_seed
 
 
 def generator(*ints: int) -> torch.Generator:
-    """Return a CPU generator seeded with `derive_seed(*ints)`; on the CPU so that devices draw alike."""
+    """Return a CPU generator with the seed `derive_seed(*ints)`; on the CPU, so that every device gets the same
+    draws.
+    """
     return torch.Generator().manual_seed(derive_seed(*ints))
 
 
@@ -28,10 +30,10 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor | None = None) -> Tensor:
-    """Draw `size` positions (int64, on the CPU) without replacement, none of them in `taken`.
+    """Draw `size` positions (int64, on the CPU) without replacement, outside of `taken`.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: the training set has too few samples.
     """
     num_taken = 0 if taken is None else len(taken)
     if size + num_taken > num_samples:
@@ -45,5 +47,5 @@ def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor 
 
 
 def even_chunks(num_samples: int, at_most: int) -> Iterator[Tensor]:
-    """Yield 0..num_samples-1 in order, in the fewest chunks of at most `at_most`, as even as possible."""
+    """Yield 0..num_samples-1 in order, in the fewest chunks of at most `at_most`; sizes differ by at most one."""
     yield from torch.arange(num_samples).tensor_split(-(-num_samples // at_most))

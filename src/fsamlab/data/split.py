@@ -1,4 +1,4 @@
-"""Which samples train, validate and test; the same for every method that runs with the same seed."""
+"""Which samples train, validate and test: the same samples for every method with the same seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsamlab.seeding import Stream
 
 @dataclass(frozen=True)
 class Split:
-    """Positions (int64) in the set's training part; `test` is None where the set has its own test part."""
+    """Positions (int64) in the training part of the set; `test` is None where the set has a test part of its own."""
 
     train: Tensor
     val: Tensor
@@ -23,13 +23,13 @@ class Split:
 
 
 def make_split(num_samples: int, has_test_part: bool, cfg: DataConfig, seed: int) -> Split:
-    """Shuffle by seed and cut: test first, then validation, then training.
+    """Shuffle by seed and cut: first the test set, then the validation set, then the training set.
 
-    In this order neither the test set depends on `val_size` nor the validation set on `train_size`;
-    `train_size` keeps the first of the shuffled rest.
+    With this order the test set does not depend on `val_size`, and the validation set does not depend on `train_size`:
+    `train_size` keeps the first samples of the shuffled rest.
 
     Raises:
-        ConfigError: sizes that do not fit the set or each other.
+        ConfigError: a size does not fit the set, or the sizes do not fit each other.
     """
     if has_test_part and cfg.test_size is not None:
         raise ConfigError("data.test_size", cfg.test_size, f"{cfg.name} has a test part of its own; leave it null")
@@ -46,21 +46,23 @@ def make_split(num_samples: int, has_test_part: bool, cfg: DataConfig, seed: int
         raise ConfigError(
             key,
             value,
-            f"test ({num_test}) and validation ({cfg.val_size}) must leave some of {num_samples} samples",
+            f"test ({num_test}) and validation ({cfg.val_size}) must leave some of {num_samples} samples to train",
         )
     if cfg.train_size is not None and cfg.train_size > num_left:
-        raise ConfigError("data.train_size", cfg.train_size, f"must be <= {num_left}, what the split leaves")
+        raise ConfigError(
+            "data.train_size", cfg.train_size, f"must be <= {num_left}, the samples that the split leaves"
+        )
     order = torch.randperm(num_samples, generator=generator(seed, Stream.SPLIT))
     test, val, train = order.split([num_test, cfg.val_size, num_left])
     return Split(train[: cfg.train_size], val, None if has_test_part else test)
 
 
 def check_batch_size(num_train: int, cfg: DataConfig) -> None:
-    """Refuse batch sizes the training set cannot serve.
+    """Refuse batch sizes that do not fit the training set.
 
     Raises:
-        ConfigError: a batch larger than the set, or a last batch of one sample, of which BatchNorm
-            cannot take statistics.
+        ConfigError: a batch is larger than the set; or the last batch has one sample, from which BatchNorm cannot take
+            statistics.
     """
     if cfg.batch_size > num_train:
         raise ConfigError("data.batch_size", cfg.batch_size, f"must be <= {num_train}, the training samples")
@@ -68,12 +70,12 @@ def check_batch_size(num_train: int, cfg: DataConfig) -> None:
         raise ConfigError(
             "data.batch_size",
             cfg.batch_size,
-            f"leaves a last batch of one of {num_train} samples; change it or set data.drop_last=true",
+            f"leaves a last batch of one of {num_train} samples; change the batch size or set data.drop_last=true",
         )
 
 
 def split_hash(split: Split, train_labels: Tensor) -> str:
-    """Return 16 hex digits that two runs share when their split and (noisy) training labels are equal."""
+    """Return 16 hex digits; two runs share them when their splits and (noisy) training labels are equal."""
     digest = hashlib.sha256()
     for part in (split.train, split.val, split.test, train_labels):
         values = [] if part is None else part.tolist()
@@ -82,7 +84,7 @@ def split_hash(split: Split, train_labels: Tensor) -> str:
 
 
 def facts_of(split: Split, num_test: int, clean: Tensor, noisy: Tensor) -> dict[str, int | float | str]:
-    """Return what a run records of its data; see :class:`~fsamlab.data.interface.Data`."""
+    """Return the facts that a run records about its data; see :class:`~fsamlab.data.interface.Data`."""
     return {
         "num_train": len(split.train),
         "num_val": len(split.val),

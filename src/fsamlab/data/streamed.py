@@ -1,7 +1,7 @@
-"""Large image sets: files in class folders, decoded and augmented by DataLoader workers.
+"""Large image sets: files in class folders, decoded and augmented by the workers of a DataLoader.
 
-A sample's augmentation is seeded from (seed, what for, epoch or step, sample), so it does not depend on
-which worker draws it, how many there are, or where in the epoch a run resumed.
+The augmentation of a sample is seeded by (seed, purpose, epoch or step, sample). So it does not depend on the worker
+that draws it, on the number of workers, or on the batch at which a run resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fsamlab.data.workers import Workers, from_workers, ignore_signals
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.storage.reading import Damaged
 
-Key = tuple[int, ...]  # (sample, stream, epoch or step): which sample, and the seed of its augmentation
+Key = tuple[int, ...]  # (sample, stream, epoch or step): names the sample and the seed of its augmentation
 
 
 Sample = tuple[Tensor, int, int]  # (image float32 (3, size, size), label, position in the set)
@@ -33,8 +33,8 @@ Sample = tuple[Tensor, int, int]  # (image float32 (3, size, size), label, posit
 class _Samples(Dataset[Sample | Damaged]):
     """Map a key to a sample; used inside the workers.
 
-    A file that cannot be read is returned as the error, not raised: torch would put a worker's traceback into the
-    message of what it raises in the main process.
+    A file that cannot be read is returned as an error, not raised: of a raised error torch makes one whose message
+    contains the worker's traceback.
     """
 
     def __init__(self, folder: VisibleImages, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
@@ -48,7 +48,7 @@ class _Samples(Dataset[Sample | Damaged]):
             image = self.folder.loader(path)
         except Damaged as e:
             return e
-        with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from the global generator
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms know only the global generator
             torch.default_generator.manual_seed(derive_seed(self.seed, *stream, index))
             return self.transform(image), int(self.labels[index]), index
 
@@ -62,7 +62,7 @@ def collate(samples: list[Sample | Damaged]) -> list[Tensor] | Damaged:
 
 
 class _Loader:
-    """Batches of keys in, batches of samples on the device out."""
+    """Turn batches of keys into batches of samples on the device."""
 
     def __init__(self, samples: _Samples, num_workers: int, device: torch.device) -> None:
         self.samples, self.num_workers, self.device = samples, num_workers, device
@@ -70,13 +70,16 @@ class _Loader:
     def load(self, batches_of_keys: Iterable[list[Key]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.samples,
+            # The order comes from outside as keys, and torch's samplers draw nothing: torch would draw the order from a
+            # generator with a state, and a resumed epoch could not start in the middle.
             batch_sampler=batches_of_keys,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=ignore_signals,
             multiprocessing_context=Workers() if self.num_workers else None,
-            generator=torch.Generator(),  # its own, so that the global generator's state stays as it is
+            # Torch draws the workers' seeds from it; by default from the global generator, which must not advance.
+            generator=torch.Generator(),
         )
         for parts in from_workers(loader) if self.num_workers else loader:
             if isinstance(parts, Damaged):
@@ -85,7 +88,9 @@ class _Loader:
 
 
 class StreamedTrain:
-    """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has the same samples unaugmented."""
+    """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has the same samples without
+    augmentation.
+    """
 
     def __init__(self, samples: _Samples, plain: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(samples.positions)
@@ -98,13 +103,15 @@ class StreamedTrain:
         return num_batches(self.num_samples, self._cfg)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches from number `start` on, without decoding those before."""
+        """Yield the batches of an epoch from number `start` on; earlier images are not decoded."""
         order, size = epoch_order(self.num_samples, self._seed, epoch), self._cfg.batch_size
         chunks = (order[n * size : (n + 1) * size] for n in range(start, self.num_batches()))
         return self._loader.load(_keys(chunk, Stream.AUGMENT, epoch) for chunk in chunks)
 
     def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
-        """Return the ascent batch of a global step: independent, or sharing samples with `nested_in`."""
+        """Return the ascent batch of a global step: an independent batch, or a batch that shares samples with
+        `nested_in`.
+        """
         if nested_in is None:
             return self._draw(draw_other(self.num_samples, size, self._seed, step), step)
         if size <= len(nested_in):
@@ -118,12 +125,13 @@ class StreamedTrain:
         return self._loader.load(_keys(chunk, Stream.FULL_PASS, step) for chunk in chunks)
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions, plain or with one fixed augmentation each."""
+        """Return the samples at these positions, without augmentation or with one fixed augmentation for each."""
         loader = self._loader if augmented else self._plain
         pieces = indices.split(self._cfg.eval_batch_size)
         return concatenate(list(loader.load(_keys(piece, Stream.PROBE) for piece in pieces)))
 
     def _draw(self, indices: Tensor, step: int) -> Batch:
+        # One batch is one task for one worker: without the cut, a single worker would decode the whole ascent batch.
         shares = indices.tensor_split(min(len(indices), max(1, self._cfg.num_workers)))  # one per worker
         return concatenate(list(self._loader.load(_keys(share, Stream.OTHER_BATCH, step) for share in shares)))
 
@@ -147,13 +155,13 @@ def _keys(indices: Tensor, *stream: int) -> list[Key]:
 
 
 def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:
-    """Index `<root>/train/<class>/` and `<root>/val/<class>/`; the latter is the test set.
+    """Index `<root>/train/<class>/` and `<root>/val/<class>/`; the images of val/ are the test set.
 
-    Training images get a random resized crop and a flip; the validation split, held out from train/ by
-    seed, and the test set are resized at the shorter side and cropped at the centre.
+    Training images get a random resized crop and a flip. The validation set is held out from train/ by seed. Validation
+    and test images are resized at the shorter side and cropped at the centre.
 
     Raises:
-        ConfigError: missing folders, classes that differ between them, or sizes that do not fit.
+        ConfigError: a folder is missing, the two parts have different classes, or a size does not fit.
     """
     if not isinstance(cfg, ImageFolderConfig):
         raise ConfigError("data.name", cfg.name, f"is chosen with data={cfg.name}, which has its image sizes")

@@ -1,8 +1,8 @@
-"""Worker processes of a DataLoader that end with every way out of the loop that they feed, in bounded time.
+"""Worker processes of a DataLoader that end, in bounded time, whenever the loop over their batches ends.
 
-Workers are deaf to the signals that a scheduler sends to a whole job, so that the main process can still take the
-batch it works on and write its checkpoint. At its end Python terminates its child processes by SIGTERM and waits for
-them: for deaf ones it would wait for ever. These workers are therefore ended by SIGKILL.
+The workers ignore the signals that a scheduler sends to a whole job, so that the main process can finish its batch and
+write a checkpoint. When Python exits, it terminates its child processes by SIGTERM and waits for them: for processes
+that ignore SIGTERM it would wait for ever. Therefore these workers are ended by SIGKILL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEDULER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUS
 FILES = "allow more open files (`ulimit -n`), or take fewer workers"
 SHARED_MEMORY = "shared memory (/dev/shm) is too small: enlarge it, take fewer workers or smaller batches"
 ADVICE = {errno.EMFILE: FILES, errno.ENFILE: FILES, errno.ENOSPC: SHARED_MEMORY}
-TROUBLE = (  # what torch's and multiprocessing's messages say of the machine's limits, and not of the data
+TROUBLE = (  # patterns of messages about limits of the machine (not about the data) -> advice
     (r"Too many open files|ancdata", FILES),
     (r"No space left on device|Bus error|shared memory", SHARED_MEMORY),
     (r"DataLoader worker .* (exited unexpectedly|is killed by signal)", "take fewer workers or smaller batches"),
@@ -40,10 +40,10 @@ TROUBLE = (  # what torch's and multiprocessing's messages say of the machine's 
 
 
 def ignore_signals(worker: int) -> None:
-    """Make a worker deaf to what ends the run; it ends when the main process does, or tells it to.
+    """Make a worker ignore the signals that end the run; the worker ends with the main process, or when told to.
 
-    Schedulers signal every process of a job: a worker that died of it would take the batch, and with it
-    the main process, down before the checkpoint is written.
+    Schedulers signal every process of a job. A worker that died of the signal would lose the batch, and the main
+    process would fail before its checkpoint is written.
     """
     for number in SCHEDULER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -51,14 +51,14 @@ def ignore_signals(worker: int) -> None:
 
 
 class _Popen(multiprocessing.popen_fork.Popen):
-    """A forked process that `terminate` really ends."""
+    """A forked process whose `terminate` sends SIGKILL."""
 
     def terminate(self) -> None:
         self.kill()
 
 
 class _Process(multiprocessing.context.ForkProcess):
-    """A worker. Python's end and torch both call `terminate` and then wait."""
+    """A worker. Python's exit and torch both call `terminate` and then wait."""
 
     @staticmethod
     def _Popen(process_obj: multiprocessing.process.BaseProcess) -> _Popen:
@@ -66,27 +66,29 @@ class _Process(multiprocessing.context.ForkProcess):
 
 
 class _Queue(multiprocessing.queues.Queue):
-    """A queue whose sender dies of an item that it cannot send; a lost item would be waited for without end."""
+    """A queue whose sender dies when it cannot send an item; otherwise the receiver would wait for the lost item for
+    ever.
+    """
 
     @staticmethod
     def _on_queue_feeder_error(e: Exception, obj: Any) -> None:
         traceback.print_exception(e)
         if isinstance(multiprocessing.current_process(), _Process):
-            os._exit(1)  # a thread's exception ends nothing; the main process sees a worker that is gone
+            os._exit(1)  # an exception would end only this thread; the main process notices a dead worker
 
 
 class Workers(multiprocessing.context.ForkContext):
-    """The multiprocessing context of one DataLoader; it knows the processes that were made in it."""
+    """The multiprocessing context of one DataLoader; keeps the processes that were made with it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.processes: list[_Process] = []
         self._owner = os.getpid()
-        # before Python terminates child processes by itself, and also in a child process, where atexit does not run
+        # runs before Python terminates child processes, and also in a forked process, where atexit does not run
         self.at_exit = multiprocessing.util.Finalize(None, self.kill, exitpriority=100)
 
     def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]  # a class in the stubs
-        """Make a worker, not yet started."""
+        """Make a worker; the worker is not started yet."""
         self.processes.append(_Process(*args, **kwargs))
         return self.processes[-1]
 
@@ -100,11 +102,11 @@ class Workers(multiprocessing.context.ForkContext):
         return all(p.exitcode in (None, 0) for p in self.processes)
 
     def kill(self) -> None:
-        """End all workers at once and wait for them."""
+        """Kill all workers at once and wait for them."""
         if os.getpid() != self._owner:
-            return  # a copy in a process that was forked from the owner
+            return  # this object was copied into a forked process; the workers belong to the owner
         handler = signal.getsignal(signal.SIGCHLD)
-        # torch's handler raises when it finds a killed worker that has not been waited for yet
+        # torch's SIGCHLD handler raises when it sees a killed worker before p.join() has reaped the worker
         replace = callable(handler) and threading.current_thread() is threading.main_thread()
         if replace:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -120,12 +122,13 @@ class Workers(multiprocessing.context.ForkContext):
 
 
 def start_workers(loader: DataLoader[Any]) -> Any:
-    """Return the loader's iterator; its workers are born with the signals blocked, until they ignore them.
+    """Return the loader's iterator. The workers start with the signals blocked, until they ignore the signals.
 
-    A signal to this process in the meantime reaches it when its own mask is back. Forked workers inherit the mask.
+    Forked workers inherit the signal mask of this process. A signal to this process in the meantime is delivered when
+    the mask is restored.
 
     Raises:
-        ConfigError: the machine's limits do not allow so many workers. None is left.
+        ConfigError: the limits of the machine do not allow so many workers; no worker is left behind.
     """
     workers = loader.multiprocessing_context
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SCHEDULER_SIGNALS)
@@ -136,8 +139,10 @@ def start_workers(loader: DataLoader[Any]) -> Any:
         for frame, _ in traceback.walk_tb(e.__traceback__):
             half = frame.f_locals.get("self")
             if isinstance(half, _MultiProcessingDataLoaderIter):
-                half._shutdown = True  # its destructor would stumble over what it has not yet
-        traceback.clear_frames(e.__traceback__)  # frees the pipes: after too many open files, some are needed again
+                half._shutdown = True  # half made: its destructor would use attributes that do not exist yet
+        traceback.clear_frames(
+            e.__traceback__
+        )  # closes the pipes in the frames: after "too many open files" the next lines need files
         if isinstance(e, OSError):
             advice = ADVICE.get(e.errno or 0, "take fewer workers")
             reason = f"cannot start the worker processes ({e.strerror}): {advice}"
@@ -148,13 +153,13 @@ def start_workers(loader: DataLoader[Any]) -> Any:
 
 
 def from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yield a loader's batches; however the loop over them is left, its workers end with it.
+    """Yield the batches of a loader; the workers end with the loop, however the loop is left.
 
     Args:
         loader: made with `multiprocessing_context=Workers()` and at least one worker.
 
     Raises:
-        ConfigError: a worker died, or the machine's limits do not allow what the workers need.
+        ConfigError: a worker died, or the limits of the machine do not allow what the workers need.
     """
     workers = loader.multiprocessing_context
     batches = start_workers(loader)
@@ -170,6 +175,6 @@ def from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     finally:
         with contextlib.ExitStack() as stack:
             stack.callback(workers.kill)
-            if workers.well:  # one that died may hold a lock that torch's way of ending waits for
+            if workers.well:  # a dead worker may hold a lock for which torch's shutdown would wait for ever
                 batches._shutdown_workers()
             batches._shutdown = True

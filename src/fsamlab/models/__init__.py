@@ -1,4 +1,4 @@
-"""Models: `build_model` turns the `model` section of a config into a freshly initialised module."""
+"""Models: `build_model` makes an initialised module from the `model` section of a config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from fsamlab.models.wide_resnet import wrn28_10
 
 __all__ = ["MODELS", "build_model"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {  # builder(num_classes, in_channels, fields it uses)
+MODELS: dict[
+    str, Callable[..., nn.Module]
+] = {  # name -> builder(num_classes, in_channels, fields of the config that this model uses)
     "small_cnn": small_cnn,
     "resnet18": resnet18,
     "vgg16_bn": vgg16_bn,
@@ -27,7 +29,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {  # builder(num_classes, in_chann
     "pyramidnet110": pyramidnet110,
 }
 
-OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields only some of the models use
+OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields that only some of the models use
 
 
 def build_model(
@@ -38,19 +40,21 @@ def build_model(
     image_size: tuple[int, int] | None = None,
     start_weights: bool = True,
 ) -> nn.Module:
-    """Build a model, initialised from torch's global generator, and load the weights that it starts from.
+    """Build a model, initialised from torch's global generator, and load its start weights.
 
-    A builder's signature says which of the optional fields it uses; the others must be null.
+    The signature of a builder tells which of the optional fields the model uses; the other fields must be null.
 
     Args:
+        cfg: the `model` section of the config.
         num_classes: width of the classifier.
         in_channels: channels of the images.
-        image_size: height and width of the images, for models that are built for one size; None is their own.
-        start_weights: whether `cfg.checkpoint` and `cfg.pretrained` are read; a model whose weights are about to be
-            overwritten by a run's own does without.
+        image_size: height and width of the images, for models that are built for one size; None means the model's own
+            size.
+        start_weights: whether `cfg.checkpoint` and `cfg.pretrained` are read. A resumed run overwrites the weights with
+            its own and needs no start weights.
 
     Raises:
-        ConfigError: unknown name, a field without effect in this model, or weights that do not fit.
+        ConfigError: the name is unknown, a field has no effect in this model, or weights do not fit.
     """
     options = {name: getattr(cfg, name) for name in OPTIONS if getattr(cfg, name) is not None}
     builder = _builder(cfg)
@@ -72,7 +76,9 @@ def build_model(
 
 
 def pretrained_file(cfg: ModelConfig) -> Path | None:
-    """Return the file on this disk that `cfg.pretrained` reads; None where it reads none, or one that is not here."""
+    """Return the file that `cfg.pretrained` reads; None where no file is read, or where the file is not on this disk
+    yet.
+    """
     return weights_file(cfg.name) if cfg.pretrained and cfg.import_path is None else None
 
 

@@ -1,4 +1,4 @@
-"""Initialisation the models here share."""
+"""The initialisation that the models of this package share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights to start from: a run's checkpoint, a plain state_dict, or one as other tools wrap it."""
+"""Weights to start from: the checkpoint of a run, a state_dict, or a state_dict inside the file of another tool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fsamlab.storage.torch_file import verify
 
 log = logging.getLogger(__name__)
 
-NESTED = (  # keys under which tools save weights: runs here, Lightning and timm, DDP's example, others
+NESTED = (  # keys under which runs of fsamlab, Lightning, timm, examples of DDP and other tools save weights
     "model",
     "state_dict",
     "model_state_dict",
@@ -29,30 +29,39 @@ NESTED = (  # keys under which tools save weights: runs here, Lightning and timm
     "net",
     "weights",
 )
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # torch's; at any depth of a name
-COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it, and it plays no part with a momentum
+WRAPPERS = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+)  # prefixes that torch adds, at any depth of a name
+COUNTER = (
+    "num_batches_tracked"  # of BatchNorm; old files lack this counter, and BatchNorm with a momentum does not use it
+)
 State = dict[str, Tensor]
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load weights into `model`; a classifier of another shape stays as it is, with a warning.
+    """Load start weights into `model`. A classifier of another shape keeps its initial weights, with a warning.
 
     Args:
-        checkpoint: a file written by a run (`checkpoints/last.pt`), a state_dict, or a state_dict as other tools nest
-            and name it; relative to the project. The log says what was taken off. Loaded with `weights_only=True`.
+        model: the model.
+        checkpoint: a file of a run (`checkpoints/last.pt`), a state_dict, or a file in which another tool nests a
+            state_dict under its own names; relative to the project. The log says which names were removed. The file is
+            loaded with `weights_only=True`, so no code in the file runs.
 
     Raises:
-        ConfigError: no such file, a file of another kind, weights of another model, of several, or not finite.
+        ConfigError: the file does not exist, is of another kind, or holds the weights of another model or of several
+            models.
     """
     own = model.state_dict()
     state = _unwrapped(_read(checkpoint), own, checkpoint)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
-        first = f"it lacks {missing[0]}" if missing else f"it has {unexpected[0]}"
+        first = f"the file lacks {missing[0]}" if missing else f"the file has {unexpected[0]}"
         raise ConfigError(
             "model.checkpoint",
             checkpoint,
-            f"holds another model's weights: {len(missing)} missing, {len(unexpected)} unexpected ({first})",
+            f"holds the weights of another model: {len(missing)} missing, {len(unexpected)} unexpected ({first})",
         )
     differing = [name for name in own if own[name].shape != state[name].shape]
     for name, value in own.items():
@@ -67,14 +76,16 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
             shapes = f"{list(state[name].shape)} there, {list(own[name].shape)} here"
             raise ConfigError("model.checkpoint", checkpoint, f"{name} has another shape ({shapes})")
     if differing:
-        log.warning("%s: the classifier (%s) has another shape; it starts fresh", checkpoint, ", ".join(differing))
+        log.warning(
+            "%s: the classifier (%s) has another shape and keeps its initial weights", checkpoint, ", ".join(differing)
+        )
     # a classifier is replaced or kept as a whole: old biases mean nothing to new weights
     fresh = {name.rpartition(".")[0] for name in differing}
     model.load_state_dict({n: own[n] if n.rpartition(".")[0] in fresh else state[n] for n in own})
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the module names of the classifier: what timm says, else the last linear layer."""
+    """Return the module names of the classifier: the names that timm gives, else the name of the last linear layer."""
     said = getattr(model, "pretrained_cfg", {}).get("classifier")
     if said:
         return (said,) if isinstance(said, str) else tuple(said)
@@ -82,7 +93,9 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _read(checkpoint: str) -> Any:
-    path = PROJECT_ROOT / Path(checkpoint).expanduser()  # not the cwd: the run's identity names it
+    path = (
+        PROJECT_ROOT / Path(checkpoint).expanduser()
+    )  # not from the cwd: the run's identity has the path, and must not depend on the cwd
     if not path.is_file():
         raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
     try:
@@ -93,16 +106,18 @@ def _read(checkpoint: str) -> Any:
         with path.open("rb") as file:
             verify(file, path)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to load it all the same, which would run its code
-        allowed = "is no file of weights (damaged, or with Python objects in it): save `model.state_dict()` alone"
+    except (
+        pickle.UnpicklingError
+    ) as error:  # torch advises to load the file all the same, which would run code in the file
+        allowed = "is not a file of weights (damaged, or with Python objects inside): save `model.state_dict()` alone"
         raise ConfigError("model.checkpoint", checkpoint, allowed) from error
-    except Exception as error:  # a damaged file raises whatever the reader stumbles over
+    except Exception as error:  # readers raise many kinds of errors on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError("model.checkpoint", checkpoint, f"is no file of weights ({reason})") from error
+        raise ConfigError("model.checkpoint", checkpoint, f"is not a file of weights ({reason})") from error
 
 
 def _unwrapped(content: Any, own: Mapping[str, Tensor], checkpoint: str) -> State:
-    """Return the weights in a file's content under the model's own names, and log what was taken off."""
+    """Return the weights in a file's content under the model's own names; log the removed names."""
     taken: list[str] = []
     state = _nested(content, checkpoint, taken)
     for wrapper in WRAPPERS:
@@ -121,9 +136,9 @@ def _unwrapped(content: Any, own: Mapping[str, Tensor], checkpoint: str) -> Stat
         state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         taken.append(f"{prefix} before the names")
         if beside:
-            taken.append(f"what does not begin with it ({len(beside)}, {beside[0]} for one)")
+            taken.append(f"names that do not begin with this prefix ({len(beside)}, for example {beside[0]})")
     if taken:
-        log.warning("%s: taken off: %s", checkpoint, "; ".join(taken))
+        log.warning("%s: removed: %s", checkpoint, "; ".join(taken))
     counters = {name: value for name, value in own.items() if name.endswith(COUNTER) and name not in state}
     if counters and state.keys() | counters.keys() == own.keys():
         log.warning("%s has no %s, which starts at its initial value", checkpoint, COUNTER)
@@ -132,7 +147,7 @@ def _unwrapped(content: Any, own: Mapping[str, Tensor], checkpoint: str) -> Stat
 
 
 def _nested(content: Any, checkpoint: str, taken: list[str]) -> State:
-    """Return the mapping of names to tensors inside a file's content, at whatever depth it lies."""
+    """Return the mapping of names to tensors inside a file's content, at any depth."""
     while isinstance(content, Mapping):
         if content and all(isinstance(value, Tensor) for value in content.values()):
             return dict(content)
@@ -142,7 +157,7 @@ def _nested(content: Any, checkpoint: str, taken: list[str]) -> State:
         if not inside:
             break
         content = content[inside[0]]
-        if inside[0] != "model" or taken:  # a run's own checkpoint has it under model
+        if inside[0] != "model" or taken:  # the checkpoint of a run always has the key model: nothing to report
             taken.append(f"the key {inside[0]}")
     raise ConfigError(
         "model.checkpoint", checkpoint, f"must hold a state_dict, alone or under one of the keys {', '.join(NESTED)}"
@@ -154,7 +169,7 @@ def _may_hold_weights(value: Any) -> bool:
 
 
 def _prefixes(name: str) -> list[str]:
-    """Return `a.` and `a.b.`, ... of the name `a.b.c`."""
+    """Return `a.`, `a.b.`, ... for the name `a.b.c`."""
     parts = name.split(".")[:-1]
     return [".".join(parts[: n + 1]) + "." for n in range(len(parts))]
 
@@ -164,4 +179,4 @@ def _fits(state: State, prefix: str, own: Mapping[str, Tensor]) -> bool:
 
 
 def _ambiguous(checkpoint: str, what: str) -> ConfigError:
-    return ConfigError("model.checkpoint", checkpoint, f"holds {what}; save those that are meant alone")
+    return ConfigError("model.checkpoint", checkpoint, f"holds {what}; save one set of weights alone")

@@ -22,7 +22,7 @@ class PyramidBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
-        # ceil_mode: odd sizes are rounded up, as the strided convolution rounds them
+        # ceil_mode rounds odd sizes up, as the strided convolution does
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         self.num_new_channels = channels_out - channels_in
 
@@ -33,16 +33,18 @@ class PyramidBlock(nn.Module):
 
 
 def pyramidnet110(num_classes: int, in_channels: int, depth: int = 110, alpha: int = 270) -> nn.Module:
-    """Return a PyramidNet whose k-th of N blocks has floor(16 + k alpha / N) channels (equation 2).
+    """Return a PyramidNet in which block k of N has floor(16 + k alpha / N) channels (equation 2 of the paper).
 
     Input (batch, in_channels, height, width), output (batch, num_classes) logits; He's initialisation.
 
     Args:
+        num_classes: width of the classifier.
+        in_channels: channels of the images.
         depth: number of layers, 6n + 2.
-        alpha: widening, channels added over the whole depth.
+        alpha: number of channels that are added over the whole depth.
 
     Raises:
-        ConfigError: a depth of another form.
+        ConfigError: the depth is not of this form.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ConfigError("model.depth", depth, "must be 6n+2 (8, 14, 20, ..., 110)")

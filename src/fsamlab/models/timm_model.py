@@ -1,4 +1,4 @@
-"""Any model of timm by its name there."""
+"""Any model of timm, by its name in timm."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ def timm_model(
     drop_path: float | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Return a timm model with a classifier for `num_classes`, freshly initialised.
+    """Return an initialised timm model with a classifier for `num_classes`.
 
     Args:
+        num_classes: width of the classifier.
+        in_channels: channels of the images.
         name: with or without a pretrained tag, for example `deit_small_patch16_224.fb_in1k`.
-        pretrained: start from timm's weights; taken from the cache, or fetched where there is network.
-        drop_path: stochastic depth; null leaves the model's own value.
-        image_size: height and width of the images. A model of fixed input size (ViT, Swin) is built for it; timm
-            resamples the position embedding of pretrained weights. None is the model's own size.
+        pretrained: whether to start from timm's weights, read from the cache or downloaded where there is a network.
+        drop_path: rate of stochastic depth; None leaves the model's own value.
+        image_size: height and width of the images; None means the model's own size. A model of fixed input size (ViT,
+            Swin) is built for this size, and timm resamples the position embedding of pretrained weights.
 
     Raises:
-        ConfigError: unknown name or tag, weights that cannot be got, a model without stochastic depth, or one that
-            does not work on images of that size.
+        ConfigError: the name or the tag is unknown, the weights cannot be loaded, or the model has no stochastic depth
+            or does not work on images of this size.
     """
-    import timm  # slow to import, and most runs do without
+    import timm  # slow to import, and most runs use no model of timm
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -42,10 +44,12 @@ def timm_model(
     options: dict[str, Any] = {} if drop_path is None else {"drop_path_rate": drop_path}
     try:
         source = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # the model is there, the tag is not
+    except RuntimeError:  # timm has the model, but not the tag
         base, _, tag = name.partition(".")
         tags = [n.partition(".")[2] for n in timm.list_pretrained(base)]
-        allowed = f"the weights of {name} could not be got (Invalid pretrained tag {tag}); {base} has {', '.join(tags)}"
+        allowed = (
+            f"the weights of {name} could not be loaded (Invalid pretrained tag {tag}); {base} has {', '.join(tags)}"
+        )
         raise ConfigError("model.name", name, allowed) from None
     other_size = source is not None and image_size is not None and tuple(source.input_size[1:]) != image_size
     if other_size and source is not None and source.fixed_input_size:
@@ -67,7 +71,7 @@ def timm_model(
         raise ConfigError(
             "model.pretrained",
             True,
-            f"the weights of {name} could not be got ({reason}); fetch them once on a node with network, "
+            f"the weights of {name} could not be loaded ({reason}); fetch them once on a node with network, "
             "or choose a name of timm.list_pretrained()",
         ) from error
     if other_size and image_size is not None:
@@ -76,7 +80,7 @@ def timm_model(
 
 
 def _try(model: nn.Module, name: str, in_channels: int, image_size: tuple[int, int], source: Any) -> None:
-    """Pass two images of zeros through a model that was made for another size; nothing of the model changes."""
+    """Pass two images of zeros through a model that was made for another size; the model does not change."""
     training = model.training
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -91,11 +95,11 @@ def _try(model: nn.Module, name: str, in_channels: int, image_size: tuple[int, i
 def _wrong_size(name: str, image_size: tuple[int, int] | None, source: Any, reason: str) -> ConfigError:
     size = "x".join(map(str, image_size or ()))
     wanted = "x".join(map(str, source.input_size[1:]))
-    return ConfigError("model.name", name, f"does not take images of {size} ({reason}); it is made for {wanted}")
+    return ConfigError("model.name", name, f"does not take images of {size} ({reason}); the model is made for {wanted}")
 
 
 def weights_file(name: str) -> Path | None:
-    """Return the file on this disk that `pretrained` reads, None where it is not in a cache; asks no network."""
+    """Return the cached file that `pretrained` reads; None where the file is not in a cache. Uses no network."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -107,7 +111,7 @@ def weights_file(name: str) -> Path | None:
         return None
     if source.hf_hub_id:
         repository, _, revision = source.hf_hub_id.partition("@")
-        for file in (source.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):  # timm's order
+        for file in (source.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):  # in the order of timm
             found = try_to_load_from_cache(repository, file, revision=revision or None) if file else None
             if isinstance(found, str):
                 return Path(found)

@@ -10,10 +10,10 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 def vgg16_bn(num_classes: int, in_channels: int, dropout: float = 0.5) -> nn.Module:
-    """Return VGG-16-BN whose classifier has two hidden layers of 512 units, each after a dropout.
+    """Return VGG-16-BN with two hidden layers of 512 units in the classifier, each after a dropout.
 
-    Five max-poolings bring 32x32 pixels down to one; larger images are averaged there. Input
-    (batch, in_channels, height, width), output (batch, num_classes) logits; He's initialisation.
+    Five max-poolings reduce 32x32 pixels to one; of larger images the remaining pixels are averaged. Input (batch,
+    in_channels, height, width), output (batch, num_classes) logits; He's initialisation.
     """
     layers: list[nn.Module] = []
     channels = in_channels

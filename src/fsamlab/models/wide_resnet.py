@@ -10,9 +10,9 @@ from fsamlab.models.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv-BN-ReLU-dropout-conv; where the shape changes the shortcut is a 1x1 convolution.
+    """BN-ReLU-conv-BN-ReLU-dropout-conv; the shortcut is a 1x1 convolution where the shape changes.
 
-    That shortcut starts from the activated input, the identity from the input itself.
+    The convolution of the shortcut reads the activated input, the identity reads the input itself.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, dropout: float) -> None:
@@ -36,16 +36,18 @@ class WideBlock(nn.Module):
 def wrn28_10(num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0) -> nn.Module:
     """Return a wide ResNet, by default WRN-28-10.
 
-    Convolutions have He's initialisation; the classifier starts at zero (weights and bias), as in the
-    F-SAM authors' code. Input (batch, in_channels, height, width), output (batch, num_classes) logits.
+    Convolutions have He's initialisation; the classifier starts at zero (weights and bias), as in the code of the F-SAM
+    authors. Input (batch, in_channels, height, width), output (batch, num_classes) logits.
 
     Args:
+        num_classes: width of the classifier.
+        in_channels: channels of the images.
         depth: number of convolutions, 6n + 4.
         width: widening factor of the 16, 32 and 64 channels.
         dropout: probability, between the two convolutions of each block.
 
     Raises:
-        ConfigError: a depth of another form.
+        ConfigError: the depth is not of this form.
     """
     if depth < 10 or (depth - 4) % 6:
         raise ConfigError("model.depth", depth, "must be 6n+4 (10, 16, 22, 28, ...)")

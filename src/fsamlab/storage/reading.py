@@ -41,7 +41,7 @@ def read_bytes(path: Path, mend: str = "") -> bytes | None:
         return None
     except NotADirectoryError as e:
         file = next(parent for parent in path.parents if parent.exists())
-        raise damaged(file, "is a file and must be a directory", "move the file away") from e
+        raise damaged(file, "is a file and must be a directory", "move it away") from e
     except OSError as e:
         raise damaged(path, f"cannot be read: {e.strerror}", mend) from e
 

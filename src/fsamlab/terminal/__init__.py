@@ -1,1 +1,1 @@
-"""What a user sees in a terminal: texts, tables, progress, errors."""
+"""Everything that a user sees in a terminal: texts, tables, progress, errors."""

@@ -1,4 +1,4 @@
-"""The jobs of a local sweep while they run."""
+"""The display of a local sweep while its jobs run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from fsamlab.terminal.progress import WIDE, describe, text_column
 from fsamlab.terminal.tables import fitted, told, wrapped
 from fsamlab.terminal.text import console
 
-BESIDE_NAME = 58  # columns of a running job's line without its name: bar, loss, accuracies, time
+BESIDE_NAME = 58  # characters of a job's line besides its name: bar, loss, accuracies, time
 
 
 class SweepBoard:
-    """The jobs of a local multirun while they run: a bar for the whole and a line for each running job.
+    """The jobs of a local sweep while they run: one bar for the sweep, and one line for each running job.
 
     Args:
         directories: job index -> run directory.
-        names: job index -> what to call it.
+        names: job index -> name on the screen.
     """
 
     def __init__(self, directories: dict[int, Path], names: dict[int, str]) -> None:
@@ -60,19 +60,19 @@ class SweepBoard:
         self.bar.stop()
 
     def started(self, index: int) -> None:
-        """Show a job that begins."""
+        """Show a job that starts."""
         self.began[index] = time.monotonic()
         self.tasks[index] = self.bar.add_task(self.short[index], total=1.0, text="starting")
 
     def refresh(self, indices: Iterable[int]) -> None:
-        """Show how far the running jobs are, from their status files."""
+        """Show the progress of the running jobs, read from their status files."""
         for index in indices:
             status = current_status(self.directories[index])
             done = status.get("step", 0) / max(1, status.get("last_step", 1))
             self.bar.update(self.tasks[index], completed=done, text=describe(status.get("latest") or {}))
 
     def ended(self, index: int, exitcode: int) -> None:
-        """Print one line for a job that ended."""
+        """Print one line for a job that has ended."""
         self.num_ended += 1
         self.bar.remove_task(self.tasks.pop(index))
         self.bar.update(self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}")

@@ -1,7 +1,7 @@
 """Errors become one line and an exit code.
 
-Hydra's own messages span several lines and a traceback; a user who mistyped a key wants to read which
-key, which value, and what is allowed.
+Hydra's own messages have several lines and a traceback. A user who mistyped a key needs to read the key, the value and
+what is allowed.
 """
 
 from __future__ import annotations
@@ -23,21 +23,26 @@ from fsamlab.terminal import output
 
 
 class JobFailed(RuntimeError):
-    """A run ended with an unforeseen exception; its traceback is in run.log."""
+    """A run ended with an unforeseen exception; the traceback is in run.log."""
 
 
 class SweepFailed(RuntimeError):
-    """Some jobs of a multirun did not finish; the table printed before says which."""
+    """Some jobs of a sweep did not finish; the table above the message lists them."""
 
 
-CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends, as a shell gives it
+CLOSED_PIPE = 128 + 13  # the exit code that a shell gives to a program that SIGPIPE has ended
 
 
 def call(main: Callable[[], Any], *, work: bool = False) -> int:
-    """Call a program's main function and return the exit code: what it returns, that of its error, 130 after Ctrl-C.
+    """Call a program's main function and return the exit code: the code that `main` returns, 1 for an error, 130 after
+    Ctrl-C.
 
-    A closed pipe (`... | head`) is silent: its reader has what it wanted. A stream that cannot be written to (a full
-    disk behind `> file`) is an error. Neither ends a program whose `work` is elsewhere than in what it prints.
+    A closed pipe (`... | head`) is no error: the reader has read enough. A stream that cannot be written (a full disk
+    behind `> file`) is an error. Neither ends a program whose `work` is not its output.
+
+    Args:
+        main: returns the exit code, or None for 0.
+        work: whether the program has other work than printing, such as a training; see :func:`output.prepare`.
     """
     output.prepare(work)
     leaving: SystemExit | None = None
@@ -53,8 +58,9 @@ def call(main: Callable[[], Any], *, work: bool = False) -> int:
                 raise
             code = report(e)
         finally:
-            output.flush()  # here, not when Python ends, which prints an error
+            output.flush()  # here and not at the exit of Python, which prints an error of its own
     except BrokenPipeError:
+        # Python flushes the streams once more at its exit. Into the closed pipe that would fail and print a message.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in filter(has_no_reader, output.outputs()):
             os.dup2(nowhere, stream.fileno())
@@ -67,17 +73,17 @@ def call(main: Callable[[], Any], *, work: bool = False) -> int:
 
 
 def has_no_reader(stream: TextIO) -> bool:
-    """Return whether a stream is a pipe whose other end is closed."""
+    """Return whether a stream is a pipe whose reading end is closed."""
     try:
         poll = select.poll()
         poll.register(stream, 0)
         return bool(poll.poll(0))
-    except OSError:  # no file of the system's
+    except OSError:  # an object without a file descriptor
         return False
 
 
 def report(error: BaseException) -> int:
-    """Print what went wrong to stderr and return the exit code; a traceback only for the unforeseen."""
+    """Print an error to stderr and return the exit code; only an unforeseen error has a traceback."""
     signum = getattr(error, "signum", None)
     line = one_line(error)
     stream: Any = output.Forgiving(sys.stderr)
@@ -89,7 +95,7 @@ def report(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str | None:
-    """Return the one line for an error a user can act on, None for any other."""
+    """Return the message, in one line, of an error that a user can act on; None for any other error."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return tidy(from_hydra(error))
     known = (
@@ -110,22 +116,24 @@ def one_line(error: BaseException) -> str | None:
         return tidy(str(error))
     if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
         advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
-        return tidy(f"out of memory: {(str(error).splitlines() or ['no more to be had'])[0][:200]}; {advice}")
-    if isinstance(error, FileExistsError) and error.filename is not None:  # of mkdir: it names what is in the way
-        return f"{error.filename}: a directory is needed here, and this is a file or a link to nothing; move it away"
+        return tidy(f"out of memory: {(str(error).splitlines() or ['no memory left'])[0][:200]}; {advice}")
+    if (
+        isinstance(error, FileExistsError) and error.filename is not None
+    ):  # from mkdir: the name is that of the file in the way
+        return f"{error.filename}: a directory is needed here, but a file or a broken link is in the way; move it away"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
 
 
 def tidy(text: str) -> str:
-    """Return a text as one line of printable characters; a word that is no sentence's is cut."""
+    """Return a text as one line of printable characters; a word of 400 characters or more is shortened."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
     return re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", line)
 
 
 def from_hydra(error: BaseException) -> str:
-    """Condense an exception of Hydra or OmegaConf to key, value and what is allowed."""
+    """Reduce an exception of Hydra or OmegaConf to key, value and what is allowed."""
     if isinstance(error.__cause__, ConfigError):
         return str(error.__cause__)
     text = str(error)
@@ -149,19 +157,19 @@ def from_hydra(error: BaseException) -> str:
                 owner = re.search(r"not in '(\w+)'", more[0])
                 return unknown_anywhere(key, f" in conf/{inside[1]}.yaml", owner[1] if owner else "")
         if "Missing mandatory value" in reason:
-            return f"{key}: has to be given, {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
+            return f"{key}: must be given: {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
         return f"{key}={shown(value[1])}: {reason}" if value else f"{key}: {reason}"
     parts = [*text.splitlines(), *detail.splitlines()]
     return "; ".join(dict.fromkeys(p.strip() for p in parts if p.strip()))
 
 
 def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
-    """Return the line for a key that no schema has, with the nearest that one has.
+    """Return the message for a key that no schema has, with the most similar existing key.
 
     Args:
         key: dotted.
-        file: ` in <file>`, where the key stands in one; the line names all keys then.
-        owner: the name of the class that the file's schema is, where that is known.
+        file: ` in <file>`, where the key stands in a file; the message then lists all keys.
+        owner: the class name of the file's schema, where it is known.
     """
     group, *path = key.split(".")
     if group not in SCHEMAS or not path:
@@ -176,7 +184,7 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
     where = key.rpartition(".")[0]
     if file:
         return f"{shown(key)}: unknown key{file}{did_you_mean(path[-1], known)}; {where} has {', '.join(known)}"
-    if path[-1] in known:  # of another schema of the group
+    if path[-1] in known:  # a key of another schema of the group
         owners = [name for name, schema in SCHEMAS[group].items() if path[-1] in {f.name for f in fields(schema)}]
-        return f"{shown(key)}: the chosen option of {group} has no such key; options of schema {', '.join(owners)} have"
+        return f"{shown(key)}: the chosen option of {group} has no such key, but options of schema {', '.join(owners)}"
     return unknown_key(key, path[-1], known, where)

@@ -1,6 +1,6 @@
-"""The standard streams: text that one cannot take is simplified, and one that takes no more stops no work.
+"""The standard streams: any text can be written, and a broken stream stops no work.
 
-A locale without UTF-8 has no ±; a disk can be full behind `> file`; a service may start a process without streams.
+A locale without UTF-8 has no ±. A disk can be full behind `> file`. A service may start a process without streams.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-SIMPLER = "fsamlab.simpler"  # an error handler, as Python's "replace" is one
+SIMPLER = "fsamlab.simpler"  # the name of an error handler, as "replace" is one of Python
 IN_ASCII = {
     **{"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "..."},
     **{"→": "->", "≥": ">=", "≤": "<=", "\u00a0": " "},
 }
-lost: dict[str, OSError] = {}  # name of a stream -> why it takes no more
-_work = False  # whether this program's work is elsewhere than in what it prints
+lost: dict[str, OSError] = {}  # name of a stream -> the error for which it was given up
+_work = False  # whether this program has other work than printing
 
 
 def simpler(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what stands for text that an encoding does not have: ASCII as near as there is, `?` at the least.
+    """Return the replacement of a character that an encoding does not have: the nearest ASCII text, or `?`.
 
-    Bytes of file names that were no text (PEP 383) come out as they were.
+    This is an error handler for `codecs`. Bytes of file names that are not text (PEP 383) are written back unchanged.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -36,7 +36,7 @@ def simpler(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _letters(c: str) -> str:
-    """Return a letter without its accents, nothing where it has none in ASCII."""
+    """Return a letter without its accents; empty where ASCII has no such letter."""
     return unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
 
 
@@ -49,14 +49,14 @@ def as_shown(text: str, encoding: str) -> str:
 
 
 def prepare(work: bool = False) -> None:
-    """Make the standard streams of this process safe to write any text to; the first thing a program does.
+    """Make the standard streams of this process safe for any text. A program calls this function first.
 
-    A stream that the process was started without becomes /dev/null: else the next file that is opened has its number,
-    and is written into by whatever prints.
+    A stream that the process was started without becomes /dev/null. Otherwise the next opened file would get the
+    stream's number, and every print would write into that file.
 
     Args:
-        work: whether the program's work is elsewhere than in what it prints. The work then goes on when nobody reads a
-            stream any longer (`| head`, the end of an ssh session); else a BrokenPipeError ends the program.
+        work: whether the program has other work than printing. The work then continues when nobody reads a stream any
+            more (`| head`, the end of an ssh session); without work a BrokenPipeError ends the program.
     """
     global _work
     _work = work
@@ -65,11 +65,11 @@ def prepare(work: bool = False) -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # has the lowest free number, which is fd
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open() takes the lowest free number, which is fd
         if getattr(sys, name) is None and fd > 0:
             setattr(sys, name, os.fdopen(fd, "w", encoding="utf-8", closefd=False))
     for stream in outputs():
-        with suppress(AttributeError):  # a test's or a notebook's own object
+        with suppress(AttributeError):  # an object of a test or a notebook in place of the stream
             stream.reconfigure(errors=SIMPLER)  # type: ignore[attr-defined]
 
 
@@ -79,10 +79,10 @@ def outputs() -> Iterator[TextIO]:
 
 
 def flush() -> None:
-    """Write what the streams hold back; one that takes no more is given up.
+    """Write what the streams have buffered; give up a stream that cannot be written.
 
     Raises:
-        BrokenPipeError: nobody reads it any longer, and the program has no other work.
+        BrokenPipeError: nobody reads the stream any more, and the program has no other work.
     """
     for stream in outputs():
         try:
@@ -98,32 +98,36 @@ def _give_up_or_end(stream: TextIO, error: OSError) -> None:
 
 
 def give_up(stream: TextIO, error: OSError) -> None:
-    """Send what else is written to a stream nowhere, and say once that it is missing."""
+    """Redirect a stream to nowhere, and print once that its output is lost."""
     name = "standard error" if stream is sys.stderr else "standard output"
     if name in lost:
         return
     lost[name] = error
+    # dup2 and not a new sys.stdout: loggers and libraries keep references to the old stream object.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     stream.flush()
-    if stream is not sys.stderr and not isinstance(error, BrokenPipeError):  # its reader has what it wanted
+    if stream is not sys.stderr and not isinstance(
+        error, BrokenPipeError
+    ):  # the reader of a closed pipe has read enough
         with suppress(OSError):
-            print(f"error: {name}: {error.strerror}; what is printed there is lost", file=sys.stderr)
+            print(f"error: {name}: {error.strerror}; the output there is lost", file=sys.stderr)
 
 
 class Forgiving:
-    """A standard stream for words beside the work: one that takes no more is given up, and the work goes on.
+    """A standard stream for output beside the work: a stream that cannot be written is given up, and the work
+    continues.
 
     Raises:
-        BrokenPipeError: by `write` and `flush`, when nobody reads it any longer and the program has no other work.
+        BrokenPipeError: from `write` and `flush`, when nobody reads the stream and the program has no other work.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, if the stream can be written to."""
+        """Write `text`; where the stream cannot be written, give the stream up."""
         try:
             return self._stream.write(text)
         except OSError as e:
@@ -131,7 +135,7 @@ class Forgiving:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, if the stream can be written to."""
+        """Flush; where the stream cannot be written, give the stream up."""
         try:
             self._stream.flush()
         except OSError as e:
@@ -142,5 +146,7 @@ class Forgiving:
 
 
 def show(text: str) -> None:
-    """Print a text that a command was asked for; where it cannot be printed, `errors.call` ends with an error."""
+    """Print the text that a command was asked for; if the text cannot be printed, `errors.call` returns an error
+    code.
+    """
     print(text, file=cast(TextIO, Forgiving(sys.stdout)), flush=True)

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, lines in the log elsewhere, and a table at its end."""
+"""The progress of a run: a bar on a terminal, lines in the log elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ from fsamlab.terminal.text import console, percent, project_relative
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.1
-WIDE = 125  # columns that the bar of a run takes in full
+WIDE = 125  # characters that the full bar of a run takes
 
 
 def text_column(form: str) -> TextColumn:
-    """Return a column that shows its text as it is."""
+    """Return a column that shows a text literally."""
     return TextColumn(form, markup=False)
 
 
 class Training(Protocol):
-    """What a progress display reads of a trainer."""
+    """The attributes of a trainer that a progress display reads."""
 
     @property
     def step(self) -> int:
-        """Optimizer steps made."""
+        """Number of optimizer steps made."""
 
     @property
     def last_step(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Number of optimizer steps in the whole training."""
 
     @property
     def epoch(self) -> int:
-        """Whole epochs made."""
+        """Number of whole epochs made."""
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole training."""
+        """Number of epochs in the whole training."""
 
     @property
     def last_row(self) -> dict[str, float]:
-        """The newest row of metrics; empty before the first."""
+        """The newest row of metrics; empty before the first row."""
 
 
 class Progress(Protocol):
-    """Shows how far a run is."""
+    """Shows the progress of a run."""
 
     def update(self, trainer: Training) -> None:
-        """Show the trainer's present state; called after each step, so it has to be cheap."""
+        """Show the present state of the trainer. The loop calls this after each step, so the call must be cheap."""
 
 
 class _Lines:
-    """One log line for each evaluation, at most one in ten seconds, and one for the last."""
+    """One log line for each evaluation, at most one in ten seconds, and always one for the last evaluation."""
 
     def __init__(self) -> None:
         self.last_step, self.last_time = -1, 0.0
@@ -107,7 +107,7 @@ def describe(row: dict[str, float]) -> str:
 
 @contextmanager
 def progress(trainer: Training, title: str, enabled: bool) -> Iterator[Progress]:
-    """Show the training: a bar on a terminal, lines in the log elsewhere or with train.progress=false."""
+    """Show the training: a bar on a terminal; lines in the log elsewhere, or with train.progress=false."""
     screen = console(stderr=True)
     if not (enabled and screen.is_terminal):
         yield _Lines()
@@ -128,7 +128,14 @@ def progress(trainer: Training, title: str, enabled: bool) -> Iterator[Progress]
 
 
 def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str | None) -> None:
-    """Print one run's summary."""
+    """Print the summary of one run.
+
+    Args:
+        config: the configuration of the run.
+        directory: the run directory.
+        summary: as in summary.json.
+        url: of the run in W&B, if there is one.
+    """
     columns = [Column(""), *(Column(c, right=True) for c in ("epoch", "train loss", "val acc %", "test acc %"))]
     rows: list[list[str]] = []
     loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))

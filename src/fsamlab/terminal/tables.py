@@ -1,4 +1,4 @@
-"""Tables and lines that fit the screen: nothing is broken in the middle of a word, and what is left out is named."""
+"""Tables and lines that fit the screen: no word is broken, and the columns that are left out are named."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-ELSE = "*"  # in a shortened name: as a shell takes it, so that the name still finds its directory
-TAIL = 12  # characters at the end of a name that stay: seed and hash of a run
-LEAST = 16  # of a name's characters
+ELSE = "*"  # in a shortened name; a shell expands the star, so the name still finds its directory
+TAIL = 12  # characters at the end of a name that are kept: seed and hash of a run
+LEAST = 16  # characters of a name that are always kept
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: its name, broken between words where the screen is narrow.
-        right: whether its cells are numbers, aligned to the right.
-        rank: the columns with the highest are left out first where the screen is narrow; 0 is never left out.
-        names: whether its cells are names of runs, which are shortened there.
+        heading: the name; broken between words on a narrow screen.
+        right: whether the cells are numbers, aligned to the right.
+        rank: on a narrow screen the columns with the highest rank are left out first; rank 0 is never left out.
+        names: whether the cells are names of runs, which are shortened on a narrow screen.
     """
 
     heading: str
@@ -37,10 +37,10 @@ class Column:
 def table(
     columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int | None = None, title: str | None = None
 ) -> Table:
-    """Return a table that is at most `width` characters wide where its columns of rank 0 allow it.
+    """Return a table of at most `width` characters, as far as its columns of rank 0 allow.
 
-    First headings get more lines, then empty columns go, then names lose what they have in common, then columns go by
-    their rank, then names are cut.
+    On a narrow screen, in this order: headings get more lines, empty columns are left out, names lose the parts that
+    all names share, columns are left out by rank, names are shortened.
     """
     body: list[list[str | Text]] = [list(row) for row in rows]
     headings = [c.heading for c in columns]
@@ -61,7 +61,7 @@ def table(
         for i in kept:
             longest = max((cell_len(word) for word in headings[i].split()), default=0)
             headings[i] = textwrap.fill(headings[i], max(1, longest, widest(i)), break_long_words=False)
-    if excess() > 0:  # a key of the configuration is broken after its group
+    if excess() > 0:  # break a key of the configuration after its group
         headings = [heading.replace(".", ".\n") for heading in headings]
     if excess() > 0:
         kept = [i for i in kept if not columns[i].rank or any(str(row[i]) not in ("", "-") for row in body)]
@@ -86,7 +86,9 @@ def table(
 
 
 def without_common(names: Sequence[str]) -> list[str]:
-    """Return names with `*` in place of the longest row of parts between hyphens that all have, ends left alone."""
+    """Return the names with `*` in place of the longest shared run of parts between hyphens; first and last part
+    stay.
+    """
     parts = [name.split("-") for name in names]
     if len({len(p) for p in parts}) != 1:
         return list(names)
@@ -101,7 +103,9 @@ def without_common(names: Sequence[str]) -> list[str]:
 
 
 def shortened(name: str, width: int) -> str:
-    """Return a name with `*` in place of its middle, `width` characters long or LEAST, which still tells runs apart."""
+    """Return a name with `*` in place of its middle, `width` characters long but at least LEAST, which still tells runs
+    apart.
+    """
     width = max(width, LEAST)
     if len(name) <= width:
         return name
@@ -110,19 +114,21 @@ def shortened(name: str, width: int) -> str:
 
 
 def fitted(names: Sequence[str], width: int) -> list[str]:
-    """Return names that are at most `width` characters long, or LEAST: first without what all have in common."""
+    """Return names of at most `width` characters (at least LEAST): first without shared parts, then shortened."""
     if max(map(len, names), default=0) <= width:
         return list(names)
     return [shortened(name, width) for name in without_common(names)]
 
 
 def told(screen: Console) -> bool:
-    """Return whether the width of a screen is known: a log file has none."""
+    """Return whether the width of a screen is known; a log file has no width."""
     return screen.is_terminal or os.environ.get("COLUMNS", "").isdigit()
 
 
 def wrapped(screen: Console, text: str, hang: int = 11) -> str:
-    """Return a sentence in lines of the screen's width, broken between words; as it is where nobody told the width."""
+    """Return a sentence in lines of the screen's width, broken between words; unchanged where the width is not
+    known.
+    """
     if not told(screen):
         return text
     indent = " " * hang

@@ -1,4 +1,4 @@
-"""Consoles and the words and numbers on them, the same in every command."""
+"""Consoles, and the words and numbers on them: the same in every command."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.text import Text
 from fsamlab.terminal import output
 from fsamlab.terminal.tables import told
 
-PLAIN_WIDTH = 1000  # of tables where there is neither a terminal to ask nor COLUMNS: as wide as they need to be
+PLAIN_WIDTH = 1000  # of tables without a terminal and without COLUMNS: wide enough for any table
 
 
 class _LiteralConsole(Console):
-    """Prints names, values and messages as they are, whatever brackets and colons are in them."""
+    """Prints names, values and messages literally, with all their brackets and colons."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     @property
     def file(self) -> IO[str]:
-        """The stream, which may be full: what is printed here is about work that has been done."""
+        """The stream, made forgiving: the reported work is done, and a full disk must not end the program now."""
         return cast(IO[str], output.Forgiving(cast(TextIO, super().file)))
 
     @file.setter
@@ -30,33 +30,35 @@ class _LiteralConsole(Console):
         self._file = new
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text as this screen can show it: what an encoding lacks has another width than its stand-in."""
+        """Return a text as this screen can show it: a replaced character may have another width."""
         return super().render_str(output.as_shown(text, self.encoding), **options)
 
     def on_broken_pipe(self) -> None:
-        raise  # rich would end the process with exit code 1, which means a failed run here
+        raise  # rich would exit with code 1, which means a failed run
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console: coloured and as wide as the terminal; plain without one, and as wide as COLUMNS says."""
+    """Return a console: on a terminal coloured and as wide as the terminal; elsewhere plain and as wide as COLUMNS
+    says.
+    """
     plain = _LiteralConsole(stderr=stderr)
     return plain if told(plain) else _LiteralConsole(stderr=stderr, width=PLAIN_WIDTH)
 
 
 def percent(value: float | None) -> str:
-    """Return an accuracy in 0..1 as per cent with two digits, `-` for None."""
+    """Return an accuracy in 0..1 in per cent with two digits; `-` for None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
 def percent_spread(mean: float | None, std: float | None) -> str:
-    """Return `mean ± std` in per cent; the mean alone where there is no deviation (NaN), `-` where there is no mean."""
+    """Return `mean ± std` in per cent; only the mean where std is None or NaN; `-` where there is no mean."""
     if mean is None or mean != mean:
         return "-"
     return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
 
 
 def fixed(value: float, decimals: int, unit: str = "") -> str:
-    """Return a number with its unit, `-` for NaN."""
+    """Return a number with its unit; `-` for NaN."""
     return "-" if value != value else f"{value:.{decimals}f}{unit}"
 
 
@@ -66,7 +68,7 @@ def counted(n: int, what: str) -> str:
 
 
 def project_relative(path: Path) -> str:
-    """Return a path as one would type it: relative to the working directory where it lies below it."""
+    """Return a path as a user would type it: relative to the working directory where the path lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

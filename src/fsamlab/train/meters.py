@@ -1,4 +1,4 @@
-"""Running means of a row, and the best validation epoch; both survive a resume."""
+"""Running means for the rows, and the best validation epoch; both survive a resume."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Sums:
-    """Sample-weighted sums in float64 on the device, read once for each row.
+    """Sums weighted by samples, in float64 on the device; read once for each row.
 
-    The sums run from one evaluation to the next, so `train/loss` beside `val/loss` is the mean over the
-    steps between; a row in between shows the mean so far.
+    The sums run from one evaluation to the next: `train/loss` beside `val/loss` is the mean over the steps in between.
+    A row between two evaluations shows the mean so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,7 +19,7 @@ class Sums:
         self._counts: dict[str, int] = {}
 
     def add(self, key: str, value: Tensor, n: int) -> None:
-        """Add `value`, a mean over `n` samples."""
+        """Add `value`, a mean over `n` samples, to the sum of `key`; nothing waits for the device."""
         if key not in self._sums:
             self._sums[key] = torch.zeros((), dtype=torch.float64, device=self.device)
             self._counts[key] = 0
@@ -31,11 +31,11 @@ class Sums:
         return {key: float(total) / self._counts[key] for key, total in self._sums.items()}
 
     def reset(self) -> None:
-        """Start anew."""
+        """Start new sums."""
         self._sums, self._counts = {}, {}
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Return sums and counts as exact numbers."""
+        """Return sums and counts as exact numbers, key -> [sum, count]."""
         return {key: [float(total), self._counts[key]] for key, total in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
@@ -52,14 +52,14 @@ class Best:
         self.improved = False
 
     def update(self, row: dict[str, float]) -> None:
-        """Take an evaluated row into account; `improved` tells whether it is the best so far."""
+        """Compare an evaluated row with the best row; `improved` tells whether the new row is the best so far."""
         accuracy = row.get("val/acc1")
         self.improved = accuracy is not None and (not self.row or accuracy > self.row["val/acc1"])
         if self.improved:
             self.row = dict(row)
 
     def summary(self) -> dict[str, float]:
-        """Return the best row's evaluation as `best/...`; empty without a validation split."""
+        """Return the evaluation of the best row as `best/...`; empty without a validation set."""
         keep = ("step", "epoch", "val/loss", "val/acc1", "test/loss", "test/acc1")
         return {f"best/{k}": self.row[k] for k in keep if k in self.row}
 

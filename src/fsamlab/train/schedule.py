@@ -1,4 +1,4 @@
-"""Learning-rate factors as pure functions of the step: nothing to save, nothing to lose on resume."""
+"""Factors of the learning rate as pure functions of the step: there is no state to save or to lose on resume."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from fsamlab.config import TrainConfig
 
 
 def lr_factor(cfg: TrainConfig, step: int, total_steps: int, warmup_steps: int) -> float:
-    """Return the factor on the base learning rate for optimizer step `step` (0-based).
+    """Return the factor of the base learning rate for optimizer step `step` (0-based).
 
-    Cosine falls from 1 at the end of the warm-up to 0 at `total_steps` (SGDR, 1608.03983, eq. 5,
-    without restarts), per iteration; `step` multiplies by gamma at each milestone, a share of training.
+    The warm-up is linear. Cosine then falls, at every step, from 1 to 0 at `total_steps` (SGDR, arXiv 1608.03983,
+    equation 5, without restarts). `schedule=step` multiplies by gamma at each milestone, which is a share of the
+    training.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

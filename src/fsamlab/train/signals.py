@@ -1,8 +1,8 @@
-"""Signals as a flag that is polled where it is safe to stop.
+"""Signals set a flag; the training loop polls the flag where it is safe to stop.
 
-Outside SLURM, TERM, INT and USR2 mean: checkpoint at the next boundary and leave; a second INT leaves
-at once. Inside a SLURM job TERM means: checkpoint and go on until killed, since a job that exits in
-the grace time is not requeued; USR2 is submitit's, whose own handler is called after the checkpoint.
+Outside SLURM, TERM, INT and USR2 mean: write a checkpoint at the next step, then leave; a second INT leaves at once.
+Inside a SLURM job TERM means: write a checkpoint and train on until SLURM kills the job, because SLURM does not requeue
+a job that exits in the grace time. USR2 belongs to submitit: its handler is called after the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Preempted(Exception):
-    """The run was asked to stop, has written its checkpoint and can be resumed by the same command."""
+    """The run was asked to stop, has written its checkpoint, and the same command resumes the run."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"preempted by {signal.Signals(signum).name} after step {step}; the same command resumes it")
@@ -27,19 +27,22 @@ class Preempted(Exception):
 
 
 class SignalFlag:
-    """Context manager: while it is open, the handled signals are kept until they are taken, and nothing else happens.
+    """Context manager that keeps the handled signals until the loop takes them.
 
-    What was never taken, since the work had come to its end, reaches the handlers that were there before when the
-    context ends without an exception: the program around the run is to stop, too.
+    If the work ends before a signal is taken, and without an exception, the context sends the signal to the earlier
+    handlers: the program around the run must stop too.
     """
 
     def __init__(self) -> None:
         self.in_slurm = "SLURM_JOB_ID" in os.environ
-        self._pending: deque[int] = deque()  # a handler may run between any two operations, and a deque's are whole
+        self._pending: deque[int] = (
+            deque()
+        )  # a handler may run between any two bytecodes; the operations of a deque are atomic
         self._interrupted = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> SignalFlag:
+        # Python allows signal handlers in the main thread only; in another thread the run just has no flag.
         if threading.current_thread() is threading.main_thread():
             for s in HANDLED:
                 self._previous[s] = signal.signal(s, self._handle)
@@ -64,18 +67,21 @@ class SignalFlag:
         return not (self.in_slurm and signum == signal.SIGTERM)
 
     def _for_slurm(self, signum: int) -> bool:
-        """Whether a signal came from SLURM to a job that has ended by itself: there is nothing left to requeue."""
+        """Return whether SLURM sent the signal to a job that has already ended by itself: then nothing is left to
+        requeue.
+        """
         return self.in_slurm and signum != signal.SIGINT
 
     @property
     def stops(self) -> bool:
-        """Whether a signal that waits asks for leaving, and not only for a checkpoint."""
+        """Whether a waiting signal asks the run to leave, and not only to write a checkpoint."""
         return any(map(self._leaves, tuple(self._pending)))
 
     def take(self) -> int | None:
-        """Return the signal to act on, and forget those that came before now; None where none waits.
+        """Return the signal to act on and forget all earlier signals; None where no signal waits.
 
-        It is the first that asks for leaving, else the first. Take it before acting: one that comes meanwhile waits.
+        A signal that asks to leave comes before all others, else the first signal is returned. Take a signal before
+        acting on it: a signal that arrives meanwhile waits.
         """
         taken: list[int] = []
         while self._pending:
@@ -83,11 +89,13 @@ class SignalFlag:
         return next(filter(self._leaves, taken), taken[0] if taken else None)
 
     def leaves(self, signum: int | None) -> TypeGuard[int]:
-        """Return whether a signal that was taken asks for leaving."""
+        """Return whether a taken signal asks the run to leave."""
         return signum is not None and self._leaves(signum)
 
     def requeue(self, signum: int) -> None:
-        """Hand the signal to the handler that was there before (inside SLURM: submitit's, which requeues)."""
+        """Pass the signal to the earlier handler; inside SLURM that is the handler of submitit, which requeues
+        the job.
+        """
         handler = self._previous.get(signum)
         submitit = "SUBMITIT_EXECUTOR" in os.environ
         if submitit and signum == signal.SIGUSR2 and callable(handler):
