@@ -37,7 +37,7 @@ def runs_at(paths: Sequence[Path]) -> list[Path]:
     check_exist(paths)
     found = find_runs(paths)
     if not found:
-        raise no_runs(paths, "there is no run directory (a directory with a config.yaml)")
+        raise no_runs(paths, "no run directory there (a run directory has a config.yaml)")
     return found
 
 
