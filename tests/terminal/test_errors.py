@@ -1,4 +1,5 @@
 import pytest
+from support.marks import long_but
 from support.runs import TINY, compose_tiny
 
 WRONG = {
@@ -179,7 +180,6 @@ def test_a_check_that_breaks_ends_before_the_run(capsys, monkeypatch):
 
 
 LATE = {  # values that only the built pieces can judge
-    "model.name=no_such_model": "model.name=no_such_model: must be one of",
     "model.import_path=math:sqrt model.width=null": "model.import_path=math:sqrt: cannot be called with",
     "data.import_path=os:getcwd": "data.import_path=os:getcwd: cannot be called with",
     "data.batch_size=1000": "data.batch_size=1000: must be <= ",
@@ -187,7 +187,7 @@ LATE = {  # values that only the built pieces can judge
 }
 
 
-@pytest.mark.parametrize("wrong", LATE)
+@pytest.mark.parametrize("wrong", long_but(("data.batch_size=1000", "model.checkpoint=no/such/file.pt"), LATE))
 def test_a_command_that_is_wrong_in_the_run_leaves_no_directory(launch, tmp_path, wrong):
     done = launch(*TINY, *wrong.split())
     assert done.returncode == 1
