@@ -70,51 +70,13 @@ def test_a_run_of_two_sweeps_is_one_run(tmp_path):
     make_run(tmp_path / "b" / "s2", seed=2, name="b", run_id="sam-s2-0123")
     gathered = gather([tmp_path / "a", tmp_path / "b"])
     assert len(gathered.frame) == 3
-    assert gathered.notes == ["found twice (same configuration and seed), shown once with what either measured: 2 runs"]
+    hidden = ", ".join(str(tmp_path / "b" / f"s{seed}") for seed in (0, 1))
+    said = "the same run (configuration and seed) lies in several directories and is shown once; not shown: "
+    assert gathered.notes == [said + hidden]
     assert results(gathered).rows[0][1].text == "3"
 
 
-def twice(tmp_path, first, second):
-    """Gather a run that is in two sweeps, with further entries of each one's summary and last row."""
-    for sweep, more in (("a", first), ("b", second)):
-        rows = [{"step": 50, "epoch": 5.0, "test/acc1": 0.5, **{k: v for k, v in more.items() if "diag" not in k}}]
-        conventions = {k: v for k, v in more.items() if "diag" in k}
-        make_run(tmp_path / sweep / "s0", name=sweep, run_id="sam-s0-0123", rows=rows, summary=conventions)
-    return gather([tmp_path / "a", tmp_path / "b"])
-
-
-SHARPNESS = {"sharpness/one_step": 0.1, "diagnostics/num_samples": 256}
-DECOMPOSITION = {"perturbation/full_share": 0.3, "diagnostics/perturbation_rho": 0.2}
-
-
-@pytest.mark.parametrize(("first", "second"), [(SHARPNESS, DECOMPOSITION), (DECOMPOSITION, SHARPNESS)])
-def test_of_a_run_of_two_sweeps_what_either_measured_is_shown(tmp_path, first, second):
-    # each also carries the other family's conventions, of values that it has not
-    gathered = twice(tmp_path, {**first, "diagnostics/num_parameters": 1}, {"diagnostics/num_samples": 7, **second})
-    row = gathered.frame.iloc[0]
-    assert (row["final/sharpness/one_step"], row["final/perturbation/full_share"]) == (0.1, 0.3)
-    assert (row["diagnostics/num_samples"], row["diagnostics/perturbation_rho"]) == (256, 0.2)
-    found = gathered.curves.by_metric
-    assert [found[key][0][2] for key in ("sharpness/one_step", "perturbation/full_share")] == [[0.1], [0.3]]
-    assert len(found["test/acc1"][0][2]) == 1
-    assert len(gathered.notes) == 1
-
-
-def test_what_two_sweeps_measured_under_other_conventions_stays_apart(tmp_path):
-    other = {"sharpness/one_step": 0.4, "sharpness/worst_case": 0.9, "diagnostics/num_samples": 1000}
-    gathered = twice(tmp_path, SHARPNESS, {**other, **DECOMPOSITION})
-    row = gathered.frame.iloc[0]
-    assert (row["final/sharpness/one_step"], row["diagnostics/num_samples"]) == (0.1, 256)
-    assert "final/sharpness/worst_case" not in row
-    assert row["final/perturbation/full_share"] == 0.3
-    assert "sharpness/worst_case" not in gathered.curves.by_metric
-    assert gathered.notes[1].startswith("sharpness and curvature: measured under other conventions in a later sweep")
-    more = {"sharpness/one_step": 0.4, "sharpness/worst_case": 0.9, "diagnostics/num_samples": 256}
-    row = twice(tmp_path / "alike", SHARPNESS, more).frame.iloc[0]
-    assert (row["final/sharpness/one_step"], row["final/sharpness/worst_case"]) == (0.1, 0.9)
-
-
-def test_checkpoints_of_a_run_of_two_sweeps_measured_in_either(tmp_path):
+def test_of_a_run_of_two_sweeps_the_one_with_more_measured_values_is_shown(tmp_path):
     measured = {"curvature/trace": 3.0, "diagnostics/num_samples": 64}
     make_run(tmp_path / "a" / "s0", run_id="sam-s0-0123")
     make_run(tmp_path / "b" / "s0", run_id="sam-s0-0123", measured=measured)
@@ -122,6 +84,15 @@ def test_checkpoints_of_a_run_of_two_sweeps_measured_in_either(tmp_path):
     row = gathered.frame.iloc[0]
     assert (row["measured/curvature/trace"], row["measured/diagnostics/num_samples"]) == (3.0, 64)
     assert gathered.curves.by_metric["measured/curvature/trace"][0][2] == [3.0]
+    assert [note.split(": ")[-1] for note in gathered.notes] == [str(tmp_path / "a" / "s0")]
+
+
+def test_values_that_were_measured_only_in_the_other_sweep_are_named(tmp_path):
+    make_run(tmp_path / "a" / "s0", run_id="sam-s0-0123", measured={"sharpness/one_step": 0.1})
+    make_run(tmp_path / "b" / "s0", run_id="sam-s0-0123", measured={"curvature/trace": 3.0})
+    gathered = gather([tmp_path / "a", tmp_path / "b"])
+    assert "measured/curvature/trace" not in gathered.frame
+    assert "not shown: measured/curvature/trace; `fsamlab measure`" in gathered.notes[1]
 
 
 @pytest.mark.parametrize("swap", [False, True])

@@ -159,7 +159,7 @@ def test_what_is_true_or_false_has_no_curve(tmp_path):
         more = f"rho: 0.2\n  nesterov: {nesterov}\n  betas: [0.9, 0.{beta}]"
         path.write_text(path.read_text().replace("rho: 0.2", more))
     gathered = gather([tmp_path / "made"])
-    assert {"optimizer.nesterov", "optimizer.betas"} <= set(gathered.settings())
+    assert {"optimizer.nesterov", "optimizer.betas"} <= set(gathered.study.keys)
     keys = payload(gathered, varying_keys(gathered))["keys"]
     assert keys["optimizer.nesterov"] == [True, False, True]
     assert keys["optimizer.betas"] == ["[0.9, 0.0]", "[0.9, 0.0]", "[0.9, 0.1]"]
@@ -171,7 +171,7 @@ def test_a_key_that_never_varies_alone_has_no_curve(tmp_path):
         path = make_run(tmp_path / "made" / f"{rho}", rho=rho) / "config.yaml"
         path.write_text(path.read_text().replace("batch_size: 32", f"batch_size: {batch_size}"))
     gathered = gather([tmp_path / "made"])
-    assert "data.batch_size" in gathered.settings()
+    assert "data.batch_size" in gathered.study.keys
     assert [found["key"] for found in sensitivities(gathered)] == ["optimizer.rho"]
 
 

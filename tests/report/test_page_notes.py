@@ -6,7 +6,7 @@ from support.pages import written
 
 from fsamlab.report.gather import gather
 from fsamlab.report.page import sensitivities
-from fsamlab.report.page_notes import conventions, tied
+from fsamlab.report.page_notes import conventions
 
 
 def run(root, optimizer, seed=0, values=("sharpness/one_step",), measured=None, **diagnostics):
@@ -85,7 +85,7 @@ def test_settings_that_change_together_are_said(tmp_path):
     (tmp_path / "made" / "damaged" / "config.yaml").write_text("a: [1")
     gathered = gather([tmp_path / "made"])
     words = "train.epochs changes together with model.width"
-    assert tied(gathered) == [f"{words}: a difference between its values may be due to either."]
+    assert gathered.study.tie_notes() == [f"{words}: a difference between its values may be due to either."]
     assert [(found["key"], found["tied"]) for found in sensitivities(gathered)] == [("model.width", ["train.epochs"])]
     _, page = written(tmp_path / "made")
     assert words in page.text

@@ -1,8 +1,6 @@
 """Directories of runs -> frames: several at once, damaged rows, runs that are in two sweeps."""
 
 import json
-import math
-from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -68,60 +66,47 @@ def test_a_run_of_two_sweeps_is_there_once_as_in_the_first(tmp_path):
     assert figures.by_method(runs)  # no seed more than once
 
 
-RHO = "diagnostics/rho"
-OWN = "final/sharpness/worst_case"  # a value, which its conventions belong to
-
-
-@pytest.mark.parametrize(
-    ("own", "other", "taken"),
-    [
-        ({}, {RHO: 0.1}, True),
-        ({RHO: 0.05}, {RHO: 0.1}, True),
-        ({RHO: 0.1, OWN: 1.0}, {RHO: 0.1}, True),
-        ({RHO: 0.05, OWN: 1.0}, {RHO: 0.1}, False),
-    ],
-)
-def test_metrics_that_the_first_lacks_are_the_seconds_where_conventions_agree(tmp_path, own, other, taken):
-    key = "sharpness/one_step"
-    first = make_run(tmp_path / "one" / "s0", rows=[{"test/acc1": 0.4}], **own)
-    make_run(
-        tmp_path / "two" / "s0",
-        rows=[{"test/acc1": 0.8, key: 0.25}, {key: 0.5}],
-        measured=[{"curvature/trace": 3.0, RHO: 0.7}],
-        final___sharpness___one_step=0.5,
-        **other,
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_a_run_of_two_sweeps_the_one_with_more_measured_values_is_there(tmp_path, swap):
+    more = {"sharpness/one_step": 0.1, "diagnostics/rho": 0.05}
+    make_run(tmp_path / "less" / "s0", rows=[{"test/acc1": 0.4}])
+    whole = make_run(tmp_path / "more" / "s0", rows=[{"test/acc1": 0.4}], measured=[more])
+    study = figures.load(*(tmp_path / name for name in (("more", "less") if swap else ("less", "more"))))
+    runs, rows = study
+    assert runs["directory"].tolist() == [str(whole)]
+    assert rows["measured/sharpness/one_step"].dropna().tolist() == [0.1]
+    assert study.notes == (
+        "the same run (configuration and seed) lies in several directories and is shown once; not shown: "
+        + str(tmp_path / "less" / "s0"),
     )
-    with (
-        nullcontext() if taken else pytest.warns(UserWarning, match="sharpness and curvature: measured under different")
-    ):
-        runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
-    assert len(runs) == 1
-    assert set(rows["directory"]) == {str(first)}
-    assert rows["test/acc1"].dropna().tolist() == [0.4]
-    assert runs.get(f"final/{key}", runs[RHO] * math.nan).dropna().tolist() == ([0.5] if taken else [])
-    assert (key in rows) == taken
-    assert runs[RHO].tolist() == [0.1 if taken else 0.05]
-    assert runs["measured/curvature/trace"].tolist() == [3.0]  # with conventions of their own
-    assert rows["measured/curvature/trace"].dropna().tolist() == [3.0]
-    if taken:
-        (line,) = figures.curves(rows, runs, key).axes[0].get_lines()
-        assert list(line.get_ydata()) == [0.25, 0.5]
 
 
-def test_measurements_under_other_conventions_are_not_mixed(tmp_path):
-    make_run(tmp_path / "one" / "s0", measured=[{"sharpness/one_step": 0.1, RHO: 0.05}])
-    make_run(tmp_path / "two" / "s0", measured=[{"curvature/trace": 3.0, RHO: 0.7}])
-    with pytest.warns(UserWarning, match="at checkpoints: measured under different conventions"):
+def test_values_that_were_measured_only_in_the_other_directory_are_named(tmp_path):
+    make_run(tmp_path / "one" / "s0", rows=[{"test/acc1": 0.4}], measured=[{"sharpness/one_step": 0.1}])
+    make_run(tmp_path / "two" / "s0", rows=[{"test/acc1": 0.4}], measured=[{"curvature/trace": 3.0}])
+    with pytest.warns(UserWarning, match="only in directories that are not shown: measured/curvature/trace") as caught:
         runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    assert caught[0].filename == __file__
     assert "measured/curvature/trace" not in runs
     assert "measured/curvature/trace" not in rows
+
+
+def test_a_damaged_summary_is_said_once_and_the_rows_stay(tmp_path):
+    bad = make_run(tmp_path / "s0", rows=[{"test/acc1": 0.4}])
+    (bad / "summary.json").write_text("{broken")
+    with pytest.warns(UserWarning, match=r"s0/summary\.json.*left out") as caught:
+        runs, rows = figures.load(tmp_path)
+    assert len(caught) == 1
+    assert runs["status"].tolist() == ["damaged"]
+    assert rows["test/acc1"].tolist() == [0.4]
+    with pytest.raises(Damaged, match=r"s0/summary\.json"):
+        figures.load(tmp_path, strict=True)
 
 
 def test_a_damaged_copy_does_not_stand_for_a_whole_one(tmp_path):
     first = make_run(tmp_path / "one" / "s0", rows=[{"test/acc1": 0.4}], final___test___acc1=0.4)
     whole = make_run(tmp_path / "two" / "s0", rows=[{"test/acc1": 0.4}], final___test___acc1=0.4)
     (first / "metrics.jsonl").write_text("{broken\n{}\n")
-    with pytest.warns(UserWarning, match="left out"):
-        runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
+    runs, rows = figures.load(tmp_path / "one", tmp_path / "two")
     assert runs["directory"].tolist() == [str(whole)]
     assert rows["test/acc1"].tolist() == [0.4]

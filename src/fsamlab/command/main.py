@@ -242,7 +242,8 @@ def _wandb_workspace(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    from fsamlab.results.settings import collect
+    from fsamlab.results.reading import collect
+    from fsamlab.results.study import Study
     from fsamlab.results.summary import print_failures, print_settings
     from fsamlab.rundir.find import runs_at
     from fsamlab.storage.writing import check_writable
@@ -260,7 +261,7 @@ def _collect(args: argparse.Namespace) -> int:
     except OSError as e:  # pandas reports a full disk without the name of the file
         raise OSError(e.errno, e.strerror, str(csv)) from e
     screen = console()
-    print_settings(frame, screen)
+    print_settings(Study(frame), screen)
     print_failures(frame, screen)
     screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
     return 1 if (frame["status"] == "damaged").any() else 0

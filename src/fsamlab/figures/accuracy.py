@@ -17,10 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import axis_label, scale, value_label
-from fsamlab.results.frames import AT_END, METHOD, comparable, mean_std, methods_of, need, parts_of, with_values
+from fsamlab.results.frames import AT_END, comparable, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.results.methods import GREY, style
 from fsamlab.results.metric_names import RATIOS
-from fsamlab.results.settings import tied_words
+from fsamlab.results.settings import METHOD
+from fsamlab.results.study import Study
 
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
@@ -65,7 +66,7 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         panels[0].set_xlabel(axis_label(metric))
     else:  # as wide as a panel
         figure.supxlabel(axis_label(metric), fontsize=8)
-    heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *tied_words(having, by)]))
+    heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *Study(having).tie_words(by)]))
     return figure
 
 
@@ -175,7 +176,7 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
     axes.set_xlabel(axis_label(key))
     label_y(axes, axis_label(metric))
     shown = done[done[parts_of(metric)[0]].notna()]
-    legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *tied_words(shown, [METHOD, key])]))
+    legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *Study(shown).tie_words([METHOD, key])]))
     return figure
 
 

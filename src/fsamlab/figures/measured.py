@@ -17,7 +17,6 @@ from fsamlab.figures.accuracy import draw_dots
 from fsamlab.figures.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
 from fsamlab.figures.training_curves import end_of_line
 from fsamlab.results.frames import (
-    METHOD,
     comparable,
     end_columns,
     history,
@@ -28,7 +27,8 @@ from fsamlab.results.frames import (
 )
 from fsamlab.results.methods import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
 from fsamlab.results.metric_names import DIRECTIONS, RATIOS
-from fsamlab.results.settings import tied_words
+from fsamlab.results.settings import METHOD
+from fsamlab.results.study import Study
 
 LAMBDA = "optimizer.lmbda"
 EMA_QUALITY = {
@@ -107,7 +107,7 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
     lowest = float((table["mean"] - table["std"].fillna(0)).min())
     panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)
     panels[0].set_ylabel("cosine")
-    tied = tied_words(comparable(runs, [LAMBDA], [method]), [LAMBDA])
+    tied = Study(comparable(runs, [LAMBDA], [method])).tie_words([LAMBDA])
     title = "\n".join([seeds(table["n"]), *tied, *dict.fromkeys(notes)])
     legend_below(figure, panels[0], title, columns=1 if len(panels) == 1 else 2)
     return figure
@@ -179,5 +179,5 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
             axes.tick_params(axis="y", labelleft=False)
         counts += list(tables[key]["n"])
     over = seeds(counts, all(column in RATIOS for column in columns.values()))
-    heading(figure, "\n".join([over, *tied_words(done[done[METHOD].isin(methods)], [METHOD])]))
+    heading(figure, "\n".join([over, *Study(done[done[METHOD].isin(methods)]).tie_words([METHOD])]))
     return figure

@@ -16,7 +16,6 @@ from fsamlab.figures.measured import SHARPNESS
 from fsamlab.results.frames import (
     AT_BEST,
     AT_END,
-    METHOD,
     advice,
     comparable,
     conventions,
@@ -28,16 +27,15 @@ from fsamlab.results.frames import (
 )
 from fsamlab.results.methods import label
 from fsamlab.results.settings import (
+    METHOD,
     as_text,
-    by_setting,
     clearly_ahead,
     conditions_of,
     gain,
     own_n,
     plain,
-    tied_notes,
-    varied_keys,
 )
+from fsamlab.results.study import Study
 from fsamlab.terminal.text import fixed, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
@@ -62,7 +60,7 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
-    keys = varied_keys(finished(runs))
+    keys = Study(finished(runs)).keys
     done = with_labels(comparable(runs, keys), [key for key in keys if key.startswith("optimizer.")])
     metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
     if not metrics:
@@ -71,7 +69,7 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
     comment = "% " if form == "latex" else ""
     texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
-    return "\n\n".join([*texts, *(f"{comment}{note}" for note in tied_notes(done, keys))])
+    return "\n\n".join([*texts, *(f"{comment}{note}" for note in Study(done).tie_notes(keys))])
 
 
 def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -137,7 +135,8 @@ def cost_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run.
     """
-    table = by_setting(finished(runs))
+    study = Study(finished(runs))
+    table = study.settings()
     keys = list(table.columns[: table.columns.get_loc("n")])
     lines = []
     parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
@@ -146,12 +145,12 @@ def cost_table(runs: pd.DataFrame) -> str:
         ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
         lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
     names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
-    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys)), runs, keys)
+    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys)), study, keys)
 
 
-def with_notes(table: str, runs: pd.DataFrame, keys: Sequence[str]) -> str:
+def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
     """Return a Markdown table, and below it which settings change together with those that name its lines."""
-    return "\n\n".join([table, *tied_notes(runs, keys)])
+    return "\n\n".join([table, *study.tie_notes(keys)])
 
 
 def paired_table(runs: pd.DataFrame) -> str:
@@ -163,7 +162,8 @@ def paired_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run, or no SGD with a seed of another method, or more than one SGD to compare with.
     """
-    table = by_setting(finished(runs))
+    study = Study(finished(runs))
+    table = study.settings()
     keys = list(table.columns[: table.columns.get_loc("n")])
     metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
     if not metrics:
@@ -177,7 +177,7 @@ def paired_table(runs: pd.DataFrame) -> str:
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
     title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
     found = markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))
-    return with_notes(f"{title}\n\n{found}", runs, keys)
+    return with_notes(f"{title}\n\n{found}", study, keys)
 
 
 def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
@@ -202,7 +202,7 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
         found = {row[METHOD]: row for row in known.to_dict("records")}
         for method, text in texts.items():
             text.append(measured(found[method], n[method]) if method in found else "-")
-    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), done, [METHOD])
+    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), Study(done), [METHOD])
 
 
 def measured(row: dict[Any, Any], n: int) -> str:

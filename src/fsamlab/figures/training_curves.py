@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import AXIS_LABELS, axis_label, scale, value_label
-from fsamlab.results.frames import METHOD, comparable, history, methods_of, need, parts_of
+from fsamlab.results.frames import comparable, history, methods_of, need, parts_of
 from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
 from fsamlab.results.metric_names import RATIOS
-from fsamlab.results.settings import tied_words
+from fsamlab.results.settings import METHOD
+from fsamlab.results.study import Study
 
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
 MARGIN = 2  # per cent, above and below accuracies
@@ -32,7 +33,7 @@ def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, l
     finite values to the end stops at a cross, and the legend says so.
 
     Args:
-        rows: as `collect_rows` returns them; finished runs only enter.
+        rows: `rows` of a study; finished runs only enter.
         runs: as `collect` returns them, of the same directories.
         key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
         by: the method, or a config key in which runs of one method differ; runs without the key are left out.
@@ -61,7 +62,7 @@ def draw_curves(
         )
     if log_y and (table["mean"] <= 0).any():
         raise ValueError(f"{key} has means that are not positive: no logarithmic axis")
-    notes = tied_words(comparable(runs[runs[by].notna()], [by]), [by])
+    notes = Study(comparable(runs[runs[by].notna()], [by])).tie_words([by])
     for value, one in looks.items():
         here = table[table[by] == value]
         if len(here):

@@ -12,15 +12,13 @@ from typing import Any
 import pandas as pd
 
 from fsamlab.report.curves import Curves, points_per_curve
-from fsamlab.results.duplicates import add_measured, copies
-from fsamlab.results.settings import collect_run, flatten, measured_row, varied_keys
+from fsamlab.results.duplicates import best_first, copies, notes_of
+from fsamlab.results.reading import by_step, collect_run, flatten, read_run_rows
+from fsamlab.results.study import Study
 from fsamlab.rundir.find import read_whole
-from fsamlab.rundir.measurements import read_measurements
 from fsamlab.rundir.reading import read_environment
-from fsamlab.rundir.rows import read_rows
 from fsamlab.sweep.plan import Launches, read_launches
 from fsamlab.sweep.status import RunState, sweep_state
-from fsamlab.terminal.text import counted
 
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 
@@ -30,15 +28,15 @@ class Gathered:
     """Runs in the order of their sweeps.
 
     Attributes:
-        frame: a row for each run, as `collect` makes it, with `status` and `reason` as `fsamlab status` says them.
+        study: of the runs; its frame is that of `collect`, with `status` and `reason` as `fsamlab status` says them.
         directories: of the runs, in the frame's order.
         curves: of all their metrics, thinned.
         commands: the launches, oldest first: `(time, command)`.
         environments: env.json of the runs that started.
-        notes: what the scheduler could not be asked, and which runs were found twice.
+        notes: which records cannot be read, why the scheduler did not answer, and which runs were found twice.
     """
 
-    frame: pd.DataFrame
+    study: Study
     directories: list[Path]
     curves: Curves
     commands: list[tuple[str, str]]
@@ -46,9 +44,9 @@ class Gathered:
     notes: list[str]
 
     @property
-    def finished(self) -> pd.DataFrame:
-        """The finished runs' rows."""
-        return self.frame[self.frame["status"] == "finished"]
+    def frame(self) -> pd.DataFrame:
+        """A row for each run."""
+        return self.study.runs
 
     def counts(self) -> dict[str, int]:
         """Return how many runs have each status."""
@@ -57,10 +55,6 @@ class Gathered:
     def config_keys(self) -> list[str]:
         """Return the configuration's keys, dotted; `name` and `seed` among them."""
         return [str(c) for c in self.frame.columns if _is_config(str(c))]
-
-    def settings(self) -> list[str]:
-        """Return the fewest keys that tell the settings apart."""
-        return varied_keys(self.frame)
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
@@ -77,13 +71,13 @@ def gather(paths: Sequence[Path]) -> Gathered:
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     curves: Curves | None = None
-    left_out: Counter[str] = Counter()
+    found: list[list[dict[str, Any]]] = []
     for number, group in enumerate(groups):
         read = [(run, *_read(run, planned.get((run.run.sweep_dir, run.run.directory.name)))) for run in group]
-        read.sort(key=lambda found: found[1]["reason"] is not None)  # a damaged copy does not stand for a whole one
+        read = best_first(read, lambda one: one[1], lambda one: one[1]["reason"] is None)
         (run, row, metrics, environment), *others = read
-        for other, other_row, other_metrics, _ in others:
-            left_out.update(add_measured(row, metrics, other_row, other_metrics))
+        found.append([one[1] for one in read])
+        for other, other_row, *_ in others:
             if other_row["reason"]:
                 problems.append(f"a run that was found twice, {other.run.directory}: {other_row['reason']}")
         environments += [environment] if environment else []
@@ -93,9 +87,9 @@ def gather(paths: Sequence[Path]) -> Gathered:
             curves = Curves(points_per_curve(len(groups) * len(set().union(*metrics))))
         if metrics and curves is not None:
             curves.add(number, metrics)
-    num_twice = len(state.runs) - len(groups)
+    hidden, only_there = notes_of(found)
     return Gathered(
-        frame=pd.DataFrame(rows),
+        study=Study(pd.DataFrame(rows)),
         directories=directories,
         curves=curves or Curves(points_per_curve(0)),
         commands=[
@@ -104,7 +98,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
-        notes=[note for note in (*state.damage, state.jobs.problem, *problems, *_twice(num_twice, left_out)) if note],
+        notes=[note for note in (*state.damage, state.jobs.problem, *problems, *hidden, *only_there) if note],
     )
 
 
@@ -119,42 +113,27 @@ def _planned(launches: dict[Path, Launches]) -> tuple[dict[tuple[Path, str], dic
     return planned, problems
 
 
-def _twice(num_twice: int, left_out: Counter[str]) -> list[str]:
-    """Return what the page says of runs that were found twice."""
-    if not num_twice:
-        return []
-    notes = [
-        "found twice (same configuration and seed), shown once with what either measured: " + counted(num_twice, "run")
-    ]
-    notes += [
-        f"{name}: measured under other conventions in a later sweep, and shown as in the first, in {counted(n, 'run')}"
-        for name, n in left_out.items()
-    ]
-    return notes
-
-
 def _read(
     state: RunState, planned: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:
     """Return a run's row, its rows of metrics and its environment; what cannot be read becomes its reason."""
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
-    metrics: list[dict[str, Any]] = []
     damage: list[str] = []
     environment = read_whole(read_environment, directory, damage)
     row.update(collect_run(directory))
     if row["status"] == "damaged" and state.status != "damaged":
         damage.append(row["exception"])
-    metrics += read_whole(read_rows, directory, damage) or []
+    found = read_run_rows(directory)
+    damage += [line for line in found.damage if line not in str(row["exception"])]  # not named before
     if state.status == "finished" and not damage:
-        reasons += _gaps(directory, metrics, state.disk.get("step"))
-    metrics += _measured(read_whole(read_measurements, directory, []) or [])  # named by collect_run
+        reasons += _gaps(directory, found.metrics, state.disk.get("step"))
     reasons += [f"cannot be read in full: {line}" for line in damage]
     row.setdefault("optimizer.name", "unknown")
     row["status"], row["reason"] = state.status, "; ".join(reasons) or None
     row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")
     row["started"], row["updated"] = state.disk.get("started"), state.disk.get("updated")
-    return row, metrics, environment
+    return row, [*found.metrics, *by_step(found.measured)], environment
 
 
 def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | None) -> list[str]:
@@ -164,14 +143,6 @@ def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | N
     if last_step is not None and reached < last_step:
         found.append(f"metrics.jsonl ends at step {reached} of {last_step}")
     return found
-
-
-def _measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each measured step; of what was measured there twice the newest value, as in the table."""
-    found: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault(row["step"], {}).update(measured_row(row))
-    return list(found.values())
 
 
 def _is_config(column: str) -> bool:

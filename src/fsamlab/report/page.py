@@ -74,7 +74,7 @@ def render(gathered: Gathered, title: str) -> str:
         counts=gathered.counts(),
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),
-        tied=page_notes.tied(gathered),
+        tied=gathered.study.tie_notes(),
         conventions=page_notes.conventions(gathered),
         unfinished=page_tables.unfinished(gathered),
         common=page_tables.common_settings(gathered, varied),
@@ -97,7 +97,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
             for d, (_, run) in zip(gathered.directories, frame.iterrows())
         ],
         "keys": {key: [_value(v) for v in frame[key]] for key in varied},
-        "settings": gathered.settings(),
+        "settings": gathered.study.keys,
         "styles": {
             m: {"label": s.label, "colour": s.colour, "dash": s.dash} for m in methods for s in [style.style(m)]
         },
@@ -135,12 +135,12 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
     `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there; `tied` are
     the keys that change with it.
     """
-    finished = gathered.finished
+    finished = gathered.study.finished.runs
     if finished.empty:
         return []
     found = []
-    keys = gathered.settings()
-    tied = page_notes.tied_settings(finished)
+    keys = gathered.study.keys
+    tied = gathered.study.ties()
     for key in keys:
         others = [k for k in keys if k != key]
         numeric = pd.to_numeric(finished[key], errors="coerce")

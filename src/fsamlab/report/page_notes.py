@@ -7,7 +7,7 @@ import pandas as pd
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
 from fsamlab.results.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
-from fsamlab.results.settings import MAX_NAMED, more, tied_keys, tied_notes
+from fsamlab.results.settings import MAX_NAMED, more
 
 OF_FAMILY = (
     ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),
@@ -16,24 +16,13 @@ OF_FAMILY = (
 OF_RISES = ("perturbation_rho",)
 
 
-def tied(gathered: Gathered) -> list[str]:
-    """Return which settings of the results change together, so that a difference may be due to either; a line each."""
-    return tied_notes(gathered.frame)
-
-
-def tied_settings(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Return `tied_keys` of the runs whose configuration is known."""
-    known = frame[frame["optimizer.name"] != "unknown"]
-    return tied_keys(known) if len(known) else {}
-
-
 def conventions(gathered: Gathered) -> list[str]:
     """Return how values were measured, or in what that differs between the runs that have them; a line each."""
     lines = []
     for source, when in (("", "while training"), (AT_CHECKPOINT, "at checkpoints")):
         for name, keys in zip(FAMILIES, OF_FAMILY):
-            lines += _line(gathered.finished, name.capitalize(), keys, source, when, "")
-        lines += _line(gathered.finished, "Rises of the loss", OF_RISES, source, when, "perturbation/rise_")
+            lines += _line(gathered.study.finished.runs, name.capitalize(), keys, source, when, "")
+        lines += _line(gathered.study.finished.runs, "Rises of the loss", OF_RISES, source, when, "perturbation/rise_")
     return lines
 
 

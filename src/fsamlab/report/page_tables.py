@@ -14,7 +14,7 @@ import pandas as pd
 
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.results.methods import label
-from fsamlab.results.settings import by_setting, clear_best, conditions_of, gain, plain
+from fsamlab.results.settings import clear_best, conditions_of, gain, plain
 from fsamlab.terminal.text import counted, percent_spread
 
 PERCENT, PLAIN = "percent", "plain"
@@ -86,7 +86,7 @@ def results(gathered: Gathered) -> Table | None:
     Settings that are compared with each other stand together, methods in the order of the sweep.
     """
     metrics = [r for r in RESULTS if r[0] in gathered.frame]
-    table = by_setting(gathered.frame, [m[0] for m in metrics])
+    table = gathered.study.settings([m[0] for m in metrics])
     if table.empty:
         return None
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]

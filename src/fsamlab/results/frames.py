@@ -1,4 +1,4 @@
-"""The frames of `collect` and `collect_rows`, and what of them may be averaged.
+"""The frames of a study, runs and rows, and what of them may be averaged.
 
 A mean over seeds is taken of finished runs of one setting only, each seed once. Everything else is refused by name.
 """
@@ -13,9 +13,9 @@ import pandas as pd
 from fsamlab.results.conventions import FREE, MEASURED, family
 from fsamlab.results.methods import METHODS
 from fsamlab.results.metric_names import RATIOS
-from fsamlab.results.settings import as_text, numbers, setting_keys
+from fsamlab.results.settings import METHOD, as_text, numbers
+from fsamlab.results.study import Study
 
-METHOD = "optimizer.name"
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
 
 
@@ -62,9 +62,10 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
     absent = [key for key in by if key not in done or done[key].isna().all()]
     if absent:
         raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
-    others = [key for key in setting_keys(done) if key not in by]
+    varied = Study(done).texts
+    others = [str(key) for key in varied if key not in by]
     each = list(dict.fromkeys([*by, "seed"]))
-    texts = done[[*each, *others]].apply(as_text)
+    texts = pd.concat([done[each].apply(as_text), varied[others]], axis=1)
     groups = texts.groupby(list(by))
     for key in others:
         if (groups[key].nunique() > 1).any():
@@ -157,7 +158,7 @@ def history(
     :func:`means`.
 
     Args:
-        rows: as `collect_rows` returns them.
+        rows: as a study has them.
         runs: as `collect` returns them, of the same directories.
         key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
         by: a config key; runs without it are left out.

@@ -1,33 +1,33 @@
-"""Run directories -> the frames that figures and tables are made of."""
+"""Run directories -> the study that figures, tables and notebooks are made of."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from fsamlab.results.duplicates import add_measured, copies
-from fsamlab.results.settings import collect_run, rows_of
-from fsamlab.rundir.find import find_runs, read_whole
+from fsamlab.results.duplicates import best_first, copies, notes_of
+from fsamlab.results.reading import Row, collect_run, read_run_rows
+from fsamlab.results.study import Study, warn_caller
+from fsamlab.rundir.find import find_runs
 from fsamlab.storage.reading import Damaged
 
 
-def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return `runs`, a row for each run, and `rows`, a row for each row of their metrics, of directories of runs.
+def load(*directories: str | Path, strict: bool = False) -> Study:
+    """Return the study of the runs in directories; `runs, rows = load(...)` gives its two frames.
 
-    A run that finished in two of them (same configuration and seed) is there once, with what either measured, see
-    :func:`~fsamlab.results.duplicates.add_measured`. What cannot be read is left out with a warning, its run is not:
-    its `status` is `damaged` unless only rows are.
+    `runs` has a row for each run, `rows` a row for each row of their metrics. A run that finished in two directories
+    (same configuration and seed) is there once; `notes` of the study names the directory that is not shown, and a
+    warning the values that were measured only there. The content of a damaged file is left out with a warning, and
+    the `status` of its run is `damaged`; where only metrics.jsonl is damaged, the run stays and has no rows.
 
     Args:
         directories: each a run's directory or one with runs in it.
-        strict: raise an error in place of the warning.
+        strict: raise an error in place of the warning about a damaged file.
 
     Raises:
         ValueError: no directory, or no runs in one.
-        Damaged: a file that cannot be read.
+        Damaged: a file that cannot be read, with `strict`.
     """
     if not directories:
         raise ValueError("load() needs a directory of runs")
@@ -39,36 +39,24 @@ def load(*directories: str | Path, strict: bool = False) -> tuple[pd.DataFrame, 
                 f"{directory}: no runs here; `python launch.py -m +sweeps=quickstart` makes runs/quickstart"
             )
         found.update(dict.fromkeys(here))
-    runs: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    read = [_read(directory) for directory in found]
-    for *_, damage in read:
-        if damage is not None and strict:
-            raise damage
-        if damage is not None:
-            warnings.warn(f"{damage}; the rows of this run are left out", stacklevel=2)
-    for group in copies(read, lambda run: run[0]["run_id"] if run[0]["status"] == "finished" else None):
-        group.sort(key=_has_gaps)  # a damaged copy does not stand for a whole one
-        (row, own, _), *others = group
-        for other, other_rows, _ in others:
-            for name in add_measured(row, own, other, other_rows):
-                twice = f"{name}: measured under different conventions in {row['directory']} and {other['directory']}"
-                warnings.warn(f"{twice}; the first's count", stacklevel=2)
-        runs.append(row)
-        rows += [{"directory": row["directory"], **one} for one in own]
-    return pd.DataFrame(runs), pd.DataFrame(rows)
+    rows = [collect_run(directory) for directory in found]
+    for row in rows:
+        damage = [row["exception"]] if row["status"] == "damaged" else []
+        if strict:
+            damage += read_run_rows(Path(row["directory"])).damage
+        if damage and strict:
+            raise Damaged("; ".join(dict.fromkeys(damage)))
+        if damage:
+            warn_caller(f"{damage[0]}; the content of this file is left out")
+    groups = [
+        best_first(group, lambda row: row, _is_whole)
+        for group in copies(rows, lambda row: row["run_id"] if row["status"] == "finished" else None)
+    ]
+    hidden, only_there = notes_of(groups)
+    for note in only_there:
+        warn_caller(note)
+    return Study(pd.DataFrame([group[0] for group in groups]), (*hidden, *only_there))
 
 
-Run = tuple[dict[str, Any], list[dict[str, Any]], Damaged | None]  # its row, its rows, why there are none
-
-
-def _read(directory: Path) -> Run:
-    row = collect_run(directory)
-    damage = [row["exception"]] if row["status"] == "damaged" else []
-    rows = read_whole(rows_of, directory, damage) or []
-    return row, rows, Damaged("; ".join(dict.fromkeys(damage))) if damage else None
-
-
-def _has_gaps(run: Run) -> bool:
-    row, rows, _ = run
-    return not rows or not any(key.startswith("final/") for key in row)
+def _is_whole(row: Row) -> bool:
+    return any(key.startswith("final/") for key in row) and bool(read_run_rows(Path(row["directory"])).all)

@@ -1,100 +1,24 @@
-"""Run directories -> one tidy frame (a row each) -> means and spreads over seeds."""
+"""Finished runs -> a table with a row for each setting: means and spreads over seeds, pairs with SGD, clear bests."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from fsamlab.config.identity import NEUTRAL
-from fsamlab.rundir.find import current_status, read_whole
-from fsamlab.rundir.measurements import latest, read_measurements
-from fsamlab.rundir.reading import read_config, read_summary
-from fsamlab.rundir.rows import read_rows
 from fsamlab.terminal.text import percent
 
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
-FIRST = ("optimizer.name", "model.name", "data.name")  # what names a method, before what refines it
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return flat
-
-
-def collect(directories: Iterable[Path]) -> pd.DataFrame:
-    """Return one row for each run: config keys (dotted), summary keys (with slashes), status, directory.
-
-    What `fsamlab measure` found at a run's last measured step is there as `measured/...`.
-    """
-    return pd.DataFrame([collect_run(directory) for directory in directories])
-
-
-def collect_run(directory: Path) -> dict[str, Any]:
-    """Return a run's row of :func:`collect`.
-
-    What a damaged file holds is left out; then `status` is `damaged`, and `exception` names the file and what to do.
-    """
-    damage: list[str] = []
-    row: dict[str, Any] = {"directory": str(directory)}
-    if (directory / "config.yaml").exists():
-        row.update(flatten(read_whole(read_config, directory, damage) or {}))
-    row.update(read_whole(read_summary, directory, damage) or {})
-    row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
-    status = current_status(directory)
-    row.update({key: status.get(key) for key in ("run_id", "status", "exception")})
-    if damage:
-        words = [str(status["exception"])] if status["status"] == "damaged" else []
-        row.update(status="damaged", exception="; ".join([*words, *damage]))
-    return row
-
-
-def collect_rows(directories: Iterable[Path]) -> pd.DataFrame:
-    """Return one row for each row of metrics.jsonl, in order, with the run's `directory` in the first column.
-
-    What `fsamlab measure` found at a step is a row of its own, its keys as `measured/...`.
-    """
-    rows: list[dict[str, Any]] = []
-    for directory in directories:
-        rows += [{"directory": str(directory), **row} for row in rows_of(directory)]
-    return pd.DataFrame(rows)
-
-
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    """Return a run's rows of metrics.jsonl, and those of `fsamlab measure` with their keys as `measured/...`.
-
-    Raises:
-        Damaged: a line is no JSON object.
-    """
-    return [*read_rows(directory), *map(measured_row, read_measurements(directory))]
-
-
-def measured_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of `fsamlab measure` as it stands beside training's: step, epoch, and its keys as `measured/...`."""
-    values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
-    return {"step": row["step"], "epoch": row["epoch"], **values}
+METHOD = "optimizer.name"
+MAX_NAMED = 4  # of several keys or values in a line
 
 
 def numbers(values: pd.Series) -> pd.Series:
     """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
     found = pd.to_numeric(values, errors="coerce").astype(float)
     return found.where(found.abs() < math.inf)
-
-
-def setting_keys(frame: pd.DataFrame) -> list[str]:
-    """Return the config keys of a frame that can change the trained weights, seeds left out; FIRST come first."""
-    dotted = [c for c in frame.columns if "." in str(c) and "/" not in str(c)]
-    ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-    return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -112,91 +36,28 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def varied_keys(frame: pd.DataFrame) -> list[str]:
-    """Return the fewest config keys that tell the settings of a frame apart, seeds left out.
-
-    A key that follows from those before it (rho, where each method has its own) is left out.
-    """
-    kept = ["optimizer.name"]
-    groups = frame["optimizer.name"].nunique()
-    for key in [key for key in setting_keys(frame) if key != kept[0]]:
-        parts = frame[[*kept, key]].apply(as_text).drop_duplicates()
-        if len(parts) > groups:
-            kept, groups = [*kept, key], len(parts)
-    return kept
-
-
-def tied_keys(frame: pd.DataFrame, by: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """Return what else changes with each of the keys `by` that name groups.
-
-    A difference between the groups may be due to that as well. `by` are those of :func:`varied_keys` where none are
-    given. What the optimizer's own keys are for each method belongs to the method, and is not named.
-    """
-    kept = varied_keys(frame) if by is None else list(by)
-    method = [key for key in kept if key == FIRST[0]]
-    refining = [key for key in kept if key not in method]
-    found: dict[str, list[str]] = {}
-    for other in setting_keys(frame):
-        if other in kept or as_text(frame[other]).nunique() == 1 or not _follows(frame, other, kept):
-            continue
-        if method and _follows(frame, other, method):
-            bound = [] if other.startswith("optimizer.") else method
-        else:
-            single = [key for key in refining if _follows(frame, other, [*method, key])]
-            bound = single or refining  # of several together where none alone decides
-        for key in bound:
-            found.setdefault(key, []).append(other)
-    return found
-
-
-MAX_NAMED = 4  # of several keys or values in a line
-
-
 def more(texts: Sequence[str]) -> str:
     """Return how many of several texts are not named."""
     return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
 
 
-def tied_words(frame: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
-    """Return :func:`tied_keys` of the finished runs in words, `train.epochs changes together with model.width`."""
-    known = frame[(frame["status"] == "finished") & (frame["optimizer.name"] != "unknown")]
-    found = tied_keys(known, by) if len(known) else {}
-    lines = []
-    for key, others in found.items():
-        change = "changes" if len(others) == 1 else "change"
-        lines.append(f"{', '.join(others[:MAX_NAMED])}{more(others)} {change} together with {key}")
-    return lines
-
-
-def tied_notes(frame: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
-    """Return what stands below a table or a chart whose groups differ in more than what names them; a line each."""
-    return [f"{words}: a difference between its values may be due to either." for words in tied_words(frame, by)]
-
-
-def _follows(frame: pd.DataFrame, key: str, of: Sequence[str]) -> bool:
-    """Return whether the values of the keys `of` decide that of `key`."""
-    texts = frame[[*of, key]].apply(as_text).drop_duplicates()
-    return len(texts) == len(texts[list(of)].drop_duplicates())
-
-
-def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
+def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
     """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
 
-    Only finished runs count, and one that is in two sweeps counts once. `... n` is the number of them that have a
-    finite value of the metric. `step_vs_sgd` is the median time of a step over that of plain SGD in the same remaining
-    setting, `total_vs_sgd` the same with the number of steps in it. `... vs sgd mean`, `std` and `n` are of the
-    differences to SGD's runs, seed by seed, and `ahead` how many of them are positive: a seed is one draw of the
-    validation split, the label noise and the initial weights, the same for all methods.
+    `... n` is the number of runs that have a finite value of the metric. `step_vs_sgd` is the median time of a step
+    over that of plain SGD in the same remaining setting, `total_vs_sgd` the same with the number of steps in it.
+    `... vs sgd mean`, `std` and `n` are of the differences to SGD's runs, seed by seed, and `ahead` how many of them
+    are positive: a seed is one draw of the validation split, the label noise and the initial weights, the same for all
+    methods.
+
+    Args:
+        finished: finished runs, each once.
+        keys: the config keys that tell the settings apart, METHOD among them.
+        metrics: columns of `finished`; a column that is not there is left out.
     """
-    finished = frame[frame["status"] == "finished"]
-    if "run_id" in finished:
-        finished = finished[finished["run_id"].isna() | ~finished["run_id"].duplicated()]
-    if finished.empty:
-        return pd.DataFrame()
     finished = finished.assign(**{metric: numbers(finished[metric]) for metric in metrics if metric in finished})
-    keys = varied_keys(finished)
     rows, members = [], []
-    for values, runs in finished.groupby(keys, sort=False, dropna=False):
+    for values, runs in finished.groupby(list(keys), sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
         row["n"] = len(runs)
         for metric in metrics:
@@ -209,7 +70,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
         members.append(runs)
     table = pd.DataFrame(rows)
     others = conditions_of(keys)
-    sgd = table[table["optimizer.name"] == "sgd"]
+    sgd = table[table[METHOD] == "sgd"]
     compared: list[dict[str, float]] = []
     for (_, setting), runs in zip(table.iterrows(), members):
         alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
@@ -217,7 +78,7 @@ def by_setting(frame: pd.DataFrame, metrics: Sequence[str] = ACCURACIES) -> pd.D
         found = {"step_vs_sgd": setting["step_ms"] / same["step_ms"].median()}
         num_steps = same["steps"].iloc[0] if same["steps"].nunique() == 1 else float("nan")
         found["total_vs_sgd"] = found["step_vs_sgd"] * setting["steps"] / num_steps
-        if len(same) == 1 and setting["optimizer.name"] != "sgd":  # of several SGDs none is the one to compare with
+        if len(same) == 1 and setting[METHOD] != "sgd":  # of several SGDs none is the one to compare with
             for metric in metrics:
                 found.update(_paired(runs, members[same.index[0]], metric))
         compared.append(found)

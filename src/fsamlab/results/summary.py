@@ -13,19 +13,21 @@ from rich.table import Table
 from rich.text import Text
 
 from fsamlab.results.methods import METHODS
-from fsamlab.results.settings import ACCURACIES, by_setting, collect, own_n, plain, tied_notes
+from fsamlab.results.reading import collect
+from fsamlab.results.settings import ACCURACIES, own_n, plain
+from fsamlab.results.study import Study
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import FOLDER, latest
 from fsamlab.terminal.tables import Column, table, wrapped
 from fsamlab.terminal.text import console, fixed, percent_spread, project_relative
 
 
-def settings_table(frame: pd.DataFrame, width: int | None = None) -> Table:
+def settings_table(study: Study, width: int | None = None) -> Table:
     """Return the accuracies and costs by setting: methods in the order of their styles, then what varies by value.
 
     A mean over fewer than n runs has its own n beside it.
     """
-    settings = by_setting(frame)
+    settings = study.settings()
     keys = list(settings.columns[: settings.columns.get_loc("n")])
     columns = [
         *(Column(key.removesuffix(".name")) for key in keys),
@@ -45,11 +47,11 @@ def settings_table(frame: pd.DataFrame, width: int | None = None) -> Table:
     return table(columns, rows, width, "Test accuracy in %, mean ± standard deviation over seeds")
 
 
-def print_settings(frame: pd.DataFrame, screen: Console) -> None:
+def print_settings(study: Study, screen: Console) -> None:
     """Print the table of the finished runs, if there are any, and which settings change together."""
-    if (frame["status"] == "finished").any():
-        screen.print(settings_table(frame, screen.width))
-        for note in tied_notes(frame):
+    if len(study.finished.runs):
+        screen.print(settings_table(study, screen.width))
+        for note in study.tie_notes():
             screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
 
 
@@ -154,7 +156,7 @@ def print_sweep(sweep_dir: Path, directories: Sequence[Path]) -> int:
     """Print the end of a sweep; return how many of its runs did not finish."""
     screen = console()
     frame = collect(directories)
-    print_settings(frame, screen)
+    print_settings(Study(frame), screen)
     print_failures(frame, screen)
     finished = [Path(d) for d in frame["directory"][frame["status"] == "finished"]]
     num_failed = len(frame) - len(finished)
