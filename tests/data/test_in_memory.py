@@ -172,7 +172,7 @@ def test_unknown_name_and_wrong_schema():
     with pytest.raises(ConfigError, match="did you mean cifar10"):
         build_data(DataConfig(name="cifr10"), 0, CPU, NOWHERE)
     for name in ("synthetic", "imagenet"):
-        with pytest.raises(ConfigError, match=f"is chosen with data={name}"):
+        with pytest.raises(ConfigError, match=f"choose the data set with data={name}"):
             build_data(DataConfig(name=name), 0, CPU, NOWHERE)
 
 

@@ -215,7 +215,7 @@ def test_start_weights_that_are_replaced_while_they_are_read_are_refused(tmp_pat
         return built
 
     monkeypatch.setattr(fsamlab.run, "build", replaced_meanwhile)
-    with pytest.raises(ConfigError, match=r"model.checkpoint=.* was replaced while it was read"):
+    with pytest.raises(ConfigError, match=r"model.checkpoint=.* was replaced while the run read the file"):
         run(compose_tiny(f"model.checkpoint={path}"), tmp_path / "run")
     assert not (tmp_path / "run" / "inputs.json").exists()
 

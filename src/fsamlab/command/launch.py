@@ -43,6 +43,7 @@ def enter(main: Callable[[], Any], script: str) -> None:
         check_words(get_args_parser().parse_args().overrides)
         return main()
 
+    # These words only print: a closed pipe may end the program. A training goes on when its output has no reader.
     asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
     sys.exit(call(checked, work=not asks))
 

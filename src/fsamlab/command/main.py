@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
         return int(args.run(args))
 
+    # The listed commands write files or start jobs, and finish that work also when nobody reads their output any more.
     first = next(iter(sys.argv[1:] if argv is None else argv), None)
     return errors.call(command, work=first in ("fetch", "resubmit", "collect", "report", "measure", "sync"))
 

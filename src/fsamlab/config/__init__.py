@@ -236,6 +236,7 @@ def _from_plain(plain: dict[str, Any]) -> Config:
         fitting = [cls for cls in schemas.values() if set(section) <= {f.name for f in dataclasses.fields(cls)}]
         if not fitting:
             _refuse_stray(section, {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}, f"{group}.")
+        # A subclass accepts the section too and would add its own keys with defaults; the smallest schema is right.
         cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
         try:
             if isinstance(section.get("augment"), dict):

@@ -61,6 +61,7 @@ def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
         if not override.is_sweep_override():
             continue
         expression = str(override.input_line).partition("=")[2]
+        # Count lazily and stop early: range(0, 10**9) must be refused, not expanded.
         try:
             count = sum(1 for _ in islice(override.sweep_iterator(), MAX_JOBS + 1))
         except (ValueError, HydraException) as e:  # a step of zero

@@ -75,6 +75,7 @@ def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
     if folder.left_out:
         kinds = ", ".join(f"{number} {ending}" for ending, number in sorted(folder.left_out.items()))
         log.warning("%s: files whose ending is not of an image are left out: %s", path, kinds)
+    # dict keeps the last value of a key: in reversed order that is the first image of each class.
     first = dict(zip(reversed(folder.targets), reversed([name for name, _ in folder.samples])))
     deep = [name for name in first.values() if _is_16_bit(name)]
     if deep:

@@ -1,4 +1,4 @@
-"""What training needs of a data set: batches that are functions of (seed, epoch, batch number)."""
+"""The interface between data and training: batches that are functions of (seed, epoch, batch number)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Batch(Samples):
 
 
 def concatenate(batches: list[Batch]) -> Batch:
-    """Join batches to one."""
+    """Join batches into one batch."""
     inputs, targets, indices = ([getattr(b, name) for b in batches] for name in ("inputs", "targets", "indices"))
     return Batch(torch.cat(inputs), torch.cat(targets), torch.cat(indices))
 
 
 class TrainSource(Protocol):
-    """The training set. No method changes it: the same arguments give the same batches."""
+    """The training set. No method changes its state: the same arguments give the same batches."""
 
     num_samples: int
 
@@ -57,37 +57,39 @@ class TrainSource(Protocol):
         ...
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches from number `start` on; the same ones whatever `start` was."""
+        """Yield the batches of an epoch from number `start` on; batch n is the same batch for every `start`."""
         ...
 
     def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
         """Return the ascent batch of SAM-db and of Figure 2c (arXiv 2403.12350) at a global step.
 
         Args:
-            step: the global step; with the seed it determines the draw.
+            step: the global step; step and seed determine the draw.
             size: number of samples, drawn without replacement and independently of the epoch's order.
-            nested_in: the descent batch to share samples with. A smaller `size` takes its first
-                samples with the same augmented pixels, a larger one takes all of it and draws the rest.
+            nested_in: the descent batch, if the two batches share samples. A smaller ascent batch has the first samples
+                of the descent batch, with the same augmented pixels. A larger ascent batch has the whole descent batch
+                and draws the rest.
 
         Raises:
-            ConfigError: more samples than the training set has.
+            ConfigError: `size` is larger than the training set.
         """
         ...
 
     def full(self, step: int) -> Iterator[Batch]:
-        """Yield the whole training set once, augmented anew for each step.
+        """Yield the whole training set once, with a new augmentation for each step.
 
-        The chunks have at most `data.eval_batch_size` samples and differ in size by at most one, so
-        that no chunk is too small for batch statistics: weigh each by its length.
+        The chunks have at most `data.eval_batch_size` samples, and their sizes differ by at most one, so that no chunk
+        is too small for batch statistics. Weigh each chunk by its length.
         """
         ...
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions as one batch, to measure on.
+        """Return the samples at these positions as one batch, for measurements.
 
         Args:
-            augmented: with one fixed augmentation each, the same in every call with the same indices; else
-                as evaluation sees them.
+            indices: positions in the training set, int64 (k,).
+            augmented: True: each sample has one fixed augmentation, the same in every call with the same indices.
+                False: without augmentation, as in evaluation.
         """
         ...
 

@@ -60,12 +60,19 @@ def flips_of(name: str, num_classes: int) -> dict[int, int]:
 
 
 def add_label_noise(labels: Tensor, num_classes: int, cfg: DataConfig, seed: int) -> Tensor:
-    """Return a copy of `labels` (int64, (n,)) with a share `cfg.label_noise` of them redrawn.
+    """Return a copy of `labels` in which a share `cfg.label_noise` is redrawn.
 
-    Symmetric: exactly `round(ratio * n)` samples, redrawn uniformly from all classes, so that a share
-    `(1 - 1/C) * ratio` is wrong on average, or from the other classes with `noise_includes_true` false.
-    Asymmetric: exactly `round(ratio * n_c)` of the n_c samples of each class c that the map has go to
-    the class it is mistaken for; classes the map leaves out (half of CIFAR-10's) stay clean.
+    Symmetric noise: exactly `round(ratio * n)` samples are redrawn uniformly from all classes, so that a share `(1 -
+    1/C) * ratio` is wrong on average. With `noise_includes_true=false` the samples are redrawn from the other classes.
+
+    Asymmetric noise: of the n_c samples of each class c in the class map, exactly `round(ratio * n_c)` get the label of
+    the class with which c is confused. Classes that are not in the map (half of CIFAR-10's) stay clean.
+
+    Args:
+        labels: true labels, int64 (n,).
+        num_classes: the number of classes C.
+        cfg: ratio and kind of the noise.
+        seed: determines which labels change and how.
     """
     gen = generator(seed, Stream.LABEL_NOISE)
     order = torch.randperm(len(labels), generator=gen)

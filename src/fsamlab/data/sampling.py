@@ -40,6 +40,8 @@ def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor 
         raise ConfigError(
             "optimizer.ascent_batch_size", size + num_taken, f"must be <= {num_samples}, the training samples"
         )
+    # The start of one permutation: for one (seed, step) a smaller draw is a part of a larger draw, so a sweep over the
+    # size of the ascent batch varies nothing else.
     order = torch.randperm(num_samples, generator=generator(seed, Stream.OTHER_BATCH, step))
     if taken is not None:
         order = order[~torch.isin(order, taken.cpu())]

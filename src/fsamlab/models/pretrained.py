@@ -127,6 +127,8 @@ def _unwrapped(content: Any, own: Mapping[str, Tensor], checkpoint: str) -> Stat
                 raise _ambiguous(checkpoint, f"weights with and without {wrapper}")
             state = plain
             taken.append(f"{wrapper} in the names")
+    # A prefix counts only if the whole model fits under it. So `module.` of DDP is removed, but `features.`, which
+    # belongs to the names of the model itself, is not.
     prefixes = {""} if _fits(state, "", own) else {p for name in state for p in _prefixes(name) if _fits(state, p, own)}
     if len(prefixes) > 1:
         raise _ambiguous(checkpoint, f"the model's weights several times, under {', '.join(sorted(prefixes))}")

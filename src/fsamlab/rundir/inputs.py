@@ -83,26 +83,29 @@ def look(
 
 
 def start_weights(config: Config) -> dict[str, str] | None:
-    """Return the digest of the file that `model.checkpoint` names; None where it names none, or none is there."""
+    """Return the digest of the file that `model.checkpoint` names; None where no file is named or the file does not
+    exist.
+    """
     path = config.model.checkpoint
     try:
         return None if path is None else of_file(PROJECT_ROOT / Path(path).expanduser())
-    except OSError:  # what reads the file says so
+    except OSError:  # the reader of the file reports the error
         return None
 
 
 def check_start_weights(config: Config, before: dict[str, str] | None, seen: Seen) -> None:
-    """Refuse start weights that were replaced while they were read: a run that still trains replaces its last.pt.
+    """Refuse start weights that were replaced while they were read, as a run that still trains replaces its last.pt.
 
     Args:
-        before: :func:`start_weights` before they were read; None where they were not read.
-        seen: :func:`look` afterwards.
+        config: the configuration of the run.
+        before: the result of :func:`start_weights` before the weights were read; None where no weights were read.
+        seen: the result of :func:`look` after the weights were read.
 
     Raises:
-        ConfigError: the file is another one now, so that nobody can say which of the two the model has.
+        ConfigError: the file has changed meanwhile, so that nobody can tell which of the two files the model has.
     """
     if before is not None and seen.get("model.checkpoint") != before:
-        allowed = "was replaced while it was read; copy the file of a run that still trains, and start from the copy"
+        allowed = "was replaced while the run read the file, as a training run does; start from a copy of the file"
         raise ConfigError("model.checkpoint", config.model.checkpoint, allowed)
 
 

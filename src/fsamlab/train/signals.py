@@ -49,6 +49,7 @@ class SignalFlag:
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
+        # None stands for a handler that was not set from Python; signal.signal cannot set that handler again.
         for s, handler in self._previous.items():
             signal.signal(s, handler if handler is not None else signal.SIG_DFL)
         signum = self.take()
@@ -57,6 +58,7 @@ class SignalFlag:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
+            # A second Ctrl-C means: now. The default action ends the process even inside a long call of torch.
             if self._interrupted:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGINT)
