@@ -15,8 +15,7 @@ NO_FILES = {"digits": "comes with scikit-learn", "synthetic": "is generated"}
 
 
 def fetch(overrides: list[str]) -> list[Exception]:
-    """Fetch everything that the jobs of a command line read; print one line for each data set and each model; return
-    the errors.
+    """Fetch everything that the jobs of a command line read and print a line for each; return the errors.
 
     Args:
         overrides: the words of launch.py, with `+sweeps=NAME` and comma lists.
@@ -86,9 +85,8 @@ def fetch_data(config: Config) -> str:
     place = PROJECT_ROOT / Path(data.root).expanduser() / FOLDERS.get(data.name, "")
     if data.name == "fashion_mnist" and not place.exists():
         place = readers.DEBIAN_FASHION_MNIST
-    size = (
-        f", {bytes_of(place) / 1e6:.1f} MB" if data.name in FOLDERS else ""
-    )  # counting the files of an image folder would take too long
+    # Counting the files of an image folder would take too long.
+    size = f", {bytes_of(place) / 1e6:.1f} MB" if data.name in FOLDERS else ""
     return f"data {data.name}: {place}{size}, {word}"
 
 
@@ -111,9 +109,7 @@ def fetch_weights(config: Config) -> str:
 
 
 def image_size_of(config: Config) -> tuple[int, int] | None:
-    """Return height and width of a run's images; None where the data cannot be read, an error that fetch_data
-    reports.
-    """
+    """Return height and width of a run's images; None where the data cannot be read, as fetch_data reports."""
     import torch
 
     from fsamlab.data import build_data

@@ -35,9 +35,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         words[words.index("--watch")] = f"--watch={WATCH_SECONDS}"  # the next word is a directory, not the seconds
     args, unknown = parser.parse_known_args(words)
     if unknown:
-        one: argparse.ArgumentParser = (
-            args.parser
-        )  # argparse alone would show the usage of `fsamlab`, without the options of the command
+        # Argparse alone would show the usage of `fsamlab`, without the options of the command.
+        one: argparse.ArgumentParser = args.parser
         options = [option for action in one._actions for option in action.option_strings]
         one.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], options)}")
     return args

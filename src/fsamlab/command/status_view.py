@@ -35,8 +35,9 @@ assert set(ORDER) == {*STATUSES, "not begun"}
 
 
 def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
-    """Print the state of sweeps and return the exit code: 0; 1 when a run failed, was cancelled or lost; 2 when there
-    are no runs.
+    """Print the state of sweeps and return the exit code.
+
+    The code is 0; 1 when a run failed, was cancelled or lost; 2 when there are no runs.
 
     Args:
         paths: sweep or run directories.
@@ -119,9 +120,7 @@ COLUMNS = (
 
 
 def table(runs: Sequence[RunState], width: int | None = None) -> Table:
-    """Return a table with a row for each run; the column `setting` is there if the runs differ in more than their names
-    show.
-    """
+    """Return a table with a row for each run; `setting` is there if the runs differ in more than their names show."""
     settings = what_varies([r.run.overrides for r in runs])
     rows: list[list[str | Text]] = []
     for r, setting in zip(runs, settings):

@@ -88,8 +88,7 @@ def register() -> None:
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse words of a command line for which Hydra would print a traceback, for example a group with a number as its
-    option.
+    """Refuse words of a command line for which Hydra would print a traceback, as a group with a number as option.
 
     Raises:
         ConfigError, HydraException: names the word and what is allowed.

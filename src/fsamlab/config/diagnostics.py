@@ -29,9 +29,8 @@ class DiagnosticsConfig:
     """Which quantities are measured, how often, on which samples, under which conventions."""
 
     name: str = label(MISSING, 200)
-    every_steps: int | None = number(
-        None, 1, COUNT
-    )  # log the scalars of the perturbation, which cost nothing; null is off
+    # Log the scalars of the perturbation, which cost nothing; null is off.
+    every_steps: int | None = number(None, 1, COUNT)
     # measure the quantities below during and at the end of training; null is off
     every_epochs: int | None = number(None, 1, 10**6)
     quantities: list[str] = listed([], Choice(QUANTITIES))

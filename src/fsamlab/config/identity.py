@@ -74,8 +74,7 @@ def is_neutral(key: str, config: Config) -> bool:
 
 
 def canonical(path: str) -> str:
-    """Return a path in the form of the identity: relative inside the project, absolute elsewhere, without `~`, `.` and
-    `..`.
+    """Return a path in the form of the identity: without `~`, `.` and `..`; relative inside the project.
 
     Symbolic links are not followed, because the target of a link may change.
     """
@@ -100,9 +99,7 @@ def run_id(config: Config) -> str:
 
 
 def runs_root(runs_dir: str) -> Path:
-    """Return the absolute directory of all runs; a relative `runs_dir` starts at the project's directory, not at the
-    cwd.
-    """
+    """Return the absolute directory of all runs; a relative `runs_dir` starts at the project's directory."""
     return PROJECT_ROOT / Path(runs_dir).expanduser()
 
 

@@ -18,8 +18,7 @@ from fsamlab.config import AugmentConfig
 
 @dataclass(frozen=True)
 class Draws:
-    """The random values of a batch, one for each image; each field is a tensor (batch,), or None where the transform is
-    off.
+    """The random values of a batch, one for each image: tensors (batch,), or None where a transform is off.
 
     Attributes:
         crop_top: first row of the crop in the padded image, int64.

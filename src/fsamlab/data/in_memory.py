@@ -86,9 +86,7 @@ class InMemoryTrain:
             yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number)
 
     def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
-        """Return the ascent batch of a global step: an independent batch, or a batch that shares samples with
-        `nested_in`.
-        """
+        """Return the ascent batch of a global step; with `nested_in` the two batches share samples."""
         if nested_in is None:
             return self._batch(draw_other(self.num_samples, size, self._seed, step), Stream.OTHER_BATCH, step)
         if size <= len(nested_in):

@@ -12,9 +12,7 @@ from fsamlab.seeding import Stream, derive_seed
 
 
 def generator(*ints: int) -> torch.Generator:
-    """Return a CPU generator with the seed `derive_seed(*ints)`; on the CPU, so that every device gets the same
-    draws.
-    """
+    """Return a generator with the seed `derive_seed(*ints)`; on the CPU, so that all devices get the same draws."""
     return torch.Generator().manual_seed(derive_seed(*ints))
 
 

@@ -88,9 +88,7 @@ class _Loader:
 
 
 class StreamedTrain:
-    """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has the same samples without
-    augmentation.
-    """
+    """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has no augmentation."""
 
     def __init__(self, samples: _Samples, plain: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(samples.positions)
@@ -109,9 +107,7 @@ class StreamedTrain:
         return self._loader.load(_keys(chunk, Stream.AUGMENT, epoch) for chunk in chunks)
 
     def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
-        """Return the ascent batch of a global step: an independent batch, or a batch that shares samples with
-        `nested_in`.
-        """
+        """Return the ascent batch of a global step; with `nested_in` the two batches share samples."""
         if nested_in is None:
             return self._draw(draw_other(self.num_samples, size, self._seed, step), step)
         if size <= len(nested_in):

@@ -66,9 +66,7 @@ class _Process(multiprocessing.context.ForkProcess):
 
 
 class _Queue(multiprocessing.queues.Queue):
-    """A queue whose sender dies when it cannot send an item; otherwise the receiver would wait for the lost item for
-    ever.
-    """
+    """A queue whose sender dies when it cannot send an item, so that the receiver does not wait for ever."""
 
     @staticmethod
     def _on_queue_feeder_error(e: Exception, obj: Any) -> None:
@@ -140,9 +138,8 @@ def start_workers(loader: DataLoader[Any]) -> Any:
             half = frame.f_locals.get("self")
             if isinstance(half, _MultiProcessingDataLoaderIter):
                 half._shutdown = True  # half made: its destructor would use attributes that do not exist yet
-        traceback.clear_frames(
-            e.__traceback__
-        )  # closes the pipes in the frames: after "too many open files" the next lines need files
+        # Closes the pipes in the frames: after "too many open files" the next lines need files.
+        traceback.clear_frames(e.__traceback__)
         if isinstance(e, OSError):
             advice = ADVICE.get(e.errno or 0, "take fewer workers")
             reason = f"cannot start the worker processes ({e.strerror}): {advice}"

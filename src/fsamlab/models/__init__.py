@@ -76,9 +76,7 @@ def build_model(
 
 
 def pretrained_file(cfg: ModelConfig) -> Path | None:
-    """Return the file that `cfg.pretrained` reads; None where no file is read, or where the file is not on this disk
-    yet.
-    """
+    """Return the file that `cfg.pretrained` reads; None where no file is read, or the file is not on this disk."""
     return weights_file(cfg.name) if cfg.pretrained and cfg.import_path is None else None
 
 

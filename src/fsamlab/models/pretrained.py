@@ -29,11 +29,12 @@ NESTED = (  # keys under which runs of fsamlab, Lightning, timm, examples of DDP
     "net",
     "weights",
 )
+# Prefixes that torch adds, at any depth of a name.
 WRAPPERS = (
     "_orig_mod.",
     "_fsdp_wrapped_module.",
     "_checkpoint_wrapped_module.",
-)  # prefixes that torch adds, at any depth of a name
+)
 COUNTER = (
     "num_batches_tracked"  # of BatchNorm; old files lack this counter, and BatchNorm with a momentum does not use it
 )
@@ -93,9 +94,8 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _read(checkpoint: str) -> Any:
-    path = (
-        PROJECT_ROOT / Path(checkpoint).expanduser()
-    )  # not from the cwd: the run's identity has the path, and must not depend on the cwd
+    # Not from the cwd: the run's identity has the path, and must not depend on the cwd.
+    path = PROJECT_ROOT / Path(checkpoint).expanduser()
     if not path.is_file():
         raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
     try:

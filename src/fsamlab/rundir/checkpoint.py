@@ -76,10 +76,10 @@ def _write(payload: dict[str, Any], file: Any) -> None:
 
 
 def _keep(last: Path, previous: Path) -> None:
-    """Give `last`, if it exists, the second name `previous`; on file systems without links, rename `last` to
-    `previous`.
+    """Give `last`, if it exists, the second name `previous`.
 
-    After a rename, a run that is killed before the new last.pt exists continues from previous.pt.
+    A file system without links renames `last` instead. A run that is killed before the new last.pt exists then
+    continues from previous.pt.
     """
     if not last.exists():
         return
@@ -113,9 +113,8 @@ def load(path: Path) -> dict[str, Any]:
             payload = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as e:  # the unpickler raises many kinds of errors on a torn file
             reason = str(e).partition("\n")[0]
-            if isinstance(
-                e, pickle.UnpicklingError
-            ):  # torch advises weights_only=False, which would run code in the file
+            # Torch advises weights_only=False, which would run code in the file.
+            if isinstance(e, pickle.UnpicklingError):
                 reason = "the file is damaged, or holds Python objects that no run writes and that could run code"
             raise Damaged(f"{path} cannot be read as a checkpoint ({type(e).__name__}: {reason})") from e
     if not isinstance(payload, dict):

@@ -14,6 +14,7 @@ from typing import Any
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "wandb", "fsamlab")
 CODE = ("src", "conf", "sweeps", "launch.py")
 MAX_UNTRACKED = 1_000_000  # bytes of a file; code and configurations are far smaller
+# Facts that must be equal for bit-identical resuming.
 DECISIVE = (
     "python",
     "machine",
@@ -21,7 +22,7 @@ DECISIVE = (
     "device_name",
     "num_threads",
     "libraries",
-)  # facts that must be equal for bit-identical resuming
+)
 
 
 def git_version(directory: Path) -> dict[str, Any]:
@@ -54,8 +55,7 @@ def code_version(project_root: Path) -> dict[str, Any]:
 
 
 def uncommitted(project_root: Path) -> str:
-    """Return the difference between the work tree and its commit, in the form of git; empty without one or without a
-    repository.
+    """Return the uncommitted changes of the work tree in the form of git; empty without changes or repository.
 
     The text also has the files below CODE that git neither tracks nor ignores, because a run may use them. A file of
     more than MAX_UNTRACKED bytes is only named.
@@ -82,9 +82,7 @@ def uncommitted(project_root: Path) -> str:
 
 
 def code_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return `<version> -> <version>` where src/ has changed since `before`; None where src/ is the same or a digest is
-    unknown.
-    """
+    """Return `<version> -> <version>` where src/ has changed since `before`; None where nothing changed or is known."""
     if before.get("source") in (None, now["source"]):
         return None
 
@@ -136,9 +134,7 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
 
 
 def slurm_job_id() -> str | None:
-    """Return the id of the SLURM job of this process as squeue prints it: `123`, or `123_4` in an array; None outside
-    SLURM.
-    """
+    """Return the SLURM job of this process as squeue prints it, `123` or `123_4`; None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 

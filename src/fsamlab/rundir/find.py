@@ -1,6 +1,4 @@
-"""Run directories: finding them, and the state of each by its own files. This module imports neither pandas nor
-torch.
-"""
+"""Run directories: finding them, and the state of each by its own files. Imports neither pandas nor torch."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def check_exist(paths: Iterable[Path]) -> None:
 
 
 def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
-    """Return the error for a command that was given no runs; the message names a sweep below the paths, if there is
-    one.
-    """
+    """Return the error for a command without runs; the message names a sweep below the paths, if there is one."""
     below = next((str(found.parents[1]) for path in paths for found in sorted(path.glob("*/*/config.yaml"))), None)
     example = f", such as {below}" if below else ""
     return ConfigError(
@@ -94,9 +90,7 @@ T = TypeVar("T")
 
 
 def read_whole(read: Callable[[Path], T], directory: Path, damage: list[str]) -> T | None:
-    """Return the result of `read` for a run directory; where a file is damaged, return None and add the message to
-    `damage`.
-    """
+    """Return the result of `read` for a run directory; for a damaged file None, with the message in `damage`."""
     try:
         return read(directory)
     except Damaged as e:
@@ -125,16 +119,14 @@ IN_NAMES = frozenset({"seed", *GROUPS, *(f"{group}.name" for group in GROUPS)})
 
 
 def settings_of(directories: Sequence[Path]) -> list[str]:
-    """Return the result of :func:`what_varies` for runs that have started; a run with a damaged file counts as one
-    without overrides.
+    """Return the result of :func:`what_varies` for runs that have started; a damaged run counts as one without
+    overrides.
     """
     return what_varies([read_whole(read_overrides, directory, []) or [] for directory in directories])
 
 
 def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return for each job the overrides in which the jobs differ, as `rho=0.1 width=16`, without those that a run's
-    name shows.
-    """
+    """Return for each job the overrides in which the jobs differ and which a run's name does not show: `rho=0.1`."""
     given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in jobs]
     keys = [key for key in dict.fromkeys(k for one in given for k in one) if key not in IN_NAMES]
     # Neutral keys change no weights: runs that differ in num_workers alone are one setting.

@@ -83,9 +83,7 @@ def look(
 
 
 def start_weights(config: Config) -> dict[str, str] | None:
-    """Return the digest of the file that `model.checkpoint` names; None where no file is named or the file does not
-    exist.
-    """
+    """Return the digest of the file in `model.checkpoint`; None where no file is named, or the file is missing."""
     path = config.model.checkpoint
     try:
         return None if path is None else of_file(PROJECT_ROOT / Path(path).expanduser())

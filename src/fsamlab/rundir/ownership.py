@@ -95,8 +95,9 @@ def why_alive(owner: dict[str, object], heartbeat_age: float) -> str | None:
 
 
 def read_owner(directory: Path) -> dict[str, Any] | None:
-    """Return the content of owner.json; None where the file does not exist. Of a damaged file only the heartbeat
-    counts.
+    """Return the content of owner.json; None where there is no such file.
+
+    Of a damaged file only the heartbeat counts.
     """
     path = directory / "owner.json"
     try:
@@ -144,9 +145,8 @@ class Ownership:
                 raise DirectoryBusy(f"{directory}: another process has held .claim for long; stop that process") from e
             owner = read_owner(directory)
             if owner is not None and not owner.get("released"):
-                age = (
-                    now_at(directory) - self.path.stat().st_mtime
-                )  # both by the file server's clock, whatever this machine's clock says
+                # Both by the file server's clock, whatever this machine's clock says.
+                age = now_at(directory) - self.path.stat().st_mtime
                 reason = why_alive(owner, age)
                 if reason is not None:
                     raise DirectoryBusy(
@@ -179,9 +179,8 @@ class Ownership:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # a short failure of the file server must not end the heartbeat
+            # A short failure of the file server must not end the heartbeat.
+            with contextlib.suppress(OSError, ValueError):
                 if not self.holds():
                     return
                 os.utime(self.path)

@@ -66,9 +66,8 @@ class RunRecord:
             # force=true starts over once: the command line of a stopped run still has the word when SLURM requeues the
             # job or the user repeats the command, and the run must then continue.
             stopped = self.before.get("forced") and self.before["status"] in ("running", "preempted")
-            unfinished = self.before.get(
-                "starting_over", False
-            )  # an earlier process was killed while it deleted the old results
+            # An earlier process was killed while it deleted the old results.
+            unfinished = self.before.get("starting_over", False)
             self.starts_over = unfinished or (config.force and not stopped)
             self.was_finished = self.before["status"] == "finished" and not config.force
             if not self.was_finished:  # the run may have finished while this process waited for .claim
@@ -143,8 +142,9 @@ class RunRecord:
         write(self.directory / "status.json", self._status, self.ownership.check)
 
     def append(self, row: dict[str, float]) -> None:
-        """Append one row to metrics.jsonl. NaN and infinity are written as `NaN` and `Infinity`, the common extension
-        of JSON.
+        """Append one row to metrics.jsonl.
+
+        NaN and infinity are written as `NaN` and `Infinity`, the common extension of JSON.
         """
         self.ownership.check()
         assert self._metrics is not None

@@ -20,8 +20,7 @@ def hidden(name: str) -> bool:
 
 
 def of_images(root: Path) -> dict[str, str] | None:
-    """Return the digest of the relative paths and sizes of the images in `root/train` and `root/val`; None without
-    images.
+    """Return the digest of the paths and sizes of the images in `root/train` and `root/val`; None without images.
 
     The content of the images is not read: a set like ImageNet has 150 GB.
     """
@@ -37,9 +36,7 @@ def of_images(root: Path) -> dict[str, str] | None:
 
 
 def visible_images(folder: Path) -> Iterator[Path]:
-    """Yield the images below `folder/<class>/`, in no fixed order. Links are followed; hidden files and folders are
-    skipped.
-    """
+    """Yield the images below `folder/<class>/` in no fixed order; links are followed, hidden entries are skipped."""
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not hidden(name)]
         if Path(place) == folder:
@@ -50,9 +47,7 @@ def visible_images(folder: Path) -> Iterator[Path]:
 
 
 def of_fashion_mnist(root: Path) -> dict[str, str] | None:
-    """Return the digest of the content of Fashion-MNIST's files, compressed or not; None where a folder with all files
-    is missing.
-    """
+    """Return the digest of the content of Fashion-MNIST's files, compressed or not; None where files are missing."""
     for folder in (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
         paths = [next((p for p in (folder / n, folder / f"{n}.gz") if p.exists()), None) for n in IDX_FILES]
         if None in paths:

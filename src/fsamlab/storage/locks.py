@@ -35,9 +35,7 @@ def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                fcntl.flock(
-                    f, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # the kernel releases the lock with the file, also after a crash
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed, also by a crash
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -85,8 +83,9 @@ def _held(path: Path, seconds: float) -> Iterator[None]:
 
 
 def now_at(directory: Path) -> float:
-    """Return the time of the clock that dates the files in `directory`, in seconds since 1970: on a network, the clock
-    of the file server.
+    """Return the time, in seconds since 1970, of the clock that dates the files in `directory`.
+
+    On a network that is the clock of the file server.
     """
     probe = directory / f".now.{os.getpid()}.tmp"
     try:

@@ -90,8 +90,7 @@ def read_yaml(path: Path, mend: str = "") -> Any:
 
 
 def read_json_lines(path: Path, required: Mapping[str, Any] | None = None, mend: str = "") -> list[dict[str, Any]]:
-    """Return the JSON objects in `path`, one from each line. An unfinished last line (without a line break) is left
-    out.
+    """Return the JSON objects in `path`, one from each line; an unfinished last line is left out.
 
     Args:
         path: the file; the list is empty where the file does not exist.
@@ -119,8 +118,11 @@ def read_json_lines(path: Path, required: Mapping[str, Any] | None = None, mend:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether `value` is of `kind`: a type or a union of types, `[kind]` for a list, `{str: kind}` for a
-    dictionary.
+    """Return whether `value` is of `kind`.
+
+    Args:
+        value: any value.
+        kind: a type or a union of types, `[kind]` for a list, `{str: kind}` for a dictionary.
     """
     if isinstance(kind, list):
         return isinstance(value, list) and all(fits(v, kind[0]) for v in value)

@@ -36,8 +36,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, guard: Callable[[], None] | None = None) -> Iterator[Any]:
-    """Open a temporary file for the new content of `path`. When the block ends without an error, the file replaces
-    `path` in one step.
+    """Open a temporary file that replaces `path` in one step when the block ends without an error.
 
     Args:
         path: a new or an existing file.
@@ -66,9 +65,7 @@ def replacing(path: Path, guard: Callable[[], None] | None = None) -> Iterator[A
 
 
 def write_atomic(path: Path, text: str, guard: Callable[[], None] | None = None) -> None:
-    """Replace the content of `path` by `text` in one step: temporary file, fsync, `guard()`, rename (see
-    :func:`replacing`).
-    """
+    """Replace the content of `path` by `text` in one step; `guard` as in :func:`replacing`."""
     with replacing(path, guard) as f:
         f.write(text.encode("utf-8", "surrogateescape"))
 

@@ -34,11 +34,11 @@ CLOSED_PIPE = 128 + 13  # the exit code that a shell gives to a program that SIG
 
 
 def call(main: Callable[[], Any], *, work: bool = False) -> int:
-    """Call a program's main function and return the exit code: the code that `main` returns, 1 for an error, 130 after
-    Ctrl-C.
+    """Call a program's main function and return the exit code.
 
-    A closed pipe (`... | head`) is no error: the reader has read enough. A stream that cannot be written (a full disk
-    behind `> file`) is an error. Neither ends a program whose `work` is not its output.
+    The code is that of `main`, 1 for an error, 130 after Ctrl-C. A closed pipe (`... | head`) is no error: the reader
+    has read enough. A stream that cannot be written (a full disk behind `> file`) is an error. Neither ends a program
+    whose `work` is not its output.
 
     Args:
         main: returns the exit code, or None for 0.
@@ -117,9 +117,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
         advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
         return tidy(f"out of memory: {(str(error).splitlines() or ['no memory left'])[0][:200]}; {advice}")
-    if (
-        isinstance(error, FileExistsError) and error.filename is not None
-    ):  # from mkdir: the name is that of the file in the way
+    # From mkdir: the name is that of the file in the way.
+    if isinstance(error, FileExistsError) and error.filename is not None:
         return f"{error.filename}: a directory is needed here, but a file or a broken link is in the way; move it away"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -108,16 +108,14 @@ def give_up(stream: TextIO, error: OSError) -> None:
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     stream.flush()
-    if stream is not sys.stderr and not isinstance(
-        error, BrokenPipeError
-    ):  # the reader of a closed pipe has read enough
+    # The reader of a closed pipe has read enough.
+    if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
         with suppress(OSError):
             print(f"error: {name}: {error.strerror}; the output there is lost", file=sys.stderr)
 
 
 class Forgiving:
-    """A standard stream for output beside the work: a stream that cannot be written is given up, and the work
-    continues.
+    """A standard stream beside the work: if the stream cannot be written, it is given up and the work continues.
 
     Raises:
         BrokenPipeError: from `write` and `flush`, when nobody reads the stream and the program has no other work.
@@ -146,7 +144,5 @@ class Forgiving:
 
 
 def show(text: str) -> None:
-    """Print the text that a command was asked for; if the text cannot be printed, `errors.call` returns an error
-    code.
-    """
+    """Print the text that a command was asked for; a failure to print becomes the exit code of `errors.call`."""
     print(text, file=cast(TextIO, Forgiving(sys.stdout)), flush=True)

@@ -86,9 +86,7 @@ def table(
 
 
 def without_common(names: Sequence[str]) -> list[str]:
-    """Return the names with `*` in place of the longest shared run of parts between hyphens; first and last part
-    stay.
-    """
+    """Return the names with `*` in place of the longest shared run of inner parts between hyphens."""
     parts = [name.split("-") for name in names]
     if len({len(p) for p in parts}) != 1:
         return list(names)
@@ -103,9 +101,7 @@ def without_common(names: Sequence[str]) -> list[str]:
 
 
 def shortened(name: str, width: int) -> str:
-    """Return a name with `*` in place of its middle, `width` characters long but at least LEAST, which still tells runs
-    apart.
-    """
+    """Return a name with `*` in place of its middle, `width` or LEAST characters long, so that runs stay distinct."""
     width = max(width, LEAST)
     if len(name) <= width:
         return name
@@ -126,9 +122,7 @@ def told(screen: Console) -> bool:
 
 
 def wrapped(screen: Console, text: str, hang: int = 11) -> str:
-    """Return a sentence in lines of the screen's width, broken between words; unchanged where the width is not
-    known.
-    """
+    """Return a sentence in lines of the screen's width; unchanged where the width is not known."""
     if not told(screen):
         return text
     indent = " " * hang

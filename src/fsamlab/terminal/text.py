@@ -38,9 +38,7 @@ class _LiteralConsole(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console: on a terminal coloured and as wide as the terminal; elsewhere plain and as wide as COLUMNS
-    says.
-    """
+    """Return a console: coloured and as wide as the terminal; without a terminal plain and as wide as COLUMNS says."""
     plain = _LiteralConsole(stderr=stderr)
     return plain if told(plain) else _LiteralConsole(stderr=stderr, width=PLAIN_WIDTH)
 

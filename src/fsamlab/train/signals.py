@@ -35,9 +35,8 @@ class SignalFlag:
 
     def __init__(self) -> None:
         self.in_slurm = "SLURM_JOB_ID" in os.environ
-        self._pending: deque[int] = (
-            deque()
-        )  # a handler may run between any two bytecodes; the operations of a deque are atomic
+        # A handler may run between any two bytecodes; the operations of a deque are atomic.
+        self._pending: deque[int] = deque()
         self._interrupted = False
         self._previous: dict[int, Any] = {}
 
@@ -69,9 +68,7 @@ class SignalFlag:
         return not (self.in_slurm and signum == signal.SIGTERM)
 
     def _for_slurm(self, signum: int) -> bool:
-        """Return whether SLURM sent the signal to a job that has already ended by itself: then nothing is left to
-        requeue.
-        """
+        """Return whether SLURM sent the signal to a job that has ended by itself: nothing is left to requeue."""
         return self.in_slurm and signum != signal.SIGINT
 
     @property
@@ -95,9 +92,7 @@ class SignalFlag:
         return signum is not None and self._leaves(signum)
 
     def requeue(self, signum: int) -> None:
-        """Pass the signal to the earlier handler; inside SLURM that is the handler of submitit, which requeues
-        the job.
-        """
+        """Pass the signal to the earlier handler: inside SLURM the handler of submitit, which requeues the job."""
         handler = self._previous.get(signum)
         submitit = "SUBMITIT_EXECUTOR" in os.environ
         if submitit and signum == signal.SIGUSR2 and callable(handler):
