@@ -10,7 +10,6 @@ from support.pages import data_of, written
 from fsamlab.command.main import main
 from fsamlab.report.gather import gather
 from fsamlab.report.page import payload, sensitivities, varying_keys, write_report
-from fsamlab.results import metric_names
 
 
 def test_the_header_says_what_was_run(tmp_path):
@@ -198,36 +197,5 @@ def test_values_that_group_runs_are_exact(tmp_path):
     gathered = gather([tmp_path / "made"])
     data = payload(gathered, varying_keys(gathered))
     assert data["keys"]["optimizer.rho"] == [0.123456, 0.123457]
+    assert {key.split("/")[-1] for key in data["percent"]} == {"acc1", "full_share"}
     assert data["ratios"]["measured/noise/scale"] == ("measured/noise/trace_sigma", "measured/noise/grad_sq")
-
-
-def test_accuracies_are_fractions():
-    assert all(map(metric_names.is_accuracy, ("val/acc1", "measured/test/acc1")))
-    assert not metric_names.is_accuracy("val/loss")
-
-
-def test_titles():
-    assert metric_names.title("measured/curvature/trace") == "Hessian trace (measured at a checkpoint)"
-    assert metric_names.title("measured/mine/value") == "mine/value (measured at a checkpoint)"
-
-
-@pytest.mark.parametrize(
-    ("key", "group"),
-    [
-        ("test/acc1", "accuracy"),
-        ("train/loss_perturbed", "loss"),
-        ("perturbation/loss_clean", "perturbation"),
-        ("measured/curvature/trace", "curvature"),
-        ("time/step_ms", "schedule and cost"),
-        ("mine/value", "schedule and cost"),
-    ],
-)
-def test_sections(key, group):
-    assert metric_names.group(key) == group
-
-
-def test_every_title_is_a_documented_metric():
-    from support.runs import ROOT
-
-    documented = set(re.findall(r"`([a-z]+/[a-z0-9_]+)`", (ROOT / "docs" / "metrics.md").read_text()))
-    assert set(metric_names.TITLES) <= documented

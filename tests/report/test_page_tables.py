@@ -93,17 +93,17 @@ def test_durations(seconds, words):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "unit", "text"),
+    ("mean", "std", "percent", "text"),
     [
-        (0.8598, 0.01337, "percent", "85.98 ± 1.34"),
-        (0.85984, float("nan"), "percent", "85.98"),
-        (0.42391, 0.02903, "plain", "0.424 ± 0.029"),
-        (1234.5, 321.0, "plain", "1234 ± 321"),
-        (0.003967, 4.725e-05, "plain", "0.003967 ± 0.000047"),
-        (2.5, 0.0, "plain", "2.5 ± 0"),
-        (0.4, 6.8e-17, "plain", "0.4 ± 0"),
-        (float("nan"), float("nan"), "plain", "–"),
+        (0.8598, 0.01337, True, "85.98 ± 1.34"),
+        (0.85984, float("nan"), True, "85.98"),
+        (0.42391, 0.02903, False, "0.424 ± 0.029"),
+        (1234.5, 321.0, False, "1234 ± 321"),
+        (0.003967, 4.725e-05, False, "0.003967 ± 0.000047"),
+        (2.5, 0.0, False, "2.5 ± 0"),
+        (0.4, 6.8e-17, False, "0.4 ± 0"),
+        (float("nan"), float("nan"), False, "–"),
     ],
 )
-def test_a_mean_has_the_decimals_of_its_deviation(mean, std, unit, text):
-    assert mean_std(mean, std, unit, bold=False).text == text
+def test_a_mean_has_the_decimals_of_its_deviation(mean, std, percent, text):
+    assert mean_std(mean, std, percent, bold=False).text == text

@@ -76,8 +76,9 @@ def documented():
 
 
 def test_all_keys_are_documented():
-    keys = {key for charts in SECTIONS.values() for chart in charts for key in chart.keys}
-    axes = {chart.x for charts in SECTIONS.values() for chart in charts} - {None, "global_step"}
+    keys = {key for charts in SECTIONS.values() for keys in charts.values() for key in keys}
+    axes = {axis for charts in SECTIONS.values() for chart in charts for axis in (chart.x, chart.points)}
+    axes -= {None, "", "global_step"}
     assert len(keys) > 50
     assert keys | axes <= documented()
     assert "sharpness/one_stap" not in documented()
@@ -91,14 +92,14 @@ def test_the_panels_have_the_charts_keys_axes_and_scales(built):
         for p in s["panels"]
         if p["viewType"] != "Markdown Panel"
     }
-    charts = [chart for charts in SECTIONS.values() for chart in charts]
+    charts = {chart: keys for charts in SECTIONS.values() for chart, keys in charts.items()}
     assert len({chart.title for chart in charts}) == len(charts) == len(panels)
-    for chart in charts:
+    for chart, keys in charts.items():
         panel, config = panels[chart.title], panels[chart.title]["config"]
         if chart.points:
-            assert (config["xAxis"], config["yAxis"]) == (f"summary:{chart.x}", f"summary:{chart.keys[0]}")
+            assert (config["xAxis"], config["yAxis"]) == (f"summary:{keys[0]}", f"summary:{chart.points}")
             continue
-        assert config["metrics"] == list(chart.keys)
+        assert config["metrics"] == keys
         assert (config["groupAgg"], config["groupArea"]) == ("mean", "stddev")
         if chart.x is not None:
             assert panel["viewType"] == "Run History Line Plot"

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
-from fsamlab.figures.labels import axis_label, scale, value_label
+from fsamlab.figures.labels import axis_label, value_label
+from fsamlab.metrics import RATIOS, factor
 from fsamlab.results.frames import AT_END, comparable, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.results.methods import GREY, style
-from fsamlab.results.metric_names import RATIOS
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Study
 
@@ -77,8 +77,8 @@ def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[st
     """
     num_runs = runs[METHOD].value_counts()
     for row in table.to_dict("records"):
-        one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else scale(metric) * row["std"]
-        mean, place = scale(metric) * row["mean"], methods.index(row[METHOD])
+        one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else factor(metric) * row["std"]
+        mean, place = factor(metric) * row["mean"], methods.index(row[METHOD])
         axes.errorbar(mean, place, xerr=bar, fmt=one.marker, color=one.colour, capsize=2, label=one.label)
         if row["n"] < num_runs[row[METHOD]]:
             beside(axes, mean, place, f"n = {row['n']}")
@@ -163,9 +163,9 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         one, here = style(method), table[METHOD] == method
         varied = table[here & ~fixed]
         if len(varied):
-            line(axes, varied[key], scale(metric) * varied["mean"], scale(metric) * varied["std"], one, marker=True)
+            line(axes, varied[key], factor(metric) * varied["mean"], factor(metric) * varied["std"], one, marker=True)
         for _, row in table[here & fixed].iterrows():
-            mean, std = scale(metric) * row["mean"], scale(metric) * row["std"]
+            mean, std = factor(metric) * row["mean"], factor(metric) * row["std"]
             axes.axhline(mean, color=one.colour, linestyle=dashes(one), label=one.label)
             if row["n"] > 1:
                 axes.axhspan(mean - std, mean + std, color=one.colour, alpha=BAND, linewidth=0)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.accuracy import draw_dots
 from fsamlab.figures.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
 from fsamlab.figures.training_curves import end_of_line
+from fsamlab.metrics import DIRECTIONS, RATIOS, ROWS, of
 from fsamlab.results.frames import (
     comparable,
     end_columns,
@@ -26,7 +27,6 @@ from fsamlab.results.frames import (
     why_none,
 )
 from fsamlab.results.methods import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
-from fsamlab.results.metric_names import DIRECTIONS, RATIOS
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Study
 
@@ -41,24 +41,7 @@ WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # whose loss: label, pl
     "batch": ("its batch", -0.19, {"alpha": 1.0}),
     "other": ("all other samples", 0.19, {"alpha": 0.45, "hatch": "////"}),
 }
-SHARPNESS = (
-    "sharpness/one_step",
-    "sharpness/m_sharpness",
-    "sharpness/worst_case",
-    "sharpness/m_worst_case",
-    "sharpness/average_case",
-    "curvature/lambda_max",
-    "curvature/trace",
-)
-NAMES = {
-    "sharpness/one_step": "one-step sharpness",
-    "sharpness/m_sharpness": "m-sharpness",
-    "sharpness/worst_case": "worst-case sharpness",
-    "sharpness/m_worst_case": "worst-case sharpness, mean over batches",
-    "sharpness/average_case": "average-case sharpness",
-    "curvature/lambda_max": r"$\lambda_{\max}$ of the Hessian",
-    "curvature/trace": "trace of the Hessian",
-}
+SHARPNESS = tuple(row.key for row in ROWS if row.panel)
 
 
 def ema_table(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> pd.DataFrame:
@@ -173,8 +156,8 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
         draw_dots(axes, tables[key], column, methods, done)
-        axes.set_title(NAMES.get(key, key) + (" (ratio of the means)" if column in RATIOS else ""))
-        axes.set_xlabel("nats" if key.startswith("sharpness/") else "nats / weight²")
+        axes.set_title((of(key).panel or key) + (" (ratio of the means)" if column in RATIOS else ""))
+        axes.set_xlabel(of(key).unit.replace("^2", "²"))
         if place % ACROSS:
             axes.tick_params(axis="y", labelleft=False)
         counts += list(tables[key]["n"])

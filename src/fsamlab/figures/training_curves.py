@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
-from fsamlab.figures.labels import AXIS_LABELS, axis_label, scale, value_label
+from fsamlab.figures.labels import axis_label, value_label
+from fsamlab.metrics import RATIOS, axis, factor, is_accuracy
 from fsamlab.results.frames import comparable, history, methods_of, need, parts_of
 from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
-from fsamlab.results.metric_names import RATIOS
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Study
 
@@ -66,21 +66,21 @@ def draw_curves(
     for value, one in looks.items():
         here = table[table[by] == value]
         if len(here):
-            line(axes, here["epoch"], scale(key) * here["mean"], scale(key) * here["std"], one)
-        notes += end_of_line(axes, here, scale(key), ends[value], one)
+            line(axes, here["epoch"], factor(key) * here["mean"], factor(key) * here["std"], one)
+        notes += end_of_line(axes, here, factor(key), ends[value], one)
     if table["mean"].isna().any():
         notes.append(f"gaps: the mean of {parts_of(key)[1]} is not positive")
     if log_y:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], scale(key) * float(table["mean"].min()) / 2))
-    elif key.endswith("acc1"):
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], factor(key) * float(table["mean"].min()) / 2))
+    elif is_accuracy(key):
         later = table[table["epoch"] >= EARLY * table["epoch"].max()]
         low, high = later["mean"] - later["std"].fillna(0), table["mean"] + table["std"].fillna(0)
-        axes.set_ylim(scale(key) * float(low.min()) - MARGIN, scale(key) * float(high.max()) + MARGIN)
+        axes.set_ylim(factor(key) * float(low.min()) - MARGIN, factor(key) * float(high.max()) + MARGIN)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if key in AXIS_LABELS:
-        label_y(axes, AXIS_LABELS[key])
+    if axis(key):
+        label_y(axes, axis(key))
     else:  # most keys are longer than the axis
         axes.set_title(axis_label(key))
     return list(table["n"]), notes

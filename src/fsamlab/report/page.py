@@ -18,12 +18,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from fsamlab import metrics
+from fsamlab.metrics import AT_CHECKPOINT, is_measured
 from fsamlab.report import page_notes, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
-from fsamlab.results import metric_names
-from fsamlab.results.conventions import AT_CHECKPOINT, MEASURED
 from fsamlab.results.settings import as_text
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
@@ -36,7 +36,7 @@ SCRIPTS = (
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
 OF_PERTURBATION = tuple(f"optimizer.{k}" for k in ("rho", "sigma", "lmbda", "eta", "ascent_batch_size"))
-SUMMARIES = ("final/", "best/", "cost/step_ms", *(AT_CHECKPOINT + group for group in MEASURED))
+SUMMARIES = ("final/", "best/", "cost/step_ms")
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Gathered:
@@ -87,10 +87,8 @@ def render(gathered: Gathered, title: str) -> str:
 def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
     """Return what the page's script draws from, ready for JSON."""
     frame = gathered.frame
-    methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metric_names.DIRECTIONS])
-    numbers = {
-        str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if str(c).startswith(SUMMARIES)
-    }
+    methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metrics.DIRECTIONS])
+    numbers = {str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if _is_shown(str(c))}
     return {
         "runs": [
             {"name": d.name, "status": str(run["status"]), "diverged": page_tables.diverged_at(run)}
@@ -105,19 +103,20 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "metrics": [
             {
                 "key": key,
-                "group": metric_names.group(key),
-                "title": metric_names.title(key),
-                "headline": metric_names.is_headline(key),
-                "percent": metric_names.is_accuracy(key),
+                "group": metrics.of(key).section,
+                "title": metrics.title(key),
+                "headline": metrics.of(key).headline > 0,
+                "percent": metrics.is_accuracy(key),
                 "notFinite": gathered.curves.not_finite.get(key, 0),
             }
-            for key in metric_names.ordered(gathered.curves.by_metric)
+            for key in metrics.ordered(gathered.curves.by_metric)
         ],
-        "groups": metric_names.GROUPS,
-        "ratios": metric_names.RATIOS,
+        "groups": metrics.SECTIONS,
+        "ratios": metrics.RATIOS,
+        "percent": [key for key in {**gathered.curves.by_metric, **numbers} if metrics.of(key).percent],
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
         "sensitivities": sensitivities(gathered),
-        "directions": metric_names.DIRECTIONS,
+        "directions": metrics.DIRECTIONS,
         "radii": {prefix: _numbers(frame, f"{prefix}diagnostics/perturbation_rho") for prefix in ("", "measured/")},
         **gathered.curves.as_dict(),
     }
@@ -152,6 +151,11 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
                 {"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION, "tied": tied.get(key, [])}
             )
     return found
+
+
+def _is_shown(column: str) -> bool:
+    """Return whether a column of the summary may be an axis of the page."""
+    return column.startswith(SUMMARIES) or (column.startswith(AT_CHECKPOINT) and is_measured(column))
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> list[float | None]:

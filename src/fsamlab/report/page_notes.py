@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fsamlab.metrics import AT_CHECKPOINT, FAMILIES, family, is_convention
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
-from fsamlab.results.conventions import AT_CHECKPOINT, FAMILIES, family, is_convention
 from fsamlab.results.settings import MAX_NAMED, more
 
 OF_FAMILY = (

@@ -12,30 +12,16 @@ from typing import Any
 
 import pandas as pd
 
+from fsamlab.metrics import AT_CHECKPOINT, ROWS, of
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.results.methods import label
 from fsamlab.results.settings import clear_best, conditions_of, gain, plain
 from fsamlab.terminal.text import counted, percent_spread
 
-PERCENT, PLAIN = "percent", "plain"
-UNITS = {PERCENT: ",\u00a0%", PLAIN: ""}
-RESULTS = (  # summary key, heading, what it is, unit, whether more is better
-    (
-        "best/test/acc1",
-        "test, best epoch",
-        "test accuracy at the epoch with the best validation accuracy",
-        PERCENT,
-        True,
-    ),
-    ("final/test/acc1", "test, at the end", "test accuracy after the last epoch", PERCENT, True),
-    ("best/val/acc1", "validation, best", "the validation accuracy that chose the epoch", PERCENT, False),
-    ("final/train/loss", "train loss", "training loss of the last epoch, with label noise as given", PLAIN, False),
-    ("final/sharpness/one_step", "one-step sharpness", "rise of the loss along its gradient, at the end", PLAIN, False),
-    ("final/curvature/lambda_max", "lambda_max", "largest eigenvalue of the Hessian, at the end", PLAIN, False),
-    ("measured/sharpness/one_step", "one-step sharpness, measured", "by fsamlab measure", PLAIN, False),
-    ("measured/curvature/lambda_max", "lambda_max, measured", "by fsamlab measure", PLAIN, False),
+COLUMNS = sorted(  # of the table of results, each with its key in the summary; those of a checkpoint are the last
+    ((f"{column.source}{row.key}", column) for row in ROWS for column in row.columns),
+    key=lambda found: found[1].source == AT_CHECKPOINT,
 )
-
 
 COST = (  # column of by_setting, heading, what it is, form
     ("step_ms", "ms per step", "median over the runs", "{:.1f}"),
@@ -85,8 +71,8 @@ def results(gathered: Gathered) -> Table | None:
 
     Settings that are compared with each other stand together, methods in the order of the sweep.
     """
-    metrics = [r for r in RESULTS if r[0] in gathered.frame]
-    table = gathered.study.settings([m[0] for m in metrics])
+    metrics = [found for found in COLUMNS if found[0] in gathered.frame]
+    table = gathered.study.settings([key for key, _ in metrics])
     if table.empty:
         return None
     keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
@@ -95,13 +81,14 @@ def results(gathered: Gathered) -> Table | None:
         table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
     counted_runs = "finished runs, which mean and standard deviation are over, or fewer where the cell says so"
     columns = [*map(_of_key, keys), Column("n", counted_runs, lambda i, row: Cell(str(row["n"]), row["n"]))]
-    for key, heading, text, unit, judged in metrics:
+    for key, of_key in metrics:
         if f"{key} mean" in table:
-            best = clear_best(table, key) if judged else set()
-            columns.append(Column(heading + UNITS[unit], text, partial(_mean, key, unit, best)))
+            best = clear_best(table, key) if of_key.judged else set()
+            heading = of_key.heading + (",\u00a0%" if of(key).percent else "")
+            columns.append(Column(heading, of_key.text, partial(_mean, key, best)))
         if key == GAINS and f"{key} vs sgd mean" in table:
-            text = f"{text} minus SGD's with the same seed, in points (seeds in which it is higher)"
-            columns.append(Column(f"{heading} − SGD", text, partial(_gain, key)))
+            text = f"{of_key.text} minus SGD's with the same seed, in points (seeds in which it is higher)"
+            columns.append(Column(f"{of_key.heading} − SGD", text, partial(_gain, key)))
     columns += [
         Column(heading, text, partial(_plain, key, form))
         for key, heading, text, form in COST
@@ -118,8 +105,8 @@ def _of_key(key: str) -> Column:
     return Column(key.removesuffix(".name"), f"the configuration's {key}", cell, numeric=False)
 
 
-def _mean(key: str, unit: str, best: set[Any], index: Any, row: pd.Series) -> Cell:
-    cell = mean_std(row[f"{key} mean"], row[f"{key} std"], unit, index in best)
+def _mean(key: str, best: set[Any], index: Any, row: pd.Series) -> Cell:
+    cell = mean_std(row[f"{key} mean"], row[f"{key} std"], of(key).percent, index in best)
     fewer = 0 < row[f"{key} n"] < row["n"]
     return replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell
 
@@ -148,11 +135,11 @@ def _sortable(value: Any) -> float | str:
     return str(value)
 
 
-def mean_std(mean: float, std: float, unit: str, bold: bool) -> Cell:
+def mean_std(mean: float, std: float, percent: bool, bold: bool) -> Cell:
     """Return `mean ± std`; `–` where there is no value, the mean alone where there is no deviation."""
     if math.isnan(mean):
         return Cell("–", "")
-    if unit == PERCENT:
+    if percent:
         return Cell(percent_spread(mean, std), mean, bold)
     if std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
         std = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fsamlab.results.conventions import family, is_convention
+from fsamlab.metrics import family, is_convention
 from fsamlab.results.settings import MAX_NAMED, more
 
 T = TypeVar("T")

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fsamlab.results.conventions import FREE, MEASURED, family
+from fsamlab.metrics import OF_A_STEP, RATIOS, family, is_measured, of
 from fsamlab.results.methods import METHODS
-from fsamlab.results.metric_names import RATIOS
 from fsamlab.results.settings import METHOD, as_text, numbers
 from fsamlab.results.study import Study
 
@@ -223,7 +222,7 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
     Raises:
         ValueError: naming the convention and its values.
     """
-    bound = [key for key in keys if key.startswith(MEASURED) and key not in FREE]
+    bound = [key for key in keys if is_measured(key)]
     if not bound:
         return
     families = {family(source + key) for key in bound}
@@ -252,10 +251,10 @@ def advice(key: str) -> str:
     key = key.removeprefix("measured/").removeprefix("final/")
     if key.startswith("best/"):
         return "it needs a validation split, data.val_size above 0"
-    if key in FREE:
+    if of(key).family == OF_A_STEP:
         return "diagnostics=light records it where the method has it (not diagnostics=off)"
     if key.startswith(("perturbation/", "noise/")):
         return "train with diagnostics=paper or full, or `fsamlab measure RUNS diagnostics=paper`"
-    if key.startswith(MEASURED):
+    if is_measured(key):
         return "train with diagnostics=full, or `fsamlab measure RUNS diagnostics=full`"
     return "docs/metrics.md lists the keys"

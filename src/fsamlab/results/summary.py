@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fsamlab.metrics import ROWS, ordered
 from fsamlab.results.methods import METHODS
 from fsamlab.results.reading import collect
 from fsamlab.results.settings import ACCURACIES, own_n, plain
@@ -72,17 +73,7 @@ def place(key: str, value: Any) -> tuple[int, float, str]:
 
 
 BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened
-HEADLINES = (
-    "sharpness/one_step",
-    "sharpness/m_sharpness",
-    "sharpness/worst_case",
-    "sharpness/m_worst_case",
-    "curvature/lambda_max",
-    "curvature/trace",
-    "perturbation/cos_batch_full",
-    "perturbation/cos_ema_full",
-    "noise/scale",
-)
+HEADLINES = ordered(row.key for row in ROWS if row.terminal)
 
 
 def parts_of(keys: Sequence[str], width: int) -> list[list[str]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 from fsamlab.config import ConfigError
+from fsamlab.metrics import ROWS, Chart
 from fsamlab.results.methods import METHODS
 from fsamlab.tracking.wandb_server import CannotUpload, WandbServer, one_line
 
@@ -20,115 +20,16 @@ NAME = "fsamlab"
 MAX_METHODS = 20  # lines of a panel; W&B's own default is 10
 
 
-@dataclass(frozen=True)
-class Chart:
-    """One panel.
-
-    Attributes:
-        keys: of rows, or of the summary for bars and points.
-        x: the key of the horizontal axis; None for bars, one for each method.
-        log: whether the values span decades, and are positive.
-        points: one point for each run, its summary's `keys[0]` over `x`.
-    """
-
-    title: str
-    keys: tuple[str, ...]
-    x: str | None = "epoch"
-    log: bool = False
-    points: bool = False
+def _by_section() -> dict[str, dict[Chart, list[str]]]:
+    """Return {section: {chart: keys}} as the metric table has them."""
+    found: dict[str, dict[Chart, list[str]]] = {}
+    for row in ROWS:
+        for chart in row.charts:
+            found.setdefault(chart.section, {}).setdefault(chart, []).append(row.key)
+    return found
 
 
-def _each(prefix: str, *ends: str) -> tuple[str, ...]:
-    return tuple(prefix + end for end in ends)
-
-
-SECTIONS: dict[str, tuple[Chart, ...]] = {
-    "accuracy": (
-        Chart("validation accuracy", ("val/acc1",)),
-        Chart("test accuracy", ("test/acc1",)),
-        Chart("training accuracy", ("train/acc1",)),
-        Chart("test accuracy at the best validation accuracy", ("best/test/acc1",), x=None),
-        Chart("test accuracy at the end", ("final/test/acc1",), x=None),
-    ),
-    "loss": (
-        Chart("training loss (nats)", ("train/loss",), log=True),
-        Chart("training loss at w + eps (nats)", ("train/loss_perturbed",), log=True),
-        Chart("validation loss (nats)", ("val/loss",)),
-        Chart("test loss (nats)", ("test/loss",)),
-        Chart("learning rate", ("train/lr",), x="global_step"),
-    ),
-    "sharpness": (
-        Chart("one ascent step (nats)", ("sharpness/one_step",), log=True),
-        Chart(
-            "one ascent step: first order and curvature (nats)",
-            ("sharpness/one_step_first_order", "sharpness/one_step_curvature"),
-        ),
-        Chart("one ascent step, adaptive ball (nats)", ("sharpness/one_step_adaptive",), log=True),
-        Chart("m-sharpness (nats)", ("sharpness/m_sharpness",), log=True),
-        Chart("worst case (nats)", ("sharpness/worst_case",), log=True),
-        Chart("worst case, mean over batches of m (nats)", ("sharpness/m_worst_case",), log=True),
-        Chart("average case (nats)", ("sharpness/average_case",), log=True),
-    ),
-    "curvature": (
-        Chart("largest eigenvalue", ("curvature/lambda_max",), log=True),
-        Chart("next eigenvalues", _each("curvature/lambda_", "2", "3", "4", "5"), log=True),
-        Chart("smallest eigenvalue", ("curvature/lambda_min",)),
-        Chart("lambda_max / lambda_5", ("curvature/lambda_ratio",)),
-        Chart("trace", ("curvature/trace",), log=True),
-        Chart("along directions", _each("curvature/along_", "sam", "sam_full", "sam_noise", "random", "fsam")),
-    ),
-    "perturbation": (
-        Chart(
-            "EMA as an estimate of the full gradient: measured, predicted, independent batches",
-            _each("perturbation/cos_ema_full", "", "_predicted", "_independent"),
-        ),
-        Chart(
-            "batch and full gradient: cosine measured, predicted",
-            _each("perturbation/cos_batch_full", "", "_predicted"),
-        ),
-        Chart("full gradient left in F-SAM's direction: cos(d, g)", ("perturbation/cos_d_full",)),
-        Chart(
-            "decomposition: full gradient, projection, noise (norms)",
-            _each("perturbation/", "full_grad_norm", "projection_norm", "noise_norm"),
-            log=True,
-        ),
-        Chart("share of the full gradient in the batch's", ("perturbation/full_share",)),
-        Chart("norm of the EMA over that of the full gradient", ("perturbation/ema_norm_ratio",)),
-        Chart(
-            "friendliness: rise of the batch's loss (nats)",
-            _each("perturbation/rise_batch_", "sam", "sam_full", "sam_noise", "fsam"),
-        ),
-        Chart(
-            "friendliness: rise of the other samples' loss (nats)",
-            _each("perturbation/rise_other_", "sam", "sam_full", "sam_noise", "fsam"),
-        ),
-        Chart(
-            "norms of ascent gradient and EMA, each step",
-            _each("perturbation/", "grad_norm", "ema_norm"),
-            "global_step",
-            log=True,
-        ),
-        Chart("cos(a, EMA), each step", ("perturbation/cos_ema",), "global_step"),
-        Chart("abs(d) / abs(a), each step", ("perturbation/d_ratio",), "global_step"),
-        Chart("share of the EMA in a (sigma), each step", ("perturbation/ema_coefficient",), "global_step"),
-        Chart("steps floored and skipped", _each("perturbation/", "floored_share", "skipped_share"), "global_step"),
-    ),
-    "noise": (
-        Chart("tr Sigma, and its part from augmentation", _each("noise/trace_", "sigma", "augmentation"), log=True),
-        Chart("squared norm of the mean gradient", ("noise/grad_sq",)),
-        Chart("coherence measured, predicted", _each("noise/coherence", "", "_predicted")),
-    ),
-    "cost": (
-        Chart("time of a step (ms)", ("time/step_ms",)),
-        Chart("time so far (s)", ("time",)),
-        Chart("test accuracy over training time (s)", ("best/test/acc1",), x="cost/train_seconds", points=True),
-        Chart(
-            "training, evaluation, diagnostics (s)",
-            _each("cost/", "train_seconds", "eval_seconds", "diagnostics_seconds"),
-            x=None,
-        ),
-    ),
-}
+SECTIONS = _by_section()
 NOTE = (
     "Each line is the mean over **all** runs of a method that are shown, and the band is their standard deviation, "
     "whatever else differs between the runs: radius, learning rate, model, data, number of epochs. For a mean over "
@@ -155,7 +56,7 @@ def build(project: str, entity: str, name: str) -> Any:
                 panels=panels,
                 layout_settings=workspaces.SectionLayoutSettings(columns=3, rows=-(-len(panels) // 3)),
             )
-            for title, panels in _sections(reports).items()
+            for title, panels in _panels(reports).items()
         ],
         settings=workspaces.WorkspaceSettings(x_axis="global_step", max_runs=MAX_METHODS),
         runset_settings=workspaces.RunsetSettings(
@@ -196,35 +97,35 @@ def save(project: str, entity: str | None, name: str) -> str:
         raise CannotUpload(f"W&B server {server.environment.base_url}: {one_line(e)}") from e
 
 
-def _sections(reports: Any) -> dict[str, list[Any]]:
+def _panels(reports: Any) -> dict[str, list[Any]]:
     """Return the panels of each section; the first section has the note on what is averaged at its end."""
-    sections = {title: [_panel(reports, title, chart) for chart in charts] for title, charts in SECTIONS.items()}
+    sections = {title: [_panel(reports, *chart) for chart in charts.items()] for title, charts in SECTIONS.items()}
     note = reports.MarkdownPanel(markdown=NOTE)
     note._id = _id("note")
     sections[next(iter(sections))].append(note)
     return sections
 
 
-def _panel(reports: Any, section: str, chart: Chart) -> Any:
+def _panel(reports: Any, chart: Chart, keys: list[str]) -> Any:
     """Return a chart as a panel: a mean line and band for each method, bars, or points."""
     group = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     panel: Any
     if chart.points:
-        x, y = reports.SummaryMetric(chart.x), reports.SummaryMetric(chart.keys[0])
+        x, y = reports.SummaryMetric(keys[0]), reports.SummaryMetric(chart.points)
         panel = reports.ScatterPlot(title=chart.title, x=x, y=y)
     elif chart.x is None:
-        panel = reports.BarPlot(title=chart.title, metrics=list(chart.keys), **group)
+        panel = reports.BarPlot(title=chart.title, metrics=keys, **group)
     else:
         panel = reports.LinePlot(
             title=chart.title,
             x=chart.x,
-            y=list(chart.keys),
+            y=keys,
             log_y=chart.log or None,
             title_x=chart.x,
             max_runs_to_show=MAX_METHODS,
             **group,
         )
-    panel._id = _id(section, chart.title)
+    panel._id = _id(chart.section, chart.title)
     return panel
 
 

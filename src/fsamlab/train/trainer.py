@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fsamlab import metrics
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data, EvalSource
 from fsamlab.diagnostics import Diagnostics, Sampling, Snapshot
@@ -24,8 +25,6 @@ from fsamlab.task import Classification, Task
 from fsamlab.train.closures import Passes
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.schedule import lr_factor
-
-FINAL = ("train", "val", "test", "sharpness", "curvature", "perturbation", "noise")  # groups of a run's summary
 
 
 class Diverged(RuntimeError):
@@ -318,7 +317,7 @@ class Trainer:
 
     def summary(self) -> dict[str, float]:
         """Return the run's numbers: final, at the best validation epoch, and cost."""
-        final = {f"final/{k}": v for k, v in self.last_row.items() if k.split("/")[0] in FINAL}
+        final = {f"final/{k}": v for k, v in self.last_row.items() if metrics.of(k).final}
         cost = {
             "cost/steps": self.step,
             "cost/epochs": self.step / self.steps_per_epoch,

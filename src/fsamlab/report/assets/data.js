@@ -12,7 +12,7 @@ const MAX_UNION = 400; // points of a mean over runs whose own points differ
 const MAX_SHADE = 0.45; // beyond, a colour is hardly one
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
-const percentFactor = (metric) => (/\/acc1$|_share$/.test(metric) ? 100 : 1);
+const percentFactor = (metric) => (DATA.percent.includes(metric) ? 100 : 1);
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
 
 /* Keys as labels show them: without their section, where no other key would look the same. */
