@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
+MISSING: Any = "???"  # OmegaConf's marker for a value that must be given
 RANGE = "range"  # the key in a field's metadata
 SHOWN = 100  # characters of a value in a message
 COUNT = 10**9  # no run has more steps, samples or batches

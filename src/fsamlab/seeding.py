@@ -1,8 +1,8 @@
-"""Seeds as pure functions of what they are for: there is no hidden generator state to save or to lose.
+"""Seeds as pure functions of their purpose: there is no generator state to save or to lose.
 
-Every random draw of a run comes from a generator seeded with `derive_seed(seed, stream, ...)`, where
-the stream says what the draw is for and the rest (epoch, step, batch number, sample index) says which
-one it is. A resumed run therefore draws what an uninterrupted one would have drawn.
+Every random draw of a run comes from a generator with the seed `derive_seed(seed, stream, ...)`. The stream is the
+purpose of the draw; the other numbers (epoch, step, batch number, sample index) tell which draw it is. So a resumed run
+draws the values that an undisturbed run draws.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: keeps the all-zero input aw
 
 
 class Stream(IntEnum):
-    """What a seed is for. The values are part of every run's identity: add to them, never change them."""
+    """The purpose of a seed. The values decide every run's numbers: add new values, never change the present ones."""
 
     SPLIT = 1
     LABEL_NOISE = 2
