@@ -5,7 +5,15 @@ import math
 import pytest
 from support.made_frames import frame, one_run
 
-from fsamlab.report.figures import accuracy_table, conventions_table, cost_table, measured_table, paired_table
+from fsamlab.report.figures import (
+    accuracy_table,
+    by_method,
+    conventions_table,
+    cost_table,
+    measured_table,
+    paired_table,
+)
+from fsamlab.results import study
 
 
 def line(table, start):
@@ -234,3 +242,14 @@ def test_what_changes_with_the_method_stands_below_measured_values():
     runs = tied_runs()
     table = measured_table(runs[runs["model.width"] == 32], ["curvature/trace"])
     assert table.splitlines()[-1] == TIED.replace("model.width", "optimizer.name")
+
+
+def test_figures_and_tables_take_a_study_and_compute_its_settings_once(methods, monkeypatch):
+    tables, own = (accuracy_table, cost_table, paired_table), study.as_text
+    expected = [table(methods) for table in tables]
+    seen = []
+    monkeypatch.setattr(study, "as_text", lambda values: seen.append(values.name) or own(values))
+    found = study.Study(methods)
+    assert [table(found) for table in tables] == expected
+    assert by_method(found)
+    assert sorted(seen) == sorted(found.setting_keys)

@@ -1,4 +1,4 @@
-"""Frames as `collect` and `collect_rows` return them, with round numbers."""
+"""The frames of a study, runs and rows, with round numbers."""
 
 import pandas as pd
 

@@ -18,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, factor
-from fsamlab.results.frames import AT_END, comparable, mean_std, methods_of, need, parts_of, with_values
+from fsamlab.results.frames import AT_END, comparable, having_key, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.results.methods import GREY, style
 from fsamlab.results.settings import METHOD
-from fsamlab.results.study import Study
+from fsamlab.results.study import Runs, Study
 
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "optimizer.rho": "fig3_rho",
@@ -38,7 +38,7 @@ DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
 
 
 @look()
-def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None) -> Figure:
+def by_method(runs: Runs, metric: str = AT_END, panel: str | None = None) -> Figure:
     """Return a metric of `collect` by method, mean and standard deviation; a panel for each value of a config key.
 
     Runs without that key are left out.
@@ -47,11 +47,11 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         ValueError: no finished run, or runs of one method (and panel) that differ in more than the seed.
     """
     by = [METHOD] if panel is None else [panel, METHOD]
-    if panel in runs:
-        runs = runs[runs[panel].notna()]
-    done = comparable(runs, by)
+    study = comparable(having_key(runs, panel), by)
+    done = study.runs
     table = mean_std(done, by, metric)
-    having = done[done[parts_of(metric)[0]].notna()]
+    shown = study.where(done[parts_of(metric)[0]].notna())
+    having = shown.runs
     values = [None] if panel is None else sorted(having[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
     lines = having.groupby(panel)[METHOD].nunique().max() if panel else having[METHOD].nunique()
     figure, panels = grid(len(values), 0.5 + 0.19 * lines)
@@ -66,7 +66,7 @@ def by_method(runs: pd.DataFrame, metric: str = AT_END, panel: str | None = None
         panels[0].set_xlabel(axis_label(metric))
     else:  # as wide as a panel
         figure.supxlabel(axis_label(metric), fontsize=8)
-    heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *Study(having).tie_words(by)]))
+    heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *shown.tie_words(by)]))
     return figure
 
 
@@ -105,7 +105,7 @@ def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[
         axes.set_xticks([])
 
 
-def components(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
+def components(runs: Runs, metric: str = AT_END) -> Figure:
     """Return Figure 2a: SAM, SAM-full and F-SAM, a panel for each base optimizer.
 
     Of `+sweeps=fig2a_components_sgd` and `+sweeps=fig2a_components_adamw`, whose runs may be given together. SAM-full
@@ -115,13 +115,14 @@ def components(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
         ValueError: sam, fsam or both of sam_full and sam_full_ema have no finished run.
     """
     need(runs, ["sam", "fsam"], "fig2a_components_sgd")
-    if not set(runs[METHOD]) & {"sam_full", "sam_full_ema"}:
+    study = Study.of(runs)
+    if not set(study.runs[METHOD]) & {"sam_full", "sam_full_ema"}:
         need(runs, ["sam_full_ema"], "fig2a_components_sgd")
-    shown = runs[runs[METHOD].isin(["sgd", "adamw", "sam", "sam_full", "sam_full_ema", "fsam"])]
-    return by_method(shown, metric, panel="optimizer.base")
+    shown = study.runs[METHOD].isin(["sgd", "adamw", "sam", "sam_full", "sam_full_ema", "fsam"])
+    return by_method(study.where(shown), metric, panel="optimizer.base")
 
 
-def other_batch(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
+def other_batch(runs: Runs, metric: str = AT_END) -> Figure:
     """Return Figure 2b: the perturbation from another batch (sam_db) beside SAM and SGD.
 
     Of `+sweeps=fig2b_other_batch`.
@@ -130,14 +131,15 @@ def other_batch(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
         ValueError: sam or sam_db has no finished run.
     """
     need(runs, ["sam", "sam_db"], "fig2b_other_batch")
-    return by_method(runs[runs[METHOD].isin(["sgd", "sam", "sam_db"])], metric)
+    study = Study.of(runs)
+    return by_method(study.where(study.runs[METHOD].isin(["sgd", "sam", "sam_db"])), metric)
 
 
 # ------------------------------------------------------------------------- against a hyper-parameter
 
 
 @look()
-def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
+def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
     """Return a metric of `collect` against a numeric config key, a line for each method.
 
     A method without the key (SGD has no rho, SAM no ascent_batch_size) is a horizontal line. Values that grow by
@@ -147,8 +149,9 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         ValueError: a key with fewer than two numbers, or runs of one method and value that differ in more than the
             seed.
     """
-    done = comparable(runs, [METHOD, key])
-    done = done.assign(**{key: pd.to_numeric(done[key], errors="coerce")})  # a column with None may hold objects
+    study = comparable(runs, [METHOD, key])
+    done = study.runs  # a column with None may hold objects, which have no order
+    done = done.assign(**{key: pd.to_numeric(done[key], errors="coerce")})
     if done[key].isna().all():
         raise ValueError(f"{key} is no number; by_method(runs, panel={key!r}) has a panel for each value")
     table = mean_std(done, [METHOD, key], metric)
@@ -175,12 +178,12 @@ def versus(runs: pd.DataFrame, key: str, metric: str = AT_END) -> Figure:
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
     label_y(axes, axis_label(metric))
-    shown = done[done[parts_of(metric)[0]].notna()]
-    legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *Study(shown).tie_words([METHOD, key])]))
+    shown = study.where(done[parts_of(metric)[0]].notna())
+    legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *shown.tie_words([METHOD, key])]))
     return figure
 
 
-def ascent_batch(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
+def ascent_batch(runs: Runs, metric: str = AT_END) -> Figure:
     """Return Figures 2c and A5: accuracy against the batch size of the perturbation, the descent's fixed.
 
     Of `+sweeps=fig2c_perturbation_batch`. A thin line marks the descent batch: there sam_batch is SAM.
@@ -189,20 +192,21 @@ def ascent_batch(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
         ValueError: see :func:`versus`; no finished run of sam_batch.
     """
     need(runs, ["sam_batch"], "fig2c_perturbation_batch")
-    shown = runs[runs[METHOD].isin(["sgd", "sam", "sam_batch"])]
-    figure = versus(shown, "optimizer.ascent_batch_size", metric)
+    study = Study.of(runs)
+    study = study.where(study.runs[METHOD].isin(["sgd", "sam", "sam_batch"]))
+    figure = versus(study, "optimizer.ascent_batch_size", metric)
     (axes,) = figure.axes
-    for size in shown.loc[shown[METHOD] == "sam_batch", "data.batch_size"].unique():
+    for size in study.runs.loc[study.runs[METHOD] == "sam_batch", "data.batch_size"].unique():
         axes.axvline(size, color=GREY, linewidth=0.8, zorder=0.5)
         axes.annotate("descent batch", (size, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", size=7)
     return figure
 
 
-def rho(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
+def rho(runs: Runs, metric: str = AT_END) -> Figure:
     """Return Figure 3: accuracy against the radius; of `+sweeps=fig3_rho`. Errors of :func:`versus`."""
     return versus(runs, "optimizer.rho", metric)
 
 
-def batch_size(runs: pd.DataFrame, metric: str = AT_END) -> Figure:
+def batch_size(runs: Runs, metric: str = AT_END) -> Figure:
     """Return Figure 4: accuracy against the batch size; of `+sweeps=fig4_batch_size`. Errors of :func:`versus`."""
     return versus(runs, "data.batch_size", metric)

@@ -28,7 +28,7 @@ from fsamlab.results.frames import (
 )
 from fsamlab.results.methods import BLUE, DASHED, DOTTED, GREY, SOLID, VERMILION, Style, style
 from fsamlab.results.settings import METHOD
-from fsamlab.results.study import Study
+from fsamlab.results.study import Runs
 
 LAMBDA = "optimizer.lmbda"
 EMA_QUALITY = {
@@ -44,7 +44,7 @@ WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # whose loss: label, pl
 SHARPNESS = tuple(row.key for row in ROWS if row.panel)
 
 
-def ema_table(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> pd.DataFrame:
+def ema_table(rows: pd.DataFrame, runs: Runs, method: str = "fsam") -> pd.DataFrame:
     """Return the EMA's quality, long: optimizer.lmbda, epoch, key (those of EMA_QUALITY), mean, std, n.
 
     Raises:
@@ -54,15 +54,13 @@ def ema_table(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> p
     return pd.concat([table.assign(key=key) for key, (table, _) in parts.items()], ignore_index=True)
 
 
-def _ema_histories(
-    rows: pd.DataFrame, runs: pd.DataFrame, method: str
-) -> dict[str, tuple[pd.DataFrame, dict[object, float]]]:
-    done = comparable(runs, [LAMBDA], [method])
-    return {key: history(rows, done, key, LAMBDA) for key in EMA_QUALITY}
+def _ema_histories(rows: pd.DataFrame, runs: Runs, method: str) -> dict[str, tuple[pd.DataFrame, dict[object, float]]]:
+    study = comparable(runs, [LAMBDA], [method])
+    return {key: history(rows, study, key, LAMBDA) for key in EMA_QUALITY}
 
 
 @look()
-def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") -> Figure:
+def ema_quality(rows: pd.DataFrame, runs: Runs, method: str = "fsam") -> Figure:
     """Return how well the EMA estimates the full gradient over training, a panel for each lambda.
 
     Measured cos(m_{t-1}, g), the two predictions for weights that stand still, and one batch's cosine
@@ -90,14 +88,14 @@ def ema_quality(rows: pd.DataFrame, runs: pd.DataFrame, method: str = "fsam") ->
     lowest = float((table["mean"] - table["std"].fillna(0)).min())
     panels[0].set_ylim(min(0.0, 1.05 * lowest), 1)
     panels[0].set_ylabel("cosine")
-    tied = Study(comparable(runs, [LAMBDA], [method])).tie_words([LAMBDA])
+    tied = comparable(runs, [LAMBDA], [method]).tie_words([LAMBDA])
     title = "\n".join([seeds(table["n"]), *tied, *dict.fromkeys(notes)])
     legend_below(figure, panels[0], title, columns=1 if len(panels) == 1 else 2)
     return figure
 
 
 @look()
-def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
+def friendliness(runs: Runs, method: str = "fsam") -> Figure:
     """Return what a step along each variant's direction does to the loss of its batch and to that of all others.
 
     At the last measured weights of the networks that `method` trained: bars of rise_batch_* and rise_other_* in nats;
@@ -107,7 +105,7 @@ def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
     Raises:
         ValueError: the method has no finished run, or its friendliness was not measured.
     """
-    done = comparable(runs, [METHOD], [method])
+    done = comparable(runs, [METHOD], [method]).runs
     keys = [f"perturbation/rise_{who}_{d}" for d in DIRECTIONS for who in ("batch", "other")]
     columns = end_columns(done, keys)
     source = "measured/" if all(c.startswith("measured/") for c in columns.values()) else ""
@@ -137,7 +135,7 @@ def friendliness(runs: pd.DataFrame, method: str = "fsam") -> Figure:
 
 
 @look()
-def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
+def sharpness(runs: Runs, keys: Sequence[str] = SHARPNESS) -> Figure:
     """Return sharpness and curvature at the end by measured method, a panel for each quantity that was measured.
 
     Of runs with diagnostics=full, or after `fsamlab measure RUNS diagnostics=full`. Sharpness in nats, curvature in
@@ -146,7 +144,8 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
     Raises:
         ValueError: none of `keys` was measured, or under different conventions.
     """
-    done = comparable(runs, [METHOD])
+    study = comparable(runs, [METHOD])
+    done = study.runs
     columns = end_columns(done, keys)
     methods = methods_of(done[done[list(columns.values())].notna().any(axis=1)])
     tables = {key: means(done, [METHOD], column).dropna(subset="mean") for key, column in columns.items()}
@@ -162,5 +161,5 @@ def sharpness(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> Figure:
             axes.tick_params(axis="y", labelleft=False)
         counts += list(tables[key]["n"])
     over = seeds(counts, all(column in RATIOS for column in columns.values()))
-    heading(figure, "\n".join([over, *Study(done[done[METHOD].isin(methods)]).tie_words([METHOD])]))
+    heading(figure, "\n".join([over, *study.where(done[METHOD].isin(methods)).tie_words([METHOD])]))
     return figure

@@ -35,14 +35,14 @@ from fsamlab.results.settings import (
     own_n,
     plain,
 )
-from fsamlab.results.study import Study
+from fsamlab.results.study import Runs, Study
 from fsamlab.terminal.text import fixed, percent_spread
 
 HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
 
 
-def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
+def accuracy_table(runs: Runs, form: str = "markdown") -> str:
     """Return test accuracies in per cent: mean ± standard deviation over seeds, and n.
 
     As `markdown`, or as `latex` for a paper: a tabular with the rules of booktabs, its title as a comment before it.
@@ -60,8 +60,9 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
-    keys = Study(finished(runs)).keys
-    done = with_labels(comparable(runs, keys), [key for key in keys if key.startswith("optimizer.")])
+    study = finished(runs)
+    keys = study.keys
+    done = with_labels(comparable(study, keys).runs, [key for key in keys if key.startswith("optimizer.")])
     metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
     if not metrics:
         raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
@@ -69,7 +70,7 @@ def accuracy_table(runs: pd.DataFrame, form: str = "markdown") -> str:
     parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
     comment = "% " if form == "latex" else ""
     texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
-    return "\n\n".join([*texts, *(f"{comment}{note}" for note in Study(done).tie_notes(keys))])
+    return "\n\n".join([*texts, *(f"{comment}{note}" for note in study.tie_notes(keys))])
 
 
 def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -127,7 +128,7 @@ def cells(table: pd.DataFrame, n: Mapping[Any, int | None]) -> dict[str, str]:
     return texts
 
 
-def cost_table(runs: pd.DataFrame) -> str:
+def cost_table(runs: Runs) -> str:
     """Return the time of a step by setting, in ms: the median over runs, and its ratio to SGD's; of `+sweeps=cost`.
 
     `total` is the ratio for a whole training, of steps × time of a step.
@@ -135,7 +136,7 @@ def cost_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run.
     """
-    study = Study(finished(runs))
+    study = finished(runs)
     table = study.settings()
     keys = list(table.columns[: table.columns.get_loc("n")])
     lines = []
@@ -153,7 +154,7 @@ def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
     return "\n\n".join([table, *study.tie_notes(keys)])
 
 
-def paired_table(runs: pd.DataFrame) -> str:
+def paired_table(runs: Runs) -> str:
     """Return what each setting gains over SGD in test accuracy, in points, seed by seed: mean ± standard deviation.
 
     A seed is one draw of validation split, label noise and initial weights for all methods, so the deviation of a
@@ -162,7 +163,7 @@ def paired_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run, or no SGD with a seed of another method, or more than one SGD to compare with.
     """
-    study = Study(finished(runs))
+    study = finished(runs)
     table = study.settings()
     keys = list(table.columns[: table.columns.get_loc("n")])
     metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
@@ -180,7 +181,7 @@ def paired_table(runs: pd.DataFrame) -> str:
     return with_notes(f"{title}\n\n{found}", study, keys)
 
 
-def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
+def measured_table(runs: Runs, keys: Sequence[str] = SHARPNESS) -> str:
     """Return measured quantities at the end by method: mean ± standard deviation over seeds, and n.
 
     Methods of which no run was measured are left out; where a value is there for fewer than n runs, its own n is
@@ -192,9 +193,10 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
     Raises:
         ValueError: none of `keys` was measured, or under different conventions.
     """
-    done = comparable(runs, [METHOD])
-    columns = end_columns(done, keys)
-    done = done[done[list(columns.values())].notna().any(axis=1)]
+    study = comparable(runs, [METHOD])
+    columns = end_columns(study.runs, keys)
+    study = study.where(study.runs[list(columns.values())].notna().any(axis=1))
+    done = study.runs
     n = done[METHOD].value_counts()
     texts: dict[str, list[str]] = {method: [label(method), str(n[method])] for method in methods_of(done)}
     for column in columns.values():
@@ -202,7 +204,7 @@ def measured_table(runs: pd.DataFrame, keys: Sequence[str] = SHARPNESS) -> str:
         found = {row[METHOD]: row for row in known.to_dict("records")}
         for method, text in texts.items():
             text.append(measured(found[method], n[method]) if method in found else "-")
-    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), Study(done), [METHOD])
+    return with_notes(markdown([LABEL, "n", *columns], list(texts.values())), study, [METHOD])
 
 
 def measured(row: dict[Any, Any], n: int) -> str:
@@ -211,7 +213,7 @@ def measured(row: dict[Any, Any], n: int) -> str:
     return f"{row['mean']:.3g}{spread}" + own_n(row["n"], n)
 
 
-def conventions_table(runs: pd.DataFrame) -> str:
+def conventions_table(runs: Runs) -> str:
     """Return what the measured values of runs depend on (docs/metrics.md), a line for each convention.
 
     Of `fsamlab measure` where it was used, else of training. Several values in a line mean: not comparable there;
@@ -220,7 +222,7 @@ def conventions_table(runs: pd.DataFrame) -> str:
     Raises:
         ValueError: no finished run, or none with conventions.
     """
-    done = finished(runs)
+    done = finished(runs).runs
     source = next((source for source in ("measured/", "") if conventions(done, source)), None)
     if source is None:
         raise ValueError("no run has diagnostics/ conventions; train with diagnostics=light, or use `fsamlab measure`")

@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, axis, factor, is_accuracy
-from fsamlab.results.frames import comparable, history, methods_of, need, parts_of
+from fsamlab.results.frames import comparable, having_key, history, methods_of, need, parts_of
 from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
 from fsamlab.results.settings import METHOD
-from fsamlab.results.study import Study
+from fsamlab.results.study import Runs
 
 EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
 MARGIN = 2  # per cent, above and below accuracies
@@ -26,7 +26,7 @@ MOST_LINES = 12  # that a reader can tell apart, and whose legend is not higher 
 
 
 @look()
-def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, log_y: bool = False) -> Figure:
+def curves(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD, log_y: bool = False) -> Figure:
     """Return a metric over the epochs, a line for each value of `by`: mean, and a band of one standard deviation.
 
     The axis of an accuracy starts below the values after the first tenth of training. A line whose runs do not all have
@@ -34,7 +34,7 @@ def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, l
 
     Args:
         rows: `rows` of a study; finished runs only enter.
-        runs: as `collect` returns them, of the same directories.
+        runs: a study of the same directories, or its frame of runs.
         key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
         by: the method, or a config key in which runs of one method differ; runs without the key are left out.
         log_y: draw it on a logarithmic axis; all means have to be positive.
@@ -50,10 +50,11 @@ def curves(rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, l
 
 
 def draw_curves(
-    axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD, log_y: bool = False
+    axes: Axes, rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD, log_y: bool = False
 ) -> tuple[list[int], list[str]]:
     """Draw what :func:`curves` returns into `axes`; return the numbers of seeds, and what is missing in the lines."""
-    table, ends = history(rows, runs, key, by)
+    study = comparable(having_key(runs, by), [by])
+    table, ends = history(rows, study, key, by)
     looks = styles(pd.Series(list(ends)), by)
     if len(looks) > MOST_LINES:
         raise ValueError(
@@ -62,7 +63,7 @@ def draw_curves(
         )
     if log_y and (table["mean"] <= 0).any():
         raise ValueError(f"{key} has means that are not positive: no logarithmic axis")
-    notes = Study(comparable(runs[runs[by].notna()], [by])).tie_words([by])
+    notes = study.tie_words([by])
     for value, one in looks.items():
         here = table[table[by] == value]
         if len(here):
@@ -107,7 +108,7 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
 
 
 @look()
-def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
     """Return Figure 1: test accuracy over training by what is perturbed along; of `+sweeps=fig1_decomposition`.
 
     Methods: sgd, sam, sam_component (the batch gradient's projection on the full gradient), sam_noise (what remains).
@@ -119,14 +120,14 @@ def decomposition(runs: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """
     shown = ["sgd", "sam", "sam_component", "sam_noise"]
     need(runs, shown[1:], "fig1_decomposition")
-    runs = comparable(runs, [METHOD], shown)
-    rows = rows[rows["directory"].isin(runs["directory"])] if len(rows) else rows
+    study = comparable(runs, [METHOD], shown)
+    rows = rows[rows["directory"].isin(study.runs["directory"])] if len(rows) else rows
     key = "perturbation/full_share"
     measured = any(column in rows and rows[column].notna().any() for column in (key, f"measured/{key}"))
     figure, panels = new(2 if measured else 1)
-    counts, notes = draw_curves(panels[0], rows, runs, "test/acc1")
+    counts, notes = draw_curves(panels[0], rows, study, "test/acc1")
     if measured:
-        shares, more = draw_curves(panels[1], rows, runs, key)
+        shares, more = draw_curves(panels[1], rows, study, key)
         counts, notes = counts + shares, list(dict.fromkeys(notes + more))
         label_y(panels[1], "share of the full gradient (%)")
         panels[1].set_ylim(bottom=0)

@@ -13,7 +13,7 @@ import pandas as pd
 from fsamlab.metrics import OF_A_STEP, RATIOS, family, is_measured, of
 from fsamlab.results.methods import METHODS
 from fsamlab.results.settings import METHOD, as_text, numbers
-from fsamlab.results.study import Study
+from fsamlab.results.study import Runs, Study
 
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
 
@@ -29,23 +29,24 @@ def _check_runs(runs: pd.DataFrame) -> None:
         raise ValueError("a frame with a row for each step stands where the runs belong; are the two exchanged?")
 
 
-def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs.
+def finished(runs: Runs) -> Study:
+    """Return the study of the finished runs.
 
     Raises:
         ValueError: there are none, or the frame has no runs in its rows.
     """
-    _check_runs(runs)
-    if runs.empty or not (runs["status"] == "finished").any():
+    study = Study.of(runs)
+    _check_runs(study.runs)
+    if study.runs.empty or not (study.runs["status"] == "finished").any():
         raise ValueError("no finished run among these; `fsamlab status` says how far they are")
-    return runs[runs["status"] == "finished"]
+    return study.finished
 
 
-def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the finished runs, where those that agree in the keys `by` differ in nothing but the seed.
+def comparable(runs: Runs, by: Sequence[str], methods: Sequence[str] | None = None) -> Study:
+    """Return the study of the finished runs, where those that agree in the keys `by` differ in nothing but the seed.
 
     Args:
-        runs: as `collect` returns them.
+        runs: a study, or its frame of runs.
         by: config keys that tell the settings apart.
         methods: only these, where given.
 
@@ -53,15 +54,16 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
         ValueError: no finished run, a key of `by` that no run has, other keys that differ, or a seed that is there
             twice.
     """
-    done = finished(runs)
+    study = finished(runs)
     if methods is not None:
-        done = done[done[METHOD].isin(methods)]
-        if done.empty:
+        study = study.where(study.runs[METHOD].isin(methods))
+        if study.runs.empty:
             raise ValueError(f"no finished run of {', '.join(methods)} among these")
+    done = study.runs
     absent = [key for key in by if key not in done or done[key].isna().all()]
     if absent:
         raise ValueError(f"no run has {absent[0]}; is that the sweep that varies it?")
-    varied = Study(done).texts
+    varied = study.texts
     others = [str(key) for key in varied if key not in by]
     each = list(dict.fromkeys([*by, "seed"]))
     texts = pd.concat([done[each].apply(as_text), varied[others]], axis=1)
@@ -76,17 +78,24 @@ def comparable(runs: pd.DataFrame, by: Sequence[str], methods: Sequence[str] | N
     for _, same in done.groupby([texts[key] for key in each]):
         if len(same) > 1:
             raise ValueError(f"the same setting and seed more than once: {', '.join(same['directory'])}")
-    return done
+    return study
 
 
-def need(runs: pd.DataFrame, methods: Sequence[str], sweep: str) -> None:
+def having_key(runs: Runs, key: str | None) -> Study:
+    """Return the study of the runs that have a value of a config key; of all runs where no run has the key."""
+    study = Study.of(runs)
+    return study.where(study.runs[key].notna()) if key in study.runs else study
+
+
+def need(runs: Runs, methods: Sequence[str], sweep: str) -> None:
     """Refuse runs without all of `methods`.
 
     Raises:
         ValueError: naming what is missing and the sweep that makes it.
     """
-    _check_runs(runs)
-    finished = set(runs.loc[runs["status"] == "finished", METHOD]) if len(runs) else set()
+    frame = Study.of(runs).runs
+    _check_runs(frame)
+    finished = set(frame.loc[frame["status"] == "finished", METHOD]) if len(frame) else set()
     missing = [method for method in methods if method not in finished]
     if missing:
         raise ValueError(
@@ -146,9 +155,7 @@ def why_none(frame: pd.DataFrame, column: str) -> str:
     return f"{column} is not finite in any run"
 
 
-def history(
-    rows: pd.DataFrame, runs: pd.DataFrame, key: str, by: str = METHOD
-) -> tuple[pd.DataFrame, dict[object, float]]:
+def history(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD) -> tuple[pd.DataFrame, dict[object, float]]:
     """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
 
     With it the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and
@@ -158,7 +165,7 @@ def history(
 
     Args:
         rows: as a study has them.
-        runs: as `collect` returns them, of the same directories.
+        runs: a study of the same directories, or its frame of runs.
         key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
         by: a config key; runs without it are left out.
 
@@ -166,7 +173,7 @@ def history(
         ValueError: see :func:`comparable`; no row has the key, or no epoch a value; or it was measured under different
             conventions.
     """
-    done = comparable(runs[runs[by].notna()] if by in runs else runs, [by])
+    done = comparable(having_key(runs, by), [by]).runs
     rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
     sources = ["measured/"] if key.startswith("measured/") else ["", "measured/"]
     key = key.removeprefix("measured/")

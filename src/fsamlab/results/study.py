@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -37,6 +37,18 @@ class Study:
     runs: pd.DataFrame
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, runs: Runs) -> Study:
+        """Return the study of a frame of runs; a study is returned as it is, with what it has computed."""
+        return runs if isinstance(runs, Study) else cls(runs)
+
+    def where(self, kept: pd.Series) -> Study:
+        """Return the study of the runs for which `kept` is true; where all are kept, this study itself.
+
+        Nothing that this study has computed is computed again then.
+        """
+        return self if kept.all() else Study(self.runs[kept])
+
     def __iter__(self) -> Iterator[pd.DataFrame]:
         return iter((self.runs, self.rows))
 
@@ -60,22 +72,20 @@ class Study:
 
     @cached_property
     def finished(self) -> Study:
-        """The finished runs; a run that lies in two sweeps is there once."""
-        runs = self.runs
-        if runs.empty:
+        """The finished runs."""
+        return self if self.runs.empty else self.where(self.runs["status"] == "finished")
+
+    @cached_property
+    def distinct(self) -> Study:
+        """The runs, each once: of a run that lies in two sweeps the first."""
+        if "run_id" not in self.runs:
             return self
-        kept = runs["status"] == "finished"
-        if "run_id" in runs:
-            kept &= runs["run_id"].isna() | ~runs["run_id"].where(kept).duplicated()
-        return self._part(kept)
+        return self.where(self.runs["run_id"].isna() | ~self.runs["run_id"].duplicated())
 
     @cached_property
     def known(self) -> Study:
         """The runs whose configuration is known: a damaged run may have none."""
-        return self if self.runs.empty else self._part(self.runs[METHOD] != "unknown")
-
-    def _part(self, kept: pd.Series) -> Study:
-        return self if kept.all() else Study(self.runs[kept])  # the same study, which has computed more already
+        return self if self.runs.empty else self.where(self.runs[METHOD] != "unknown")
 
     # ---------------------------------------------------------------------------------- settings
 
@@ -168,9 +178,15 @@ class Study:
     # ----------------------------------------------------------------------------- settings table
 
     def settings(self, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
-        """Return one row for each setting of the finished runs, see :func:`~fsamlab.results.settings.by_setting`."""
-        done = self.finished
+        """Return one row for each setting of the finished runs, each run once.
+
+        The columns are those of :func:`~fsamlab.results.settings.by_setting`; without finished runs there are none.
+        """
+        done = self.finished.distinct
         return pd.DataFrame() if done.runs.empty else by_setting(done.runs, done.keys, metrics)
+
+
+Runs: TypeAlias = "pd.DataFrame | Study"  # what figures and tables are made of
 
 
 def warn_caller(text: str) -> None:
