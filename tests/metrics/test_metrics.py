@@ -13,6 +13,7 @@ from fsamlab import metrics
 from fsamlab.metrics.table import OF_BATCHES, OF_SAMPLES, PATTERNS
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+OF_THE_SUMMARY = ("final/", "best/")
 KEY = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*)`")
 
 
@@ -34,8 +35,9 @@ def documented(page):
 
 
 def test_every_row_is_on_the_page_with_its_unit_and_every_key_of_the_page_has_a_row():
-    # final/... is on the page as one line: each is the row of the key without final/
-    rows = {row.key: row.unit for row in metrics.ROWS if not row.key.startswith("final/")}
+    # final/... and best/... are one line each on the page: the keys without them have a line of their own
+    rows = {row.key: row.unit for row in metrics.ROWS if not row.key.startswith(OF_THE_SUMMARY)}
+    assert {row.key.split("/", 1)[1] for row in metrics.ROWS if row.key.startswith(OF_THE_SUMMARY)} <= rows.keys()
     assert len(rows) > 150
     assert documented(PAGE) == rows
 
@@ -48,7 +50,7 @@ def test_a_key_or_unit_that_differs_on_the_page_is_found():
 def test_keys_in_the_text_of_the_page_have_a_row():
     exact = {row.key for row in metrics.ROWS}
     named = {key for key in KEY.findall(PAGE) if "/" in key and not key.endswith("_")}  # the others are prefixes
-    assert [key for key in sorted(named) if key.removeprefix("final/") not in exact] == []
+    assert [key for key in sorted(named) if key.removeprefix("final/").removeprefix("best/") not in exact] == []
 
 
 def test_rows_are_there_once_and_refer_to_rows():
@@ -72,8 +74,8 @@ def test_no_pattern_is_hidden_by_one_before_it():
 @pytest.mark.parametrize(
     ("key", "section", "family", "percent", "better"),
     [
-        ("val/acc5", "accuracy", None, True, "max"),
-        ("test/mse", "loss", None, False, "min"),
+        ("val/acc10", "accuracy", None, True, "max"),
+        ("test/mae", "loss", None, False, "min"),
         ("val/f1", "accuracy", None, False, None),
         ("train/loss_own", "loss", None, False, "min"),
         ("perturbation/own_coefficient", "perturbation", metrics.OF_A_STEP, False, None),
@@ -120,6 +122,7 @@ def test_accuracies_are_fractions():
 def test_titles():
     assert metrics.title("measured/curvature/trace") == "Hessian trace (measured at a checkpoint)"
     assert metrics.title("measured/mine/value") == "mine/value (measured at a checkpoint)"
+    assert metrics.title("val/acc10") == "val/acc10, %"
     assert metrics.title("perturbation/skipped_share") == "perturbation/skipped_share, %"
 
 

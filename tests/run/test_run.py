@@ -14,6 +14,7 @@ import pytest
 import torch
 from support.runs import ADAMW, compose_tiny
 
+from fsamlab import metrics
 from fsamlab.config import ConfigError
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
@@ -159,6 +160,8 @@ def test_term_inside_slurm_checkpoints_and_goes_on(tmp_path, monkeypatch):
 def test_a_finished_run_is_skipped_and_says_what_differs(tmp_path, caplog):
     summary = run(compose_tiny("optimizer=sgd"), tmp_path)
     rows = read_rows(tmp_path)
+    keys = {key.removeprefix("final/").removeprefix("best/") for key in summary}.union(*rows)
+    assert sorted(keys - {row.key for row in metrics.ROWS}) == []
     with caplog.at_level(logging.INFO):
         again = run(compose_tiny("optimizer=sgd", "tracker.project=other", "diagnostics=off"), tmp_path)
     assert again == json.loads((tmp_path / "summary.json").read_text())

@@ -61,7 +61,7 @@ def of(key: str) -> Metric:
 def title(key: str) -> str:
     """Return the text above the chart of a metric on the page."""
     name, row = key.removeprefix(AT_CHECKPOINT), of(key)
-    text = row.title or name + (", %" if row.percent and not is_accuracy(key) else "")
+    text = row.title or name + (", %" if row.percent else "")
     return text + (" (measured at a checkpoint)" if key.startswith(AT_CHECKPOINT) else "")
 
 

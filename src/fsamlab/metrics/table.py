@@ -24,6 +24,7 @@ BY_STEP = "global_step"
 
 _accuracy = partial(Metric, unit=FRACTION, section="accuracy", percent=True, better="max")
 _loss = partial(Metric, unit=NATS, section="loss", better="min")
+_error = partial(Metric, unit="target^2", section="loss", better="min")
 _sharpness = partial(Metric, unit=NATS, section="sharpness", family=OF_SAMPLES)
 _curvature = partial(Metric, unit=HESSIAN, section="curvature", family=OF_SAMPLES)
 _step = partial(Metric, section="perturbation", family=OF_A_STEP)
@@ -46,6 +47,7 @@ _TRACES = Chart("noise", "tr Sigma, and its part from augmentation", log=True)
 _COHERENCE = Chart("noise", "coherence measured, predicted")
 _COSTS = Chart("cost", "training, evaluation, diagnostics (s)", x=None)
 _SPLIT = Chart("sharpness", "one ascent step: first order and curvature (nats)")
+_PARTS_OF_DATA = (("train", "training"), ("val", "validation"), ("test", "test"))
 # the directions that the dashboard draws, in its order; the EMA's last
 _DRAWN = ("sam", "sam_full", "sam_noise", "random", "fsam")
 _IN_ORDER = (*_DRAWN, "sam_component", "sam_db")
@@ -125,8 +127,25 @@ ROWS: tuple[Metric, ...] = (
         headline=4,
         charts=(Chart("loss", "test loss (nats)"),),
     ),
-    _loss("best/val/loss", final=False),
-    _loss("best/test/loss", final=False),
+    # ---------------------------------------------------------------- metrics of tasks
+    *(_accuracy(f"{part}/acc5", title=f"{words} top-5 accuracy, %") for part, words in _PARTS_OF_DATA),
+    *(_error(f"{part}/mse", title=f"{words} mean squared error") for part, words in _PARTS_OF_DATA),
+    *(
+        Metric(f"{part}/r2", section="accuracy", title=f"{words} R2, explained share of the variance", better="max")
+        for part, words in _PARTS_OF_DATA
+    ),
+    _error(
+        "best/test/mse",
+        axis="test mean squared error at best validation epoch",
+        columns=(Column("", "test mse, best epoch", "test error at the epoch with the best validation error"),),
+    ),
+    _error(
+        "final/test/mse",
+        axis="test mean squared error at the end",
+        columns=(Column("", "test mse, at the end", "test error after the last epoch"),),
+    ),
+    _error("best/val/mse", columns=(Column("", "validation mse, best", "the validation error that chose the epoch"),)),
+    # ---------------------------------------------------------------- schedule
     Metric("train/lr", title="learning rate", headline=1, charts=(Chart("loss", "learning rate", BY_STEP),)),
     # ---------------------------------------------------------------- sharpness
     _sharpness(
@@ -339,8 +358,6 @@ ROWS: tuple[Metric, ...] = (
     _summary("cost/steps", COUNT),
     _summary("cost/epochs", "epochs"),
     # ---------------------------------------------------------------- facts of a run
-    _summary("best/step", COUNT),
-    _summary("best/epoch", "epochs"),
     _summary("perturbation/num_floored", COUNT, section="perturbation", family=OF_A_STEP),
     _summary("perturbation/num_skipped", COUNT, section="perturbation", family=OF_A_STEP),
     _summary("train/diverged_at", COUNT),
@@ -375,7 +392,7 @@ PATTERNS: tuple[Metric, ...] = (
     *(
         _loss(f"{part}/{error}", unit=unit)
         for part in ("train", "val", "test")
-        for error, unit in (("loss*", NATS), ("mse", "target^2"), ("rmse", "target"), ("mae", "target"))
+        for error, unit in (("loss*", NATS), ("rmse", "target"), ("mae", "target"))
     ),
     *(Metric(f"{part}/*", section="accuracy") for part in ("val", "test")),
     _sharpness("sharpness/*"),
