@@ -252,4 +252,4 @@ def test_figures_and_tables_take_a_study_and_compute_its_settings_once(methods, 
     found = study.Study(methods)
     assert [table(found) for table in tables] == expected
     assert by_method(found)
-    assert sorted(seen) == sorted(found.setting_keys)
+    assert sorted(seen) == sorted(found.config_keys)

@@ -32,6 +32,7 @@ from fsamlab.results.settings import (
     clearly_ahead,
     conditions_of,
     gain,
+    in_order,
     own_n,
     plain,
 )
@@ -136,12 +137,9 @@ def cost_table(runs: Runs) -> str:
     Raises:
         ValueError: no finished run.
     """
-    study = finished(runs)
-    table = study.settings()
-    keys = list(table.columns[: table.columns.get_loc("n")])
-    lines = []
-    parts = [table[table[METHOD] == method].sort_values(keys) for method in methods_of(table)]
-    for _, row in pd.concat(parts).iterrows():
+    study, lines = finished(runs), []
+    keys, settings = in_order(study.settings())
+    for row in settings:
         names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
         ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
         lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
@@ -165,16 +163,15 @@ def paired_table(runs: Runs) -> str:
     """
     study = finished(runs)
     table = study.settings()
-    keys = list(table.columns[: table.columns.get_loc("n")])
     metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
     if not metrics:
         raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
-    lines = []
     gained = table[[f"{metric} vs sgd mean" for metric in metrics]].notna().any(axis=1)
-    table = table[gained]
-    for method in methods_of(table):
-        for _, row in table[table[METHOD] == method].sort_values(keys).iterrows():
-            lines.append([label(method), *(plain(row[key]) for key in keys[1:]), *(gain(row, m) for m in metrics)])
+    keys, settings = in_order(table[gained])
+    lines = [
+        [label(row[METHOD]), *(plain(row[key]) for key in keys[1:]), *(gain(row, metric) for metric in metrics)]
+        for row in settings
+    ]
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
     title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
     found = markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))

@@ -52,10 +52,6 @@ class Gathered:
         """Return how many runs have each status."""
         return dict(Counter(self.frame["status"]))
 
-    def config_keys(self) -> list[str]:
-        """Return the configuration's keys, dotted; `name` and `seed` among them."""
-        return [str(c) for c in self.frame.columns if _is_config(str(c))]
-
 
 def gather(paths: Sequence[Path]) -> Gathered:
     """Read the runs at or below `paths`, started or not; a damaged one is a row with its reason.
@@ -143,7 +139,3 @@ def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | N
     if last_step is not None and reached < last_step:
         found.append(f"metrics.jsonl ends at step {reached} of {last_step}")
     return found
-
-
-def _is_config(column: str) -> bool:
-    return "/" not in column and ("." in column or column in ("name", "seed"))

@@ -24,7 +24,7 @@ from fsamlab.report import page_notes, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
-from fsamlab.results.settings import as_text
+from fsamlab.results.settings import METHOD
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
 
@@ -123,9 +123,9 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def varying_keys(gathered: Gathered) -> list[str]:
-    """Return the configuration's keys with more than one value, and the method's name, which colours go by."""
-    frame = gathered.frame
-    return [k for k in gathered.config_keys() if k == "optimizer.name" or as_text(frame[k]).nunique() > 1]
+    """Return the config keys with more than one value, and the method's name, which colours go by."""
+    study = gathered.study
+    return [key for key in study.config_keys if key == METHOD or key in study.varied]
 
 
 def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
     `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there; `tied` are
     the keys that change with it.
     """
-    finished = gathered.study.finished.runs
+    texts, finished = gathered.study.finished.texts, gathered.study.finished.runs
     if finished.empty:
         return []
     found = []
@@ -145,7 +145,7 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
         numeric = pd.to_numeric(finished[key], errors="coerce")
         if numeric.notna().sum() < 2 or finished[key].map(lambda v: isinstance(v, bool)).any():
             continue
-        alike = [as_text(finished[k]) for k in others] or [pd.Series("", index=finished.index)]
+        alike = [texts[k] for k in others if k in texts] or [pd.Series("", index=finished.index)]
         if numeric.groupby(alike).nunique().max() > 1:
             found.append(
                 {"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION, "tied": tied.get(key, [])}

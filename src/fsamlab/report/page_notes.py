@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
-from fsamlab.metrics import AT_CHECKPOINT, FAMILIES, family, is_convention
+from fsamlab.metrics import AT_CHECKPOINT, FAMILIES, family
 from fsamlab.report.gather import Gathered
 from fsamlab.report.page_tables import shown
 from fsamlab.results.settings import MAX_NAMED, more
+from fsamlab.results.study import Study
 
 OF_FAMILY = (
     ("num_samples", "sample_hash", "batch_size", "batchnorm", "augment", "rho", "rho_adaptive", "dtype"),
@@ -21,18 +20,16 @@ def conventions(gathered: Gathered) -> list[str]:
     lines = []
     for source, when in (("", "while training"), (AT_CHECKPOINT, "at checkpoints")):
         for name, keys in zip(FAMILIES, OF_FAMILY):
-            lines += _line(gathered.study.finished.runs, name.capitalize(), keys, source, when, "")
-        lines += _line(gathered.study.finished.runs, "Rises of the loss", OF_RISES, source, when, "perturbation/rise_")
+            lines += _line(gathered.study.finished, name.capitalize(), keys, source, when, "")
+        lines += _line(gathered.study.finished, "Rises of the loss", OF_RISES, source, when, "perturbation/rise_")
     return lines
 
 
-def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str, when: str, start: str) -> list[str]:
+def _line(study: Study, what: str, keys: tuple[str, ...], source: str, when: str, start: str) -> list[str]:
     """Return the line of the values of a family, or of those whose names start so."""
-    prefix = source or "final/"
     kind = family(f"{source}diagnostics/{keys[0]}")
-    having = [c for c in map(str, finished.columns) if c.startswith(prefix + start) and family(c) == kind]
-    values = [c for c in having if not is_convention(c)]
-    runs = finished[finished[values].notna().any(axis=1)]
+    values = [c for c in study.families.get(str(kind), []) if c.startswith((source or "final/") + start)]
+    runs = study.runs[study.runs[values].notna().any(axis=1)]
     columns = {key: runs[c].dropna() for key in keys if (c := f"{source}diagnostics/{key}") in runs}
     found = {key: list(dict.fromkeys(map(shown, column))) for key, column in columns.items() if len(column)}
     if "sample_hash" in found and "seed" in runs:  # each seed has its own samples
@@ -44,5 +41,5 @@ def _line(finished: pd.DataFrame, what: str, keys: tuple[str, ...], source: str,
     if differing:
         return [f"{what} {when} may not be compared: runs differ in {', '.join(differing)}."]
     words = ", ".join(f"{key} {texts[0]}" for key, texts in found.items() if key != "sample_hash" and texts)
-    whose = "" if len(runs) == len(finished) else " that have them"
+    whose = "" if len(runs) == len(study.runs) else " that have them"
     return [f"{what} {when}: the same {words} in all runs{whose}."] if words else []

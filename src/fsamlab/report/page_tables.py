@@ -15,7 +15,7 @@ import pandas as pd
 from fsamlab.metrics import AT_CHECKPOINT, ROWS, of
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.results.methods import label
-from fsamlab.results.settings import clear_best, conditions_of, gain, plain
+from fsamlab.results.settings import clear_best, conditions_of, gain, keys_of, plain
 from fsamlab.terminal.text import counted, percent_spread
 
 COLUMNS = sorted(  # of the table of results, each with its key in the summary; those of a checkpoint are the last
@@ -75,7 +75,7 @@ def results(gathered: Gathered) -> Table | None:
     table = gathered.study.settings([key for key, _ in metrics])
     if table.empty:
         return None
-    keys = [str(c) for c in table.columns[: table.columns.get_loc("n")]]
+    keys = keys_of(table)
     scopes = conditions_of(keys)
     if scopes:
         table = table.iloc[table.groupby(scopes, sort=False, dropna=False).ngroup().argsort(kind="stable")]
@@ -247,7 +247,7 @@ def _cost(frame: pd.DataFrame) -> list[str]:
 
 def common_settings(gathered: Gathered, varied: Sequence[str]) -> list[tuple[str, str]]:
     """Return the configuration's keys that are the same in all runs, with their value."""
-    keys = [k for k in gathered.config_keys() if k not in varied]
+    keys = [k for k in gathered.study.config_keys if k not in varied]
     return [(k, shown(gathered.frame[k].iloc[0])) for k in keys]
 
 

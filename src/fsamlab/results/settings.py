@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from fsamlab.results.methods import METHODS
 from fsamlab.terminal.text import percent
 
 ACCURACIES = ("best/test/acc1", "final/test/acc1")
@@ -85,6 +86,29 @@ def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[st
     return table.join(pd.DataFrame(compared))
 
 
+def keys_of(table: pd.DataFrame) -> list[str]:
+    """Return the config keys that tell the rows of :func:`by_setting` apart."""
+    return [str(key) for key in table.columns[: table.columns.get_loc("n")]]
+
+
+def in_order(table: pd.DataFrame) -> tuple[list[str], list[dict[Any, Any]]]:
+    """Return the keys and the rows of :func:`by_setting` for a table that is read from top to bottom.
+
+    Methods come in the order of METHODS, then the other keys by their values.
+    """
+    keys = keys_of(table)
+    return keys, sorted(table.to_dict("records"), key=lambda row: [_place(key, row[key]) for key in keys])
+
+
+def _place(key: str, value: Any) -> tuple[int, float, str]:
+    """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
+    if key == METHOD:
+        return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
+    if value is None or value != value:
+        return (0, 0.0, "")
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
 def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, float]:
     """Return mean, standard deviation (n - 1), number and positive ones of a metric's differences, seed by seed."""
     if metric not in runs or any(frame["seed"].duplicated().any() for frame in (runs, sgd)):
@@ -101,7 +125,7 @@ def own_n(n: int, told: int | None) -> str:
     return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
-def gain(setting: pd.Series, metric: str) -> str:
+def gain(setting: Mapping[Any, Any] | pd.Series, metric: str) -> str:
     """Return `+3.96 ± 1.83 (3 of 3)`: the points gained over SGD, and in how many of the seeds; `-` where unknown."""
     mean, std, n, ahead = (setting[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
     if math.isnan(mean):
@@ -119,7 +143,7 @@ def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
     mean, std = f"{metric} mean", f"{metric} std"
     if mean not in table:
         return set()
-    others = conditions_of(list(table.columns[: table.columns.get_loc("n")]))
+    others = conditions_of(keys_of(table))
     best = set()
     for _, rivals in table.groupby(others, dropna=False) if others else [((), table)]:
         ranked = rivals[rivals[mean].notna()].sort_values(mean, ascending=False, kind="stable")

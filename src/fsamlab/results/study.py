@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from fsamlab.config.identity import NEUTRAL
+from fsamlab.metrics import family, is_convention
 from fsamlab.results.reading import read_run_rows
 from fsamlab.results.settings import ACCURACIES, MAX_NAMED, METHOD, as_text, by_setting, more
 
@@ -90,17 +91,26 @@ class Study:
     # ---------------------------------------------------------------------------------- settings
 
     @cached_property
+    def config_keys(self) -> list[str]:
+        """The keys of the configurations, dotted; `name` and `seed` are among them."""
+        return [c for c in map(str, self.runs.columns) if "/" not in c and ("." in c or c in ("name", "seed"))]
+
+    @cached_property
+    def varied(self) -> pd.DataFrame:
+        """The values of the config keys as texts, of all keys that have more than one value."""
+        texts = {key: as_text(self.runs[key]) for key in self.config_keys}
+        return pd.DataFrame({key: text for key, text in texts.items() if text.nunique() > 1}, index=self.runs.index)
+
+    @cached_property
     def setting_keys(self) -> list[str]:
         """The config keys that can change the trained weights, seeds left out; the keys in FIRST come first."""
-        dotted = [str(c) for c in self.runs.columns if "." in str(c) and "/" not in str(c)]
-        ordered = [c for c in FIRST if c in dotted] + sorted(set(dotted) - set(FIRST))
-        return [c for c in ordered if c not in NEUTRAL and c.split(".")[0] not in NEUTRAL]
+        dotted = [key for key in self.config_keys if "." in key and key.split(".")[0] not in NEUTRAL]
+        return [key for key in FIRST if key in dotted] + sorted(set(dotted) - {*FIRST, *NEUTRAL})
 
     @cached_property
     def texts(self) -> pd.DataFrame:
-        """The values of the setting keys as texts, of all keys that have more than one value."""
-        texts = {str(key): as_text(self.runs[key]) for key in self.setting_keys}
-        return pd.DataFrame({key: text for key, text in texts.items() if text.nunique() > 1}, index=self.runs.index)
+        """The columns of :attr:`varied` that are setting keys, in the order of :attr:`setting_keys`."""
+        return self.varied[[key for key in self.setting_keys if key in self.varied]]
 
     @cached_property
     def keys(self) -> list[str]:
@@ -158,10 +168,9 @@ class Study:
         return len(texts.assign(**{key: self.texts[key]}).drop_duplicates()) == len(texts.drop_duplicates())
 
     def _texts_of(self, keys: Sequence[str]) -> pd.DataFrame:
-        """Return the texts of those keys that vary; a key that is no setting key (the seed) is always there."""
-        columns = {key: self.texts[key] for key in keys if key in self.texts}
-        others = {key: as_text(self.runs[key]) for key in keys if key not in self.setting_keys}
-        return pd.DataFrame({**columns, **others})
+        """Return the texts of those keys that vary; a column that is no config key is always there."""
+        others = {key: as_text(self.runs[key]) for key in keys if key not in self.config_keys}
+        return pd.DataFrame({**{key: self.varied[key] for key in keys if key in self.varied}, **others})
 
     def tie_words(self, by: Sequence[str] | None = None) -> list[str]:
         """Return :meth:`ties` in words: `train.epochs changes together with model.width`."""
@@ -175,7 +184,20 @@ class Study:
         """Return what stands below a table or a chart whose groups differ in more than their names say; a line each."""
         return [f"{words}: a difference between its values may be due to either." for words in self.tie_words(by)]
 
-    # ----------------------------------------------------------------------------- settings table
+    # ------------------------------------------------------------------------- values and their table
+
+    @cached_property
+    def families(self) -> dict[str, list[str]]:
+        """The columns of measured values by :func:`~fsamlab.metrics.family`.
+
+        The values of one family depend on the same conventions.
+        """
+        found: dict[str, list[str]] = {}
+        for column in map(str, self.runs.columns):
+            kind = family(column) if "/" in column and not is_convention(column) else None
+            if kind is not None:
+                found.setdefault(kind, []).append(column)
+        return found
 
     def settings(self, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
         """Return one row for each setting of the finished runs, each run once.

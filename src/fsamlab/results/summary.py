@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fsamlab.metrics import ROWS, ordered
-from fsamlab.results.methods import METHODS
 from fsamlab.results.reading import collect
-from fsamlab.results.settings import ACCURACIES, own_n, plain
+from fsamlab.results.settings import ACCURACIES, in_order, own_n, plain
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import FOLDER, latest
@@ -24,12 +23,11 @@ from fsamlab.terminal.text import console, fixed, percent_spread, project_relati
 
 
 def settings_table(study: Study, width: int | None = None) -> Table:
-    """Return the accuracies and costs by setting: methods in the order of their styles, then what varies by value.
+    """Return the accuracies and costs by setting, in the order of :func:`in_order`.
 
     A mean over fewer than n runs has its own n beside it.
     """
-    settings = study.settings()
-    keys = list(settings.columns[: settings.columns.get_loc("n")])
+    keys, settings = in_order(study.settings())
     columns = [
         *(Column(key.removesuffix(".name")) for key in keys),
         Column("n", right=True),
@@ -40,7 +38,7 @@ def settings_table(study: Study, width: int | None = None) -> Table:
         Column("total", right=True, rank=1),
     ]
     rows: list[list[str | Text]] = []
-    for row in sorted(settings.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys]):
+    for row in settings:
         accuracies = [accuracy(row, metric) for metric in ACCURACIES]
         ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
         step = fixed(row["step_ms"], 1, " ms")
@@ -61,15 +59,6 @@ def accuracy(row: dict[Any, Any], metric: str) -> str:
     n = row.get(f"{metric} n", 0)
     own = own_n(int(n), row["n"]) if n > 0 else ""
     return percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) + own
-
-
-def place(key: str, value: Any) -> tuple[int, float, str]:
-    """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
-    if key == "optimizer.name":
-        return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
-    if value is None or value != value:
-        return (0, 0.0, "")
-    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
 
 
 BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened
