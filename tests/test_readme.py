@@ -48,13 +48,42 @@ def test_diagnostics_without_the_framework():
     assert names["rise"].total == names["rise"].first_order + names["rise"].curvature > 0
     assert names["top"].converged
     assert len(names["top"].top) == 5
-    assert len(PYTHON) == 2
+
+
+def with_data(names):
+    """Add a training set of ten batches, a loader of them, and the closure of the first example."""
+    g = torch.Generator().manual_seed(1)
+    names |= {"inputs": torch.randn(80, 3, generator=g), "targets": torch.randint(2, (80,), generator=g)}
+    data = torch.utils.data.TensorDataset(names["inputs"], names["targets"])
+    names["loader"] = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=g)
+    exec(PYTHON[0], names)
+    return names
+
+
+def test_a_measurement_in_a_plain_loop():
+    names = with_data(small_loop())
+    exec(PYTHON[2], names)
+    row = names["row"]
+    assert names["step"] == 10
+    assert -1 <= row["perturbation/cos_ema_full"] <= 1
+    assert row.keys() >= {"sharpness/m_sharpness", "curvature/lambda_max", "curvature/trace", "noise/trace_sigma"}
+    assert "perturbation/cos_ema_full_predicted" not in row
+    assert len(PYTHON) == 3
+
+
+def test_a_measurement_that_knows_the_draws():
+    names = with_data(small_loop())
+    exec(OWN_LOOPS[-1], names)
+    row = names["row"]
+    assert -1 <= row["perturbation/cos_ema_full_predicted"] <= 1
+    assert row["diagnostics/perturbation_batches"] == "drawn at random"
+    assert row["diagnostics/num_samples"] == 64
 
 
 def test_every_example_of_an_own_loop_trains_and_counts_each_batch_once():
-    assert len(OWN_LOOPS) == 3
+    assert len(OWN_LOOPS) == 4
     names = small_loop()
-    for number, example in enumerate(OWN_LOOPS, start=1):
+    for number, example in enumerate(OWN_LOOPS[:3], start=1):
         before = names["model"][2].weight.detach().clone()
         exec(example, names)
         assert int(names["model"][1].num_batches_tracked) == number

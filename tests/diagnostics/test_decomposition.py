@@ -264,7 +264,7 @@ def test_one_sample_more_than_the_noise_needs():
     """Two batches and a sample are left: the last one is joined to the second, which then is no longer of full size."""
     toy = Toy()
     coming = [toy.coming[0], dataclasses.replace(toy.coming[1])]
-    for name in ("images", "labels", "indices"):  # the two batches, of different epochs, share one sample
+    for name in ("inputs", "targets", "indices"):  # the two batches, of different epochs, share one sample
         values = getattr(coming[1], name).clone()
         values[0] = getattr(coming[0], name)[0]
         coming[1] = dataclasses.replace(coming[1], **{name: values})

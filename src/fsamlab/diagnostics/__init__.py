@@ -5,8 +5,13 @@
         one_step(objective, rho=0.05).total
         hessian_eigenvalues(objective, num_top=5).top
 
+Or all quantities at once, in any loop:
+
+    diagnostics = Diagnostics.of_loop(loader)
+    diagnostics.measure(Snapshot(model, optimizer, step))["sharpness/m_sharpness"]
+
 Files, in reading order: context.py, objective.py, sharpness.py, curvature.py (lanczos.py), noise.py,
-decomposition.py, and quantities.py, snapshot.py and suite.py, which put them behind `diagnostics=...`.
+decomposition.py; then quantities.py, samples.py, snapshot.py and suite.py, which put them behind `diagnostics=...`.
 """
 
 from fsamlab.diagnostics.context import measuring

@@ -47,7 +47,7 @@ def measuring(
     device = next(model.parameters()).device
     with ExitStack() as stack:
         stack.enter_context(_model_restored(model))
-        stack.enter_context(_random_state_restored())
+        stack.enter_context(random_state_restored())
         stack.enter_context(_exact_kernels(device))
         stack.enter_context(torch.enable_grad())
         model.train(dropout)
@@ -110,7 +110,8 @@ def _model_restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _random_state_restored() -> Iterator[None]:
+def random_state_restored() -> Iterator[None]:
+    """Restore the random states of torch, Python and numpy afterwards."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     states = (torch.get_rng_state(), random.getstate(), np.random.get_state())
     try:

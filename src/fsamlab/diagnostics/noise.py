@@ -123,7 +123,7 @@ class Sampling:
     Attributes:
         num_samples: N.
         batch_size: of training; the last batch of an epoch may be smaller.
-        steps_per_epoch: batches of an epoch.
+        steps_per_epoch: batches of an epoch; None where nobody has said how batches are drawn.
         ascent_size: samples that feed the EMA, where these are not the batch's own: the first of its samples, or
             all of them with others drawn at random.
         parts: micro-batches of a batch that feed the EMA one by one.
@@ -133,10 +133,15 @@ class Sampling:
 
     num_samples: int
     batch_size: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None = None
     ascent_size: int | None = None
     parts: int = 1
     independent: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the draws are told: without that there is no prediction for an EMA of these batches."""
+        return self.independent or self.steps_per_epoch is not None
 
     @property
     def coupling(self) -> float:
@@ -156,6 +161,7 @@ class Sampling:
         fed = self.ascent_size or self.batch_size
         if self.independent or fed > self.batch_size:
             return torch.full_like(full, fed / self.parts)
+        assert self.steps_per_epoch is not None  # the caller has asked `is_known`
         last = self.num_samples - self.batch_size * (self.steps_per_epoch - 1)
         is_last = steps % self.steps_per_epoch == self.steps_per_epoch - 1
         sizes = torch.where(is_last, min(last, self.batch_size), full)
@@ -180,10 +186,11 @@ def ema_variance(
         trace_augmentation: its part that comes from augmentation.
     """
     independent = float((weights**2 / sampling.sizes(steps)).sum())
-    epochs = steps // sampling.steps_per_epoch
-    of_epochs = sum(float(weights[epochs == epoch].sum()) ** 2 for epoch in epochs.unique())
     coupled = sampling.coupling**2
-    shared = coupled * of_epochs + (1 - coupled) * float((weights**2).sum())
+    shared = (1 - coupled) * float((weights**2).sum())
+    if coupled and sampling.steps_per_epoch is not None:
+        epochs = steps // sampling.steps_per_epoch
+        shared += coupled * sum(float(weights[epochs == epoch].sum()) ** 2 for epoch in epochs.unique())
     return trace_sigma * independent - (trace_sigma - trace_augmentation) * shared / sampling.num_samples
 
 
@@ -192,10 +199,10 @@ def ema_cosine(noise: GradientNoise, weights: Tensor, steps: Tensor, sampling: S
 
     cos = 1 / sqrt(1 + V / (s^2 |g|^2)) with s = sum c, times the same for the probe, n of the N training samples
     augmented once: 1 / sqrt(1 + (tr Sigma / n - tr Sigma_samples / N) / |g|^2). |g|^2 is that of the training set,
-    |mu|^2 + tr Sigma_samples / N. NaN where its estimate is negative.
+    |mu|^2 + tr Sigma_samples / N. NaN where its estimate is negative, or where the sampling is not known.
     """
     square = noise.grad_sq + noise.trace_samples / sampling.num_samples
-    if not square > 0:
+    if not square > 0 or not sampling.is_known:
         return math.nan
     traces = {"trace_sigma": noise.trace_sigma, "trace_augmentation": noise.trace_augmentation}
     of_ema = ema_variance(weights, steps, sampling, **traces) / (float(weights.sum()) ** 2 * square)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from fsamlab.diagnostics.noise import Sampling
+from fsamlab.diagnostics.samples import Coming
 from fsamlab.optim import SharpnessAware
 
 
@@ -15,20 +17,29 @@ from fsamlab.optim import SharpnessAware
 class Snapshot:
     """A training at one step, between two steps: the weights are unperturbed.
 
-    The objects are the loop's own, and a measurement leaves them bitwise as they were.
+    Model and optimizer are the loop's own, not copies; a measurement leaves them bitwise as they were. A loop that
+    sets nothing but the first three has all measured values but one, `perturbation/cos_ema_full_predicted`.
 
     Attributes:
         model: the network.
-        optimizer: its EMA, its choices and the radii of its groups are read.
+        optimizer: any torch optimizer. Of one from fsamlab.optim its EMA and the radii of its groups are read.
         step: optimizer steps that have been made.
         seed: the random numbers of a training step (masks of dropout) are a function of this seed and the step.
-        sampling: how training draws its batches.
-        memory_format: of the images in training.
+        sampling: how training draws its batches, which the prediction for the EMA needs; None where it is not told.
+        coming: gives the batches that training is about to make, which are then taken apart; None where nobody knows
+            them: batches that are drawn at random take their place.
+        memory_format: of the inputs in training.
     """
 
     model: nn.Module
-    optimizer: SharpnessAware
+    optimizer: Optimizer
     step: int
-    seed: int
-    sampling: Sampling
+    seed: int = 0
+    sampling: Sampling | None = None
+    coming: Coming | None = None
     memory_format: torch.memory_format = torch.contiguous_format
+
+    @property
+    def sharpness_aware(self) -> SharpnessAware | None:
+        """The optimizer where it is one of this family."""
+        return self.optimizer if isinstance(self.optimizer, SharpnessAware) else None

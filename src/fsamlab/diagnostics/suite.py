@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fsamlab.axes.axis import Part
 from fsamlab.axes.component import Ema, Subtract
 from fsamlab.config import ConfigError, DiagnosticsConfig
-from fsamlab.data import Batch, TrainSource
+from fsamlab.data import Batch
 from fsamlab.data.sampling import generator
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
-from fsamlab.diagnostics.noise import ema_weights
-from fsamlab.diagnostics.objective import Objective, cross_entropy
+from fsamlab.diagnostics.noise import Sampling, ema_weights
+from fsamlab.diagnostics.objective import Loss, Objective, cross_entropy
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
+from fsamlab.diagnostics.samples import Source, source_of
 from fsamlab.diagnostics.snapshot import Snapshot
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
@@ -27,36 +32,82 @@ from fsamlab.seeding import Stream, derive_seed
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
 NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the training set has so many
+OF_A_LOOP = ("m_sharpness", "eigenvalues", "trace", "decomposition", "friendliness", "noise")
 
 
 class Diagnostics:
     """Measures a model on a fixed set of training samples, the same one for every run with this seed.
 
     Args:
+        cfg: what is measured, and on how many samples.
         train: the training set.
         batch_size: of training.
+        seed: of the samples and of the random directions.
         label_smoothing: of training; it is part of the loss that is measured, weight decay is not.
+        loss: of training, (outputs, targets) -> the losses of the samples; None is the cross-entropy.
 
     Raises:
         ConfigError: samples or batches that the training set cannot give.
     """
 
     def __init__(
-        self, cfg: DiagnosticsConfig, train: TrainSource, batch_size: int, seed: int, label_smoothing: float = 0.0
+        self,
+        cfg: DiagnosticsConfig,
+        train: Source,
+        batch_size: int,
+        seed: int,
+        label_smoothing: float = 0.0,
+        loss: Loss | None = None,
     ) -> None:
-        self.cfg, self.train, self.batch_size, self.label_smoothing = cfg, train, batch_size, label_smoothing
+        self.cfg, self.train, self.batch_size = cfg, train, batch_size
+        self.label_smoothing, self.own_loss = label_smoothing, loss
+        self.loss = partial(cross_entropy, label_smoothing=label_smoothing) if loss is None else loss
         self.seed = derive_seed(seed, Stream.DIAGNOSTICS)
         order = torch.randperm(train.num_samples, generator=generator(seed, Stream.PROBE))
         num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
         self.indices = order[:num]
         self.probe = order[: max(num, (cfg.num_batches + NOISE_BATCHES) * batch_size)]  # for the decomposition
+        self.chosen = set(cfg.quantities)
+        self.decomposes = bool(self.chosen & set(OF_DECOMPOSITION))
         self._has_dropout: bool | None = None  # known once a model was seen
         if cfg.quantities:
             self._check()
 
+    @classmethod
+    def of_loop(
+        cls,
+        data: Any,
+        batch_size: int | None = None,
+        *,
+        quantities: Sequence[str] = OF_A_LOOP,
+        loss: Loss | None = None,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Diagnostics:
+        """Return the measurements for a training loop of one's own, without a config.
+
+        Args:
+            data: the training set: a pair of tensors, a Dataset, a DataLoader, or batches; see
+                :func:`~fsamlab.diagnostics.samples.source_of`.
+            batch_size: of training; None takes that of the DataLoader, or the size of the first batch.
+            quantities: names from `diagnostics.quantities`, see docs/metrics.md.
+            loss: of training, (outputs, targets) -> the losses of the samples (b,), as a torch loss with
+                `reduction="none"` returns them; None is the cross-entropy.
+            label_smoothing: of the cross-entropy.
+            seed: of the samples and of the random directions.
+            **settings: other settings of :class:`~fsamlab.config.DiagnosticsConfig`: rho, num_samples, batchnorm, ...
+
+        Raises:
+            ConfigError: a setting out of range, or more batches than the training set can give.
+            TypeError, ValueError: data that cannot be measured on, or a setting that there is not.
+        """
+        cfg = DiagnosticsConfig(name="loop", quantities=list(quantities), **settings)
+        source, size = source_of(data, batch_size, seed)
+        return cls(cfg, source, size, seed, label_smoothing, loss)
+
     def _check(self) -> None:
-        decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
-        largest = max(len(self.indices), len(self.probe) if decomposed else 0)
+        largest = max(len(self.indices), len(self.probe) if self.decomposes else 0)
         bytes_needed = largest * self.train.at(self.indices[:1]).images.nbytes
         if bytes_needed > MAX_PROBE_BYTES:
             raise ConfigError(
@@ -65,7 +116,7 @@ class Diagnostics:
                 f"they would take {bytes_needed / 2**30:.0f} GiB of memory; choose fewer",
             )
         need = (self.cfg.num_batches + 2) * self.batch_size
-        if decomposed and need > self.train.num_samples:
+        if self.decomposes and need > self.train.num_samples:
             raise ConfigError(
                 "diagnostics.num_batches",
                 self.cfg.num_batches,
@@ -84,12 +135,7 @@ class Diagnostics:
             return False
         return step == last_step or step % (self.cfg.every_epochs * steps_per_epoch) == 0
 
-    def perturbation_rho(self, optimizer: SharpnessAware) -> float:
-        """Return the radius of the friendliness measurements."""
-        if self.cfg.perturbation_rho is not None:
-            return self.cfg.perturbation_rho
-        radii = [group["rho"] for group in optimizer.param_groups if group["rho"] > 0]
-        return max(radii) if radii and optimizer.choices.metric.is_identity else self.cfg.rho
+    # ---------------------------------------------------------------------------------- conventions
 
     def conventions(self, now: Snapshot) -> dict[str, str | int | float]:
         """Return what a measured value depends on besides the model: written wherever values are."""
@@ -108,7 +154,7 @@ class Diagnostics:
             "parameters": "all trainable",
             "num_parameters": sum(p.numel() for p in params),
             "dtype": str(params[0].dtype).removeprefix("torch."),
-            "label_smoothing": self.label_smoothing,
+            **self._of_loss(),
             "weight_decay": "not in the loss",
             "dropout": "off",
             **{name: getattr(cfg, name) for name in EFFORT},
@@ -116,54 +162,28 @@ class Diagnostics:
             "perturbation_batchnorm": "batch",
             "perturbation_batch_size": self.batch_size,
             "perturbation_augment": True,
-            **self._dropout(now),
+            **({"perturbation_dropout": "on"} if self.decomposes and self.has_dropout(now) else {}),
+            **({"perturbation_batches": "drawn at random"} if now.coming is None else {}),
             "perturbation_rho": self.perturbation_rho(now.optimizer),
         }
 
-    def _dropout(self, now: Snapshot) -> dict[str, str]:
-        """Return the convention on dropout of the decomposition, where there is dropout."""
-        decomposed = set(self.cfg.quantities) & set(OF_DECOMPOSITION)
-        return {"perturbation_dropout": "on"} if decomposed and self.has_dropout(now) else {}
+    def _of_loss(self) -> dict[str, str | float]:
+        if self.own_loss is None:
+            return {"label_smoothing": self.label_smoothing}
+        return {"loss": getattr(self.own_loss, "__name__", type(self.own_loss).__name__)}
 
-    def measure(self, now: Snapshot, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
-        """Return the quantities at the present weights; the training is left bitwise as it was.
-
-        Args:
-            poll: called before each batch; it may raise to leave.
-            memo: knows quantities that are measured already; see :func:`~fsamlab.diagnostics.quantities.grouped`.
-        """
-        values: Values = {}
-        loss = partial(cross_entropy, label_smoothing=self.label_smoothing)
-        chosen = set(self.cfg.quantities)
-        if chosen & set(OF_OBJECTIVE):
-            samples = self._shaped(self.train.at(self.indices, self.cfg.augment), now)
-            batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
-            with measuring(now.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
-                objective = Objective(now.model, batches, loss, poll)
-                objective.check_forward()
-                values.update(grouped(OF_OBJECTIVE, chosen, objective, self.cfg, self.seed, memo=memo))
-        if chosen & set(OF_DECOMPOSITION):
-            rho = self.perturbation_rho(now.optimizer)
-            probe = self._shaped(self.train.at(self.probe, augmented=True), now)
-            ahead = list(self._coming(now))
-            coming = [self._shaped(batch, now) for _, batch in ahead]
-            again = [self._shaped(self.train.at(b.indices, augmented=True), now) for b in coming]
-            twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(coming, again)) else again
-            masks = None
-            if self.has_dropout(now):  # those that training is about to draw
-                twins, masks = again, [derive_seed(now.seed, Stream.STEP, step) for step, _ in ahead]
-            with measuring(now.model, batchnorm="batch", dropout=True):
-                seeds = masks and masks[:1]
-                objective = Objective(now.model, [(probe.images, probe.labels)], loss, poll, seeds)
-                ema = ema_state(now.optimizer, objective, now.sampling.parts)
-                parts = Decomposition(objective, probe, coming, ema, now.sampling, twins, masks)
-                values.update(grouped(OF_DECOMPOSITION, chosen, parts, rho, self.seed, memo=memo))
-        return values
+    def perturbation_rho(self, optimizer: Optimizer) -> float:
+        """Return the radius of the friendliness measurements: the optimizer's own where that is an l2 radius."""
+        if self.cfg.perturbation_rho is not None:
+            return self.cfg.perturbation_rho
+        if not isinstance(optimizer, SharpnessAware) or not optimizer.choices.metric.is_identity:
+            return self.cfg.rho
+        return max((group["rho"] for group in optimizer.param_groups if group["rho"] > 0), default=self.cfg.rho)
 
     def has_dropout(self, now: Snapshot) -> bool:
         """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise."""
         if self._has_dropout is None:
-            images = self._shaped(self.train.at(self.indices[:2]), now).images
+            images = shaped(self.train.at(self.indices[:2]), now).images
             with measuring(now.model, batchnorm="batch", dropout=True), torch.no_grad():
                 torch.manual_seed(self.seed)
                 before = _random_state(images.device)
@@ -171,24 +191,76 @@ class Diagnostics:
                 self._has_dropout = not torch.equal(before, _random_state(images.device))
         return self._has_dropout
 
-    def _coming(self, now: Snapshot) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) of the full-sized batches that training is about to make, over an epoch's end too."""
-        step, found = now.step, 0
-        while found < self.cfg.num_batches:
-            epoch, start = divmod(step, now.sampling.steps_per_epoch)
-            for batch in self.train.batches(epoch, start):
-                step += 1
-                if len(batch) == self.batch_size:
-                    found += 1
-                    yield step - 1, batch
-                if found == self.cfg.num_batches:
-                    break
+    # ------------------------------------------------------------------------------- one measurement
 
-    @staticmethod
-    def _shaped(batch: Batch, now: Snapshot) -> Batch:
-        images = batch.images.to(next(now.model.parameters()).dtype)  # a float64 model takes no others
-        images = images.contiguous(memory_format=now.memory_format)
-        return Batch(images, batch.labels, batch.indices)
+    def measure(self, now: Snapshot, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
+        """Return the quantities at the present weights; the training is left bitwise as it was.
+
+        Args:
+            now: the training, between two steps.
+            poll: called before each batch; it may raise to leave.
+            memo: knows quantities that are measured already; see :func:`~fsamlab.diagnostics.quantities.grouped`.
+        """
+        values: Values = {}
+        if self.chosen & set(OF_OBJECTIVE):
+            with self._objective(now, poll) as objective:
+                values.update(grouped(OF_OBJECTIVE, self.chosen, objective, self.cfg, self.seed, memo=memo))
+        if self.decomposes:
+            rho = self.perturbation_rho(now.optimizer)
+            with self._decomposition(now, poll) as parts:
+                values.update(grouped(OF_DECOMPOSITION, self.chosen, parts, rho, self.seed, memo=memo))
+        return values
+
+    @contextmanager
+    def _objective(self, now: Snapshot, poll: Callable[[], None] | None) -> Iterator[Objective]:
+        """Open the loss over the fixed samples, as sharpness and curvature need it."""
+        samples = shaped(self.train.at(self.indices, self.cfg.augment), now)
+        batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
+        with measuring(now.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
+            objective = Objective(now.model, batches, self.loss, poll)
+            objective.check_forward()
+            yield objective
+
+    @contextmanager
+    def _decomposition(self, now: Snapshot, poll: Callable[[], None] | None) -> Iterator[Decomposition]:
+        """Open the decomposition of the coming batches' gradients, made as training makes them."""
+        probe = shaped(self.train.at(self.probe, augmented=True), now)
+        coming = self._coming(now)
+        batches = [shaped(batch, now) for _, batch in coming]
+        again = [shaped(self.train.at(b.indices, augmented=True), now) for b in batches]
+        twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(batches, again)) else again
+        masks = None
+        if self.has_dropout(now):  # those that training is about to draw
+            twins, masks = again, [derive_seed(now.seed, Stream.STEP, step) for step, _ in coming]
+        sampling = now.sampling or Sampling(self.train.num_samples, self.batch_size)
+        with measuring(now.model, batchnorm="batch", dropout=True):
+            objective = Objective(now.model, [(probe.images, probe.labels)], self.loss, poll, masks and masks[:1])
+            optimizer = now.sharpness_aware
+            ema = None if optimizer is None else ema_state(optimizer, objective, sampling.parts)
+            yield Decomposition(objective, probe, batches, ema, sampling, twins, masks)
+
+    def _coming(self, now: Snapshot) -> list[tuple[int, Batch]]:
+        """Return (step, batch) of the coming batches of full size, or of as many that are drawn at random."""
+        num, size = self.cfg.num_batches, self.batch_size
+        if now.coming is None:
+            drawn = self.train.other(now.step, num * size)  # in one draw, so that no two batches share a sample
+            pieces = zip(*(column.split(size) for column in (drawn.images, drawn.labels, drawn.indices)))
+            return [(now.step + k, Batch(*piece)) for k, piece in enumerate(pieces)]
+        full = ((step, batch) for step, batch in enumerate(now.coming(), now.step) if len(batch) == size)
+        found = list(islice(full, num))
+        if len(found) < num:
+            raise ValueError(
+                f"Snapshot.coming gave {len(found)} batches of {size} samples, and num_batches={num} are taken apart"
+            )
+        return found
+
+
+def shaped(batch: Batch, now: Snapshot) -> Batch:
+    """Return the batch as the model takes it: on its device, in its type (floating-point inputs), in the layout."""
+    weight = next(now.model.parameters())
+    images = batch.images.to(weight.device, weight.dtype if batch.images.is_floating_point() else None)
+    images = images.contiguous(memory_format=now.memory_format)
+    return Batch(images, batch.labels.to(weight.device), batch.indices.to(weight.device))
 
 
 def _random_state(device: torch.device) -> Tensor:

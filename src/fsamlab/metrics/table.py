@@ -371,6 +371,7 @@ ROWS: tuple[Metric, ...] = (
             *(("num_samples", COUNT), ("sample_hash", TEXT), ("batch_size", COUNT), ("batchnorm", TEXT)),
             *(("augment", "true or false"), ("rho", "weight"), ("rho_adaptive", "-"), ("eta", "weight"), ("p", TEXT)),
             *(("parameters", TEXT), ("num_parameters", COUNT), ("dtype", TEXT), ("label_smoothing", FRACTION)),
+            ("loss", TEXT),
             *(("weight_decay", TEXT), ("dropout", TEXT), ("num_ascent_steps", COUNT), ("num_restarts", COUNT)),
             *(("num_pairs", COUNT), ("num_probes", COUNT), ("tolerance", "-")),
         )
@@ -380,7 +381,7 @@ ROWS: tuple[Metric, ...] = (
         for key, unit in (
             *(("num_batches", COUNT), ("perturbation_num_samples", COUNT), ("perturbation_batchnorm", TEXT)),
             *(("perturbation_batch_size", COUNT), ("perturbation_augment", "true or false")),
-            *(("perturbation_dropout", TEXT), ("perturbation_rho", "weight")),
+            *(("perturbation_dropout", TEXT), ("perturbation_batches", TEXT), ("perturbation_rho", "weight")),
         )
     ),
 )

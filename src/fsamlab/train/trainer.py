@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -272,7 +273,17 @@ class Trainer:
             parts=cfg.accumulate_steps if cfg.accumulate_mode == "per_micro_batch" else 1,
             independent=other and not passes.ascent_nested,
         )
-        return Snapshot(self.model, self.optimizer, self.step, self.seed, sampling, passes.memory_format)
+        return Snapshot(
+            self.model, self.optimizer, self.step, self.seed, sampling, self._coming_batches, passes.memory_format
+        )
+
+    def _coming_batches(self) -> Iterator[Batch]:
+        """Yield the batches of the coming steps, over the ends of epochs and of the training."""
+        step = self.step
+        while True:
+            for batch in self.data.train.batches(*divmod(step, self.steps_per_epoch)):
+                yield batch
+                step += 1
 
     def _leave_measurement(self) -> None:
         if self._observer.stopping():
