@@ -6,7 +6,7 @@ from support.pages import written
 
 from fsamlab.report.gather import gather
 from fsamlab.report.page import sensitivities
-from fsamlab.report.page_notes import conventions
+from fsamlab.report.page_notes import convention_notes
 
 
 def run(root, optimizer, seed=0, values=("sharpness/one_step",), measured=None, **diagnostics):
@@ -20,23 +20,27 @@ def test_samples_go_with_the_seed(tmp_path):
     for optimizer in ("sgd", "sam"):
         for seed in (0, 1):
             run(tmp_path / f"{optimizer}{seed}", optimizer, seed, rho=0.05, sample_hash=f"hash{seed}")
-    assert conventions(gather([tmp_path])) == ["Sharpness and curvature while training: the same rho 0.05 in all runs."]
+    assert convention_notes(gather([tmp_path])) == [
+        "Sharpness and curvature while training: the same rho 0.05 in all runs."
+    ]
     run(tmp_path / "z", "fsam", 1, rho=0.05, sample_hash="other")
-    assert "runs differ in sample_hash (hash1, other)" in conventions(gather([tmp_path]))[0]
+    assert "runs differ in sample_hash (hash1, other)" in convention_notes(gather([tmp_path]))[0]
 
 
 def test_runs_without_a_seed(tmp_path):
     run(tmp_path / "a", "sam", rho=0.05, sample_hash="x")
     config = tmp_path / "a" / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: null"))
-    assert conventions(gather([tmp_path])) == ["Sharpness and curvature while training: the same rho 0.05 in all runs."]
+    assert convention_notes(gather([tmp_path])) == [
+        "Sharpness and curvature while training: the same rho 0.05 in all runs."
+    ]
 
 
 def test_conventions_are_said_and_so_is_where_they_differ(tmp_path):
     for seed, batchnorm in enumerate(("eval", "eval", "batch")):
         measured = {"sharpness/one_step": 0.25, "diagnostics/batchnorm": batchnorm}
         run(tmp_path / "made" / f"{seed}", "sam", seed, rho=0.05, measured=measured)
-    assert conventions(gather([tmp_path / "made"])) == [
+    assert convention_notes(gather([tmp_path / "made"])) == [
         "Sharpness and curvature while training: the same rho 0.05 in all runs.",
         "Sharpness and curvature at checkpoints may not be compared: runs differ in batchnorm (eval, batch).",
     ]
@@ -50,7 +54,7 @@ def test_runs_without_the_values_are_no_difference(tmp_path):
     free = ("perturbation/cos_ema", "noise/trace_sigma")  # the first has no conventions
     run(tmp_path / "b", "fsam", values=free, num_samples=1000, perturbation_batch_size=32)
     run(tmp_path / "c", "sgd", values=("perturbation/cos_ema",), num_samples=7, perturbation_batch_size=8)
-    assert conventions(gather([tmp_path])) == [
+    assert convention_notes(gather([tmp_path])) == [
         "Sharpness and curvature while training: the same num_samples 256 in all runs that have them.",
         "Decomposition and noise while training: the same perturbation_batch_size 32 in all runs that have them.",
     ]
@@ -63,11 +67,11 @@ def test_the_decomposition_has_conventions_of_its_own(tmp_path):
         run(tmp_path / "shares" / f"{i}", "sam", i, values=values, **options)
         options["perturbation_batch_size"] = 16
         run(tmp_path / "rises" / f"{i}", "sam", i, values=("perturbation/rise_other_sam",), **options)
-    assert conventions(gather([tmp_path / "shares"])) == [
+    assert convention_notes(gather([tmp_path / "shares"])) == [
         "Sharpness and curvature while training: the same num_samples 256 in all runs.",
         "Decomposition and noise while training may not be compared: runs differ in perturbation_batch_size (16, 32).",
     ]
-    assert conventions(gather([tmp_path / "rises"])) == [
+    assert convention_notes(gather([tmp_path / "rises"])) == [
         "Decomposition and noise while training: the same perturbation_batch_size 16 in all runs.",
         "Rises of the loss while training may not be compared: runs differ in perturbation_rho (0.2, 0.05).",
     ]

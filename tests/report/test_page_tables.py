@@ -5,7 +5,7 @@ from support.made_runs import make_run, make_sweep
 from support.pages import data_of, written
 
 from fsamlab.report.gather import gather
-from fsamlab.report.page_tables import duration, mean_std, results, unfinished
+from fsamlab.report.page_tables import duration, results, spread_cell, unfinished
 
 
 def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
@@ -106,4 +106,4 @@ def test_durations(seconds, words):
     ],
 )
 def test_a_mean_has_the_decimals_of_its_deviation(mean, std, percent, text):
-    assert mean_std(mean, std, percent, bold=False).text == text
+    assert spread_cell(mean, std, percent, bold=False).text == text

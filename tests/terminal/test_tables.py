@@ -154,7 +154,7 @@ def test_uploads_say_which_run_they_are_of(sweep, monkeypatch, capsys):
     runs = sorted(sweep.iterdir())
     done = sync_view.Outcome(num_sent=3, num_there=4)
     monkeypatch.setattr(sync_view, "sync_runs", lambda runs, **options: ((run, done) for run in runs))
-    assert sync_view.show(runs, dry_run=False) == 0
+    assert sync_view.show_sync(runs, dry_run=False) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "fsam-small_cnn-digits-s0-00000001 (rho=0.05 width=16): 3 rows sent" in out

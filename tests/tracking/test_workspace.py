@@ -161,7 +161,7 @@ def test_a_server_that_refuses_is_one_line(monkeypatch):
             monkeypatch.setenv(key, value)
         monkeypatch.setattr(workspace, "build", lambda *place: Refusing())
         with pytest.raises(workspace.CannotUpload, match=rf"W&B server {server.url}: project not found \(404\)$"):
-            workspace.save("proj", "team", "view")
+            workspace.save_workspace("proj", "team", "view")
 
 
 def test_a_bad_name_is_refused_before_anything_is_asked():

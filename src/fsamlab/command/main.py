@@ -182,10 +182,10 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from fsamlab.command.status_view import show
+    from fsamlab.command.status_view import show_status
 
     in_range("--watch", args.watch, 0.01, 24 * 3600)
-    return show(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
+    return show_status(args.runs, failed=args.failed, as_json=args.json, watch=args.watch)
 
 
 def _resubmit(args: argparse.Namespace) -> int:
@@ -218,7 +218,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from fsamlab.command.sync_view import show
+    from fsamlab.command.sync_view import show_sync
     from fsamlab.rundir.find import runs_at
     from fsamlab.tracking.wandb_server import check_place
 
@@ -226,18 +226,18 @@ def _sync(args: argparse.Namespace) -> int:
     runs = runs_at(args.runs)
     check_place(args.project, args.entity)
     in_range("--timeout", args.timeout, 0.01, 24 * 3600)
-    return show(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
+    return show_sync(runs, args.dry_run, project=args.project, entity=args.entity, timeout=args.timeout)
 
 
 def _wandb_workspace(args: argparse.Namespace) -> int:
     from fsamlab.tracking.wandb_server import check_place
-    from fsamlab.tracking.workspace import as_json, build, save
+    from fsamlab.tracking.workspace import as_json, build, save_workspace
 
     check_place(args.project, args.entity)
     if args.json:
         output.show(as_json(build(args.project, args.entity or "", args.name)))
     else:
-        output.show(save(args.project, args.entity, args.name))
+        output.show(save_workspace(args.project, args.entity, args.name))
     return 0
 
 

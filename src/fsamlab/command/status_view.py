@@ -34,7 +34,7 @@ IDLE_LOOKS = 3  # between two jobs of a local sweep, for a moment no job runs
 assert set(ORDER) == {*STATUSES, "not begun"}
 
 
-def show(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
+def show_status(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: float | None) -> int:
     """Print the state of sweeps and return the exit code.
 
     The code is 0; 1 when a run failed, was cancelled or lost; 2 when there are no runs.

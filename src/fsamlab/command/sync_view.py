@@ -11,7 +11,7 @@ from fsamlab.terminal.text import console, counted
 from fsamlab.tracking.sync import Outcome, sync_runs
 
 
-def show(runs: list[Path], dry_run: bool, **options: Any) -> int:
+def show_sync(runs: list[Path], dry_run: bool, **options: Any) -> int:
     """Upload runs, print the outcome of each run, and return the exit code.
 
     Args:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fsamlab.figures.canvas import BAND, dashes, grid, heading, label_y, legend_below, line, look, new, seeds
+from fsamlab.figures.canvas import BAND, dashes, heading, label_y, legend_below, line, look, new, panel_grid, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, factor
 from fsamlab.results.frames import AT_END, comparable, having_key, mean_std, methods_of, need, parts_of, with_values
@@ -54,7 +54,7 @@ def by_method(runs: Runs, metric: str = AT_END, panel: str | None = None) -> Fig
     having = shown.runs
     values = [None] if panel is None else sorted(having[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
     lines = having.groupby(panel)[METHOD].nunique().max() if panel else having[METHOD].nunique()
-    figure, panels = grid(len(values), 0.5 + 0.19 * lines)
+    figure, panels = panel_grid(len(values), 0.5 + 0.19 * lines)
     for axes, value in zip(panels, values):
         table_here, runs_here, having_here = (
             part if value is None else part[part[panel] == value] for part in (table, done, having)

@@ -73,7 +73,7 @@ def new(panels: int = 1, height: float = 2.4, rows: int = 1, sharey: bool = Fals
     return figure, list(figure.subplots(rows, panels, squeeze=False, sharey=sharey).flat)
 
 
-def grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with room for a heading and its `count` panels, ACROSS in a row of `height` inches."""
     across = min(ACROSS, count)
     down = math.ceil(count / across)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.accuracy import draw_dots
-from fsamlab.figures.canvas import ACROSS, grid, heading, legend_below, line, look, new, seeds
+from fsamlab.figures.canvas import ACROSS, heading, legend_below, line, look, new, panel_grid, seeds
 from fsamlab.figures.training_curves import end_of_line
 from fsamlab.metrics import DIRECTIONS, RATIOS, ROWS, of
 from fsamlab.results.frames import (
@@ -151,7 +151,7 @@ def sharpness(runs: Runs, keys: Sequence[str] = SHARPNESS) -> Figure:
     tables = {key: means(done, [METHOD], column).dropna(subset="mean") for key, column in columns.items()}
     if all(table.empty for table in tables.values()):
         raise ValueError(why_none(done, next(iter(columns.values()))))
-    figure, panels = grid(len(columns), 0.6 + 0.17 * len(methods))
+    figure, panels = panel_grid(len(columns), 0.6 + 0.17 * len(methods))
     counts: list[int] = []
     for place, (axes, (key, column)) in enumerate(zip(panels, columns.items())):
         draw_dots(axes, tables[key], column, methods, done)

@@ -18,7 +18,7 @@ from fsamlab.results.frames import (
     AT_END,
     advice,
     comparable,
-    conventions,
+    convention_columns,
     end_columns,
     finished,
     mean_std,
@@ -220,11 +220,11 @@ def conventions_table(runs: Runs) -> str:
         ValueError: no finished run, or none with conventions.
     """
     done = finished(runs).runs
-    source = next((source for source in ("measured/", "") if conventions(done, source)), None)
+    source = next((source for source in ("measured/", "") if convention_columns(done, source)), None)
     if source is None:
         raise ValueError("no run has diagnostics/ conventions; train with diagnostics=light, or use `fsamlab measure`")
     lines = []
-    for column in conventions(done, source):
+    for column in convention_columns(done, source):
         values = dict.fromkeys(plain(value) for value in done[column].dropna())
         lines.append([column.removeprefix(f"{source}diagnostics/"), ", ".join(values)])
     return markdown(["convention", "value"], lines, 2)

@@ -47,7 +47,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Gathered:
         OSError: `out` cannot be written; what was there before is still there.
     """
     gathered = gather(paths)
-    page = render(gathered, page_tables.title(gathered, paths))
+    page = render(gathered, page_tables.page_title(gathered, paths))
     try:
         write_atomic(out, page)
     except OSError as e:  # whose name is the temporary file's
@@ -75,7 +75,7 @@ def render(gathered: Gathered, title: str) -> str:
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),
         tied=gathered.study.tie_notes(),
-        conventions=page_notes.conventions(gathered),
+        conventions=page_notes.convention_notes(gathered),
         unfinished=page_tables.unfinished(gathered),
         common=page_tables.common_settings(gathered, varied),
         num_runs=len(gathered.frame),

@@ -15,7 +15,7 @@ OF_FAMILY = (
 OF_RISES = ("perturbation_rho",)
 
 
-def conventions(gathered: Gathered) -> list[str]:
+def convention_notes(gathered: Gathered) -> list[str]:
     """Return how values were measured, or in what that differs between the runs that have them; a line each."""
     lines = []
     for source, when in (("", "while training"), (AT_CHECKPOINT, "at checkpoints")):

@@ -106,7 +106,7 @@ def _of_key(key: str) -> Column:
 
 
 def _mean(key: str, best: set[Any], index: Any, row: pd.Series) -> Cell:
-    cell = mean_std(row[f"{key} mean"], row[f"{key} std"], of(key).percent, index in best)
+    cell = spread_cell(row[f"{key} mean"], row[f"{key} std"], of(key).percent, index in best)
     fewer = 0 < row[f"{key} n"] < row["n"]
     return replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell
 
@@ -135,7 +135,7 @@ def _sortable(value: Any) -> float | str:
     return str(value)
 
 
-def mean_std(mean: float, std: float, percent: bool, bold: bool) -> Cell:
+def spread_cell(mean: float, std: float, percent: bool, bold: bool) -> Cell:
     """Return `mean ± std`; `–` where there is no value, the mean alone where there is no deviation."""
     if math.isnan(mean):
         return Cell("–", "")
@@ -251,7 +251,7 @@ def common_settings(gathered: Gathered, varied: Sequence[str]) -> list[tuple[str
     return [(k, shown(gathered.frame[k].iloc[0])) for k in keys]
 
 
-def title(gathered: Gathered, paths: Sequence[Path]) -> str:
+def page_title(gathered: Gathered, paths: Sequence[Path]) -> str:
     """Return what the page is about: the sweeps' names, or those of the directories."""
     named = [] if "name" not in gathered.frame else [str(n) for n in gathered.frame["name"].dropna().unique()]
     return ", ".join(named or [p.resolve().name for p in paths])

@@ -215,7 +215,7 @@ def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> di
     raise ValueError(f"no run has {keys[0]}{others}; {advice(keys[0])}")
 
 
-def conventions(runs: pd.DataFrame, source: str = "") -> list[str]:
+def convention_columns(runs: pd.DataFrame, source: str = "") -> list[str]:
     """Return the columns of `runs` with the conventions of its measured values; `source` is "" or "measured/"."""
     return [c for c in runs.columns if str(c).startswith(f"{source}diagnostics/")]
 
@@ -233,7 +233,7 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
     if not bound:
         return
     families = {family(source + key) for key in bound}
-    for column in conventions(runs, source):
+    for column in convention_columns(runs, source):
         name = column.split("/")[-1]
         if family(column) not in families:
             continue

@@ -65,7 +65,7 @@ BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name
 HEADLINES = ordered(row.key for row in ROWS if row.terminal)
 
 
-def parts_of(keys: Sequence[str], width: int) -> list[list[str]]:
+def columns_in_parts(keys: Sequence[str], width: int) -> list[list[str]]:
     """Return the keys of a table's columns in parts, each of which has room beside the names of the runs."""
     parts: list[list[str]] = [[]]
     room = left = width - BESIDE_VALUES
@@ -98,7 +98,7 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
             *([Column("setting")] if any(settings) else []),
             Column("step", right=True),
         ]
-        for part in parts_of(keys, screen.width):
+        for part in columns_in_parts(keys, screen.width):
             columns = [*names, *(Column(key.split("/")[1], right=True) for key in part)]
             lines_of = [
                 [run.name, *([setting] if any(settings) else []), str(row["step"])]

@@ -81,7 +81,7 @@ def as_json(workspace: Any) -> str:
     return json.dumps(spec, indent=1)
 
 
-def save(project: str, entity: str | None, name: str) -> str:
+def save_workspace(project: str, entity: str | None, name: str) -> str:
     """Save the workspace to the server as a new view; return its URL.
 
     Raises:
