@@ -138,7 +138,7 @@ WRONG = {
     "train.accumulate_steps=65": "train.accumulate_steps=65: must be <= data.batch_size=64",
     "train.milestones=[0.7,0.3]": "train.milestones=[0.7, 0.3]: must ascend",
     "train.milestones=[0.6]": "train.milestones=[0.6]: has no effect with train.schedule=cosine",
-    "train.gamma=0.2": "train.gamma=0.2: has no effect with train.schedule=cosine: only schedule=step uses it",
+    "train.gamma=0.2": "train.gamma=0.2: has no effect with train.schedule=cosine: only schedule=step uses this key",
     "data=synthetic data.num_samples=10000000 data.image_size=512": "data.num_samples=10000000: 2.6e+12 numbers",
     "tracker.finish_timeout=1e10": "tracker.finish_timeout=10000000000.0: must be finite and >= 0.01 and <= 86400",
     "tracker.project=a/b": "tracker.project='a/b': must have 1 to 128 printable characters",

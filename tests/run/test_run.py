@@ -110,8 +110,9 @@ def test_a_truncated_last_falls_back_to_previous(tmp_path):
     process.kill()
     process.join()
     last = directory / "checkpoints" / "last.pt"
-    with last.open("r+b") as f:
-        f.truncate(last.stat().st_size // 2)
+    content = last.read_bytes()
+    last.unlink()  # for a moment of each save, previous.pt is another name of the same file
+    last.write_bytes(content[: len(content) // 2])
     assert_same(finish(overrides, directory), whole)
     assert timeless(directory) == timeless(tmp_path / "whole")
     assert "last.pt cannot be read" in (directory / "run.log").read_text()
