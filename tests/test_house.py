@@ -28,11 +28,11 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "figures": "results terminal metrics",
     "tracking": "config storage rundir results metrics",
     "sweep": "checks config storage rundir terminal results",
-    "run": "config seeding optim models data rundir terminal diagnostics train tracking sweep",
+    "run": "config seeding optim models data rundir terminal diagnostics train tracking",
     "report": "storage rundir terminal results figures sweep metrics",
     "command": "axes config storage models data rundir terminal results tracking sweep run report",
 }
-BACK_UP = {("sweep", "run"): "when called"}
+BACK_UP: dict[tuple[str, str], str] = {}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")
 SRC = ROOT / "src"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -182,8 +182,8 @@ def test_many_runs_from_the_command_line(two_runs):
 
 @pytest.mark.long
 def test_through_another_launcher(two_runs):
-    done = fsamlab("measure", two_runs, "diagnostics=light", "diagnostics.rho=0.3", "hydra/launcher=submitit_local",
-                   "hydra.launcher.timeout_min=5")  # fmt: skip
+    done = fsamlab("measure", two_runs, "diagnostics=light", "diagnostics.rho=0.3", "hydra/launcher=slurm",
+                   "hydra.launcher.cluster=local", "hydra.launcher.poll_seconds=1")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(latest(two_runs / f"r{seed}")["diagnostics/rho"] == 0.3 for seed in (0, 1))
 
@@ -308,7 +308,7 @@ def test_two_launches_at_once_measure_once(tmp_path, counted, monkeypatch):
 
 def test_a_requeued_job_that_had_measured_does_not_begin_again(tmp_path, counted, monkeypatch):
     from fsamlab.command.measure import measure_frozen
-    from fsamlab.sweep.job import FrozenJob
+    from fsamlab.rundir.frozen_job import FrozenJob
 
     directory = tmp_path / "r"
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
@@ -422,9 +422,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
 def test_a_run_that_is_named_twice_is_measured_once(two_runs, monkeypatch):
     from fsamlab.command import measure as module
 
-    monkeypatch.setattr(
-        "fsamlab.sweep.local.LocalLauncher.launch", lambda self, jobs, initial_job_idx: jobs_of.extend(jobs)
-    )
+    monkeypatch.setattr("fsamlab.sweep.local.LocalLauncher.run", lambda self, jobs, on_submitted: jobs_of.extend(jobs))
     jobs_of = []
     module.measure_runs([two_runs / "r0", two_runs / "r0", two_runs / "r1" / ".." / "r0"], ["diagnostics=light"])
     assert len(jobs_of) == 1

@@ -154,7 +154,7 @@ def test_a_sweep_compares_what_it_skips_and_the_other_runs_go_on(root, tmp_path,
     plan, unfinished, other_data = plans
     run(composed(root), plan.directory)
     run(compose_tiny("train.max_steps=2"), other_data.directory)
-    from fsamlab.sweep.plan import write_launch
+    from fsamlab.sweep.launches import write_launch
 
     write_launch(tmp_path / "sweep", plans, ["launch.py"], PROJECT_ROOT, {"sha": None, "dirty": False, "source": "x"})
     choice = choose(tmp_path / "sweep", plans, False)

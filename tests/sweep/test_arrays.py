@@ -48,10 +48,9 @@ class Executor:
 
 def submit(monkeypatch, tmp_path, num_jobs, **settings):
     launcher = SubmititLauncher(submitit_folder=str(tmp_path / ".submitit" / "%j"), **settings)
-    launcher.jobs = [None] * num_jobs
     executor = Executor()
     monkeypatch.setattr(launcher, "executor", lambda: executor)
-    launcher._submit([])
+    launcher._submit([None] * num_jobs, [], lambda ids: None)
     return executor.arrays
 
 

@@ -17,8 +17,9 @@ from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.storage.writing import write_json
+from fsamlab.sweep.launches import write_launch
 from fsamlab.sweep.local import LocalLauncher
-from fsamlab.sweep.plan import JobPlan, write_launch
+from fsamlab.sweep.plan import JobPlan
 from fsamlab.terminal import errors
 
 SHORT = ("train.max_steps=3", "train.keep_state=true")
@@ -149,11 +150,11 @@ def exercise(sweep, file, how, monkeypatch, capfd, caplog):
     damage(path, how)
     started = []
 
-    def start(launcher, overrides, initial_job_idx):
-        started.extend(launcher.directories)
+    def start(launcher, jobs, on_submitted):
+        started.extend(job.directory for job in jobs)
         return []
 
-    monkeypatch.setattr(LocalLauncher, "launch", start)
+    monkeypatch.setattr(LocalLauncher, "run", start)
     faults = []
     for command in COMMANDS:
         started.clear()

@@ -13,8 +13,9 @@ from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.storage.writing import write_json
+from fsamlab.sweep.launches import Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.local import LocalLauncher
-from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.status import sweep_runs
 
 CODE = {"sha": None, "dirty": False, "source": None}
@@ -41,11 +42,11 @@ def started(monkeypatch):
     """The runs that a local launcher is given, which are not trained."""
     found = []
 
-    def launch(launcher, overrides, initial_job_idx):
-        found.extend(launcher.jobs)
+    def run(launcher, jobs, on_submitted):
+        found.extend(jobs)
         return []
 
-    monkeypatch.setattr(LocalLauncher, "launch", launch)
+    monkeypatch.setattr(LocalLauncher, "run", run)
     return found
 
 
@@ -200,12 +201,11 @@ def test_two_launches_at_once_submit_a_run_once(tmp_path, monkeypatch):
     submitted: list = []
 
     class Launcher(slurm.SubmititLauncher):
-        def launch(self, job_overrides, initial_job_idx):
+        def run(self, jobs, on_submitted):
             time.sleep(0.2)  # the other one is on its way
-            numbers = range(len(submitted), len(submitted) + len(self.jobs))
-            submitted.extend(job.directory for job in self.jobs)
-            self.submitted([str(n + 1) for n in numbers])
-            self.all_submitted()
+            numbers = range(len(submitted), len(submitted) + len(jobs))
+            submitted.extend(job.directory for job in jobs)
+            on_submitted([str(n + 1) for n in numbers])
             self.detached = True
             return []
 

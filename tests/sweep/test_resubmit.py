@@ -17,12 +17,15 @@ from fsamlab.config import ConfigError, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.run import run, run_frozen
 from fsamlab.run.resume import MAX_STARTS_HERE, NoProgress
+from fsamlab.rundir.frozen_job import MEASURE, TRAIN, FrozenJob
 from fsamlab.rundir.ownership import DirectoryBusy
 from fsamlab.rundir.reading import read_status
+from fsamlab.sweep import launcher as sweep_launcher
 from fsamlab.sweep import local as local_launcher
 from fsamlab.sweep import slurm
-from fsamlab.sweep.job import FrozenJob, JobRunner
-from fsamlab.sweep.plan import JobPlan, Plans, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.job import JobRunner
+from fsamlab.sweep.launches import Plans, add_job_ids, read_launches, write_launch
+from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.slurm import SubmititLauncher
 from fsamlab.sweep.submit import changed_since, choose, start, sweep_lock
 from fsamlab.terminal.errors import SweepFailed
@@ -104,7 +107,7 @@ def test_a_job_does_not_make_its_moved_sweep_again(tmp_path, capfd):
     with pytest.raises(ConfigError, match=rf"directory={before}.*resubmit"):
         JobRunner()(job)
     with pytest.raises(SystemExit) as ended:
-        local_launcher._job(job, b"", [], 0, 1, {})
+        local_launcher._job(job, 1, {})
     assert ended.value.code == 1
     said = capfd.readouterr().err
     assert f"directory={before}: does not exist any more" in said
@@ -307,7 +310,7 @@ def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch, capl
     launcher = SubmititLauncher(max_array_size=2, submitit_folder=str(tmp_path / ".submitit" / "%j"))
     hydra = {"hydra_logging": {}, "verbose": False, "sweep": {"dir": str(tmp_path)}}
     launcher.config = OmegaConf.create({"hydra": hydra})
-    monkeypatch.setattr(slurm, "configure_log", lambda *arguments: None)
+    monkeypatch.setattr(sweep_launcher, "configure_log", lambda *arguments: None)
     monkeypatch.setattr(launcher, "executor", Executor)
     monkeypatch.setattr(slurm, "local_cluster", lambda: "here")
     caplog.set_level("INFO", "fsamlab")
@@ -330,11 +333,11 @@ def test_jobs_that_measure_are_not_followed_by_a_command_that_shows_training(tmp
     caplog.set_level("INFO", "fsamlab")
     launcher = SubmititLauncher(submitit_folder=str(tmp_path / ".submitit" / "%j"))
     launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-    launcher._tell(["7_0", "7_1"])
+    launcher._tell([FrozenJob(TRAIN, {}, [], tmp_path / str(i), {}) for i in range(2)], ["7_0", "7_1"])
     assert f"fsamlab status {tmp_path} --watch" in caplog.text
     caplog.clear()
-    launcher.measures = True
-    launcher._tell(["7_0", "7_1", "8_0"])
+    measures = [FrozenJob(MEASURE, {}, [], tmp_path / str(i) / "measurements", {}) for i in range(3)]
+    launcher._tell(measures, ["7_0", "7_1", "8_0"])
     assert "fsamlab status" not in caplog.text
     assert "watch        squeue -j 7,8" in caplog.text
     assert f"{tmp_path}/RUN/measurements/run.log" in caplog.text

@@ -32,6 +32,7 @@ from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir import inputs
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.find import read_whole
+from fsamlab.rundir.frozen_job import MEASURE, FrozenJob
 from fsamlab.rundir.measurements import FOLDER, ROW, read_measurements
 from fsamlab.rundir.ownership import DirectoryBusy, Ownership
 from fsamlab.rundir.reading import read_config, read_status
@@ -41,8 +42,6 @@ from fsamlab.storage.writing import check_writable, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fsamlab.sweep.job import FrozenJob
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +63,10 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
         ConfigError: an override that cannot be used, or a run that has nothing to measure. Nothing was started.
     """
     from hydra import compose
-    from hydra.core.plugins import Plugins
 
     from fsamlab.config.compose import composing, quoted
     from fsamlab.rundir.environment import code_version
-    from fsamlab.sweep.job import FrozenJob
-    from fsamlab.sweep.local import LocalLauncher, usable_cores, visible_gpus
-    from fsamlab.sweep.slurm import SubmititLauncher
+    from fsamlab.sweep.launcher import make_launcher
 
     damage: list[str] = []
     asked = list(dict.fromkeys(run.resolve() for run in runs))  # one that is named twice is measured once
@@ -87,30 +83,16 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
             return outcome
         for run in runs:
             checkpoint_of(run, wanted.checkpoint)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=measure_composed, config=config
-        )
-        if isinstance(launcher, SubmititLauncher):
-            launcher.measures = True
-            plain, code = dataclasses.asdict(wanted), code_version(PROJECT_ROOT)
-            launcher.jobs = [
-                FrozenJob(
-                    "fsamlab.command.measure:measure_frozen",
-                    {**plain, "run": str(run.relative_to(root))},
-                    job,
-                    run / FOLDER,
-                    code,
-                )
-                for run, job in zip(runs, jobs)
-            ]
-        if isinstance(launcher, LocalLauncher):
-            launcher.directories, launcher.names = [run / FOLDER for run in runs], [run.name for run in runs]
-            if launcher.num_jobs is None:  # few runs: more threads for each
-                launcher.num_jobs = min(len(runs), len(visible_gpus()) or usable_cores())
+        launcher = make_launcher(context, config)
+        plain, code = dataclasses.asdict(wanted), code_version(PROJECT_ROOT)
+        frozen = [
+            FrozenJob(MEASURE, {**plain, "run": str(run.relative_to(root))}, words, run / FOLDER, code)
+            for run, words in zip(runs, jobs)
+        ]
         for run in runs:  # a job that never starts must not leave the status of an earlier one
             say(run, wanted, "queued")
-        launcher.launch(jobs, initial_job_idx=0)
-        if getattr(launcher, "detached", False):
+        launcher.run(frozen, lambda ids: None)
+        if launcher.detached:
             return outcome
     for run in runs:
         words: list[str] = []
@@ -196,13 +178,8 @@ def failure(run: Path, config: MeasureConfig) -> str | None:
     return str(status.get("exception") or f"{status.get('status')}: see {run / FOLDER / 'run.log'}")
 
 
-def measure_composed(cfg: Any) -> None:
-    """Measure one run: the task function of a job."""
-    measure_typed(typed_measure(cfg))
-
-
 def measure_frozen(job: FrozenJob) -> None:
-    """Measure one run as it was asked for at submission: the task of a SLURM job."""
+    """Measure one run with the settings of the submission: the task of every job that measures."""
     diagnostics = DiagnosticsConfig(**job.config["diagnostics"])
     config = MeasureConfig(**{**job.config, "diagnostics": diagnostics})
     status = read_json(place_of(Path(config.root) / config.run, config) / "status.json") or {}

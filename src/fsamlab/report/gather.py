@@ -17,7 +17,7 @@ from fsamlab.results.reading import by_step, collect_run, flatten, read_run_rows
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.reading import read_environment
-from fsamlab.sweep.plan import Launches, read_launches
+from fsamlab.sweep.launches import Launches, read_launches
 from fsamlab.sweep.status import RunState, sweep_state
 
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")

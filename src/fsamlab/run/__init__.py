@@ -28,11 +28,11 @@ from fsamlab.optim import build_optimizer
 from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
 from fsamlab.rundir.environment import environment, slurm_job_id
+from fsamlab.rundir.frozen_job import FrozenJob
 from fsamlab.rundir.ownership import STALE_SECONDS, DirectoryBusy, Superseded
 from fsamlab.rundir.reading import is_finished, read_config, read_status, read_summary
 from fsamlab.rundir.record import RunRecord
 from fsamlab.seeding import Stream, derive_seed
-from fsamlab.sweep.job import FrozenJob
 from fsamlab.terminal import errors
 from fsamlab.terminal.progress import Progress, print_run, progress
 from fsamlab.tracking import Tracker, build_tracker, identity
@@ -87,7 +87,7 @@ def discard_untrained(directory: Path) -> None:
 
 
 def run_frozen(job: FrozenJob) -> None:
-    """Run a job as it was frozen at submission: the task of a SLURM job.
+    """Run a job as it was frozen at submission: the task of every job of a sweep.
 
     Raises:
         ConfigError: this version of the code gives the configuration another identity than its directory has.

@@ -1,8 +1,7 @@
-"""One job of a sweep as it was at submission: what submitit pickles, and what the job does when it starts.
+"""What a job does when it starts.
 
-A job may wait for days. It is therefore handed the composed configuration and its run directory, and does
-not compose again: an edit of conf/ or sweeps/ reaches new launches only. Code cannot be frozen that way;
-its digest is, and the job compares.
+submitit pickles a :class:`JobRunner` and a FrozenJob. Pickles of earlier versions, which may wait in a queue, name both
+classes by this module.
 """
 
 from __future__ import annotations
@@ -11,45 +10,26 @@ import logging
 import os
 import sys
 import traceback
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fsamlab.config import ConfigError
+from fsamlab.rundir.frozen_job import MEASURE, FrozenJob
 from fsamlab.terminal import errors
 
 log = logging.getLogger(__name__)
 
-MOVED = {  # tasks of jobs that were submitted when the functions lay elsewhere
-    "fsamlab.measure:measure_frozen": "fsamlab.command.measure:measure_frozen",
-}
+__all__ = ["FrozenJob", "JobRunner", "log_to", "make_directory"]  # FrozenJob: see above
 
-
-@dataclass(frozen=True)
-class FrozenJob:
-    """What one job runs.
-
-    Attributes:
-        task: `module:function`, called with this object.
-        config: plain, as config.yaml holds it.
-        overrides: what the configuration was composed from, for the record.
-        directory: where the job writes, absolute.
-        code: :func:`fsamlab.rundir.environment.code_version` at submission.
-    """
-
-    task: str
-    config: dict[str, Any]
-    overrides: list[str]
-    directory: Path
-    code: dict[str, Any]
+MOVED = {"fsamlab.measure:measure_frozen": MEASURE}  # tasks of jobs that were submitted before the functions moved
 
 
 class JobRunner:
-    """What submitit calls; requeued as it is, since all that a restart needs lies in the run directory."""
+    """What submitit calls. A requeued job is the same object: all that a restart needs lies in the run directory."""
 
     def __call__(self, job: FrozenJob) -> None:
-        """Run a job; its log is run.log in its directory, and stderr."""
+        """Run a job; its log goes to run.log in its directory, and to stderr."""
         make_directory(job.directory)
         log_to(job.directory / "run.log")
         module, _, function = MOVED.get(job.task, job.task).partition(":")
@@ -60,17 +40,18 @@ class JobRunner:
             raise
 
     def checkpoint(self, job: FrozenJob) -> Any:
-        """Return what submitit submits again."""
+        """Return the job that submitit submits again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
 def make_directory(directory: Path) -> None:
-    """Make the directory that a job writes to, not what holds the directory.
+    """Make the directory that a job writes to, but not the directory of the sweep.
 
     Raises:
-        ConfigError: the sweep was moved or deleted while the job waited; a sweep is where it lies now.
+        ConfigError: the sweep was moved or deleted while the job waited. Making the sweep's directory again would split
+            a moved sweep into two.
     """
     try:
         directory.mkdir(exist_ok=True)
@@ -80,7 +61,7 @@ def make_directory(directory: Path) -> None:
 
 
 def log_to(path: Path) -> None:
-    """Send the log to a file, in the form of conf/hydra/job_logging/run.yaml, and to stderr where that is another."""
+    """Send the log to a file, as conf/hydra/job_logging/run.yaml does, and to stderr, unless stderr is that file."""
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""`fsamlab check` and `fsamlab resubmit`: the sweep command's path, with submission off or from the record."""
+"""`fsamlab check` (a sweep command that starts nothing) and `fsamlab resubmit` (jobs from the record of a sweep)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir.environment import code_change, code_version
 from fsamlab.rundir.find import check_exist, current_status
-from fsamlab.sweep.plan import JobPlan, Launch, read_launches
+from fsamlab.sweep.launcher import checked, make_launcher
+from fsamlab.sweep.launches import Launch, read_launches
+from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, say_what_changed, start, sweep_lock
 from fsamlab.terminal.errors import SweepFailed
 
@@ -25,13 +27,12 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
     """Compose and validate every job of `launch.py -m OVERRIDES`; return the sweep's directory and its jobs.
 
     Raises:
-        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: what the sweep command would say. Nothing was written.
+        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: as for the sweep command. Nothing was written.
     """
     from hydra.core.plugins import Plugins
     from hydra.types import RunMode
 
     from fsamlab.config.compose import composing
-    from fsamlab.sweep.slurm import SubmititLauncher
 
     with composing(overrides) as context:
         master = context.config_loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
@@ -41,25 +42,23 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
         plans = sweeper.plan(list(master.hydra.overrides.task))
         sweep_dir = Path(master.hydra.sweep.dir)
         say_what_changed(sweep_dir, plans)
-        if isinstance(sweeper.launcher, SubmititLauncher):
-            sweeper.launcher.check()
+        checked(sweeper.launcher).check()
     return sweep_dir, plans
 
 
 def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = None) -> None:
-    """Start again what of a sweep failed, was lost or cancelled, or never ran, as it was launched.
+    """Start the runs of a sweep that failed, were lost or cancelled, or never ran; with their recorded configurations.
 
     Args:
-        sweep_dir: has the records in `launches/`.
+        sweep_dir: holds the records in `launches/`.
         overrides: of the launcher only (`hydra/launcher=...`, `hydra.launcher.KEY=...`).
-        argv: for the new record; None is this process's.
+        argv: for the new record; None means the arguments of this process.
 
     Raises:
-        ConfigError: there is no record, or an override that would change the runs.
-        SweepFailed: some did not finish this time either, or could not be started for a damaged file.
+        ConfigError: there is no record, or an override would change the runs.
+        SweepFailed: some runs did not finish this time either, or a damaged file kept them from starting.
     """
     from hydra import compose
-    from hydra.core.plugins import Plugins
 
     from fsamlab.config.compose import composing, quoted
     from fsamlab.results.summary import print_sweep
@@ -90,11 +89,8 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
                 # the runs are what was recorded; composed are only the launcher's settings
                 place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
                 config = compose("config", overrides=[*used, *place], return_hydra_config=True)
-                launcher = Plugins.instance().instantiate_launcher(
-                    hydra_context=context, task_function=_task, config=config
-                )
                 start(
-                    launcher,
+                    make_launcher(context, config),
                     sweep_dir,
                     choice,
                     lock,
@@ -110,7 +106,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
 
 
 def _plans(launches: list[Launch]) -> tuple[list[JobPlan], list[str]]:
-    """Return the runs of all launches as they were launched, the latest word counts, and why some are left out."""
+    """Return the runs of all launches (of a run that has several, the latest) and a line for each run left out."""
     plans: dict[Path, JobPlan] = {}
     lost: dict[Path, str] = {}
     for launch in launches:
@@ -141,12 +137,6 @@ def _plans(launches: list[Launch]) -> tuple[list[JobPlan], list[str]]:
     for line in left_out.values():
         log.error("error: %s", line)
     return list(plans.values()), list(left_out.values())
-
-
-def _task(cfg: Any) -> None:
-    from fsamlab.run import run_composed
-
-    run_composed(cfg)
 
 
 def _never(cfg: Any) -> None:

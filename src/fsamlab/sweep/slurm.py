@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +20,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from fsamlab.checks import ConfigError
 from fsamlab.rundir.find import current_status
+from fsamlab.rundir.frozen_job import FrozenJob, all_train
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
-from fsamlab.sweep.job import FrozenJob, JobRunner
+from fsamlab.sweep.job import JobRunner
+from fsamlab.sweep.launcher import JobLauncher, names_on_board, terminated_like_interrupted
 from fsamlab.sweep.settings import check_settings, refusal
 from fsamlab.terminal.errors import SweepFailed
 from fsamlab.terminal.text import project_relative
@@ -43,7 +43,7 @@ AT_ONCE = 256  # submitit's array_parallelism where none is given
 QUIET_POLLS = 2  # in a row without a sign of a job, before it is taken for gone
 
 
-class SubmititLauncher(BaseSubmititLauncher):
+class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
     """Submits jobs as arrays and waits for them, unless told not to.
 
     Args:
@@ -52,13 +52,6 @@ class SubmititLauncher(BaseSubmititLauncher):
         poll_seconds: between two looks at the jobs.
         max_array_size: of one array; longer sweeps become several.
         params: hydra-submitit-launcher's settings, under its names.
-
-    Attributes:
-        jobs: what to submit, set by whoever calls :meth:`launch`.
-        submitted: called after each array with the ids of all jobs so far, in the order of `jobs`.
-        all_submitted: called once there is nothing more to submit.
-        detached: whether jobs go on after :meth:`launch` has returned.
-        measures: whether the jobs measure runs; else they train them.
     """
 
     def __init__(
@@ -73,11 +66,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         check_settings({**own, **params})
         super().__init__(**params)
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
-        self.jobs: list[FrozenJob] = []
-        self.submitted: Callable[[list[str]], None] = lambda ids: None
-        self.all_submitted: Callable[[], None] = lambda: None
-        self.detached = False
-        self.measures = False
+        self.kind, self.in_process = cluster, cluster != "slurm"
         self.elsewhere: str | None = None  # the cluster's name, where SLURM's tools have to be told
 
     def cluster_name(self) -> str | None:
@@ -141,57 +130,53 @@ class SubmititLauncher(BaseSubmititLauncher):
         else:
             self.executor()
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit `jobs`, say what was submitted, wait for their end; one failure stops no other."""
-        assert self.config is not None
-        assert len(self.jobs) == len(job_overrides)
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+    def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
+        """Submit the jobs, say which jobs were submitted, wait for their end."""
+        self.configure_log()
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         name = self.cluster_name()
         self.elsewhere = None if name is None or name == local_cluster() else name
         handles: list[Any] = []
+        self.detached = False
         try:
-            self._submit(handles)
+            self._submit(jobs, handles, on_submitted)
         except BaseException:
-            self.detached = bool(handles)  # what was accepted goes on
+            self.detached = bool(handles)  # the accepted jobs go on
             if handles:
-                self._tell([str(handle.job_id) for handle in handles])
+                self._tell(jobs, [str(handle.job_id) for handle in handles])
             raise
-        self.all_submitted()
         ids = [str(handle.job_id) for handle in handles]
-        cancel = self._tell(ids)
+        cancel = self._tell(jobs, ids)
         if not self.wait:
             self.detached = True
             return []
         log.info("waiting for them; Ctrl-C leaves them running")
-        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            return self._wait(handles, ids, since)
+            with terminated_like_interrupted():
+                return self._wait(jobs, handles, ids, since)
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs go on without this process")
-            log.warning("  watch   %s", self._watch(ids))
+            log.warning("  watch   %s", self._watch(jobs, ids))
             log.warning("  cancel  %s", cancel)
             raise
-        except BaseException:  # whatever it is, the jobs go on
+        except BaseException:  # the jobs go on, whatever has failed here
             self.detached = True
             raise
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
     def _sweep_dir(self) -> str:
         assert self.config is not None
         return project_relative(Path(str(self.config.hydra.sweep.dir)))
 
-    def _watch(self, ids: list[str]) -> str:
-        """Return the command that shows how far the jobs are; `fsamlab status` is about training."""
-        if not self.measures:
+    def _watch(self, jobs: Sequence[FrozenJob], ids: list[str]) -> str:
+        """Return the command that shows how far the jobs are; `fsamlab status` knows only jobs that train."""
+        if all_train(jobs):
             return f"fsamlab status {self._sweep_dir()} --watch"
         elsewhere = f"-M {self.elsewhere} " if self.elsewhere else ""
         return f"squeue {elsewhere}-j {','.join(dict.fromkeys(map(base_id, ids)))}"
 
-    def _tell(self, ids: list[str]) -> str:
-        """Say which jobs there are now, where they write and how to stop them; return the command that does."""
+    def _tell(self, jobs: Sequence[FrozenJob], ids: list[str]) -> str:
+        """Say which jobs were submitted, where they write and how to stop them; return the command that stops them."""
         where = f"kill {' '.join(ids)}"
         cancel = str(cancel_command(ids, cluster=self.elsewhere)) if self.cluster == "slurm" else where
         arrays = Counter(base_id(i) for i in ids)
@@ -199,16 +184,16 @@ class SubmititLauncher(BaseSubmititLauncher):
         sweep_dir = self._sweep_dir()
         log.info("%d jobs submitted: %s", len(ids), names)
         log.info("  directories  %s/", sweep_dir)
-        run = "RUN/measurements" if self.measures else "RUN"
+        run = "RUN" if all_train(jobs) else "RUN/measurements"
         log.info("  logs         %s/%s/run.log, %s/.submitit/JOB/", sweep_dir, run, sweep_dir)
-        log.info("  watch        %s", self._watch(ids))
-        if self.measures:
+        log.info("  watch        %s", self._watch(jobs, ids))
+        if not all_train(jobs):
             log.info("  values       %s/%s/*.jsonl; fsamlab collect %s", sweep_dir, run, sweep_dir)
         log.info("  cancel       %s", cancel)
         return cancel
 
-    def _submit(self, handles: list[Any]) -> None:
-        """Submit all arrays; what is accepted is appended to `handles` and told to `submitted` at once.
+    def _submit(self, jobs: Sequence[FrozenJob], handles: list[Any], on_submitted: Callable[[list[str]], None]) -> None:
+        """Submit all arrays; after each array its jobs are appended to `handles`, and SLURM's ids are handed on.
 
         Raises:
             ConfigError: sbatch refused the first one, so that nothing was submitted.
@@ -216,7 +201,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         """
         executor = self.executor()
         folder = Path(str(self.params["submitit_folder"])).parent
-        parts = arrays_of(len(self.jobs), self.max_array_size, self.params.get("array_parallelism") or AT_ONCE)
+        parts = arrays_of(len(jobs), self.max_array_size, self.params.get("array_parallelism") or AT_ONCE)
         first_ids: list[str] = []
         for part in parts:
             before = set(folder.glob("*.pkl"))
@@ -224,7 +209,7 @@ class SubmititLauncher(BaseSubmititLauncher):
                 self._bound(executor, part, first_ids)
             try:
                 with outside_of_a_job():
-                    accepted = executor.map_array(JobRunner(), self.jobs[part.start : part.stop])
+                    accepted = executor.map_array(JobRunner(), jobs[part.start : part.stop])
             except Exception as e:  # what sbatch refuses: partition, account, more GPUs than there are
                 for pickle in set(folder.glob("*.pkl")) - before:  # of jobs that have no number
                     pickle.unlink(missing_ok=True)
@@ -232,13 +217,14 @@ class SubmititLauncher(BaseSubmititLauncher):
                     raise
                 last = [line for line in str(e).splitlines() if line.strip()][-1]
                 if handles:
-                    refused = f"the other {len(self.jobs) - len(handles)} were refused: {last}"
+                    refused = f"the other {len(jobs) - len(handles)} were refused: {last}"
                     later = "`fsamlab resubmit` submits those"
                     raise SweepFailed(f"{len(handles)} jobs were submitted and go on, {refused}; {later}") from e
                 raise refusal(last) from e
             handles += accepted
             first_ids.append(base_id(str(accepted[0].job_id)))
-            self.submitted([str(handle.job_id) for handle in handles])
+            if not self.in_process:
+                on_submitted([str(handle.job_id) for handle in handles])
 
     def _bound(self, executor: Any, part: ArrayPart, first_ids: list[str]) -> None:
         """Give an array its share of `array_parallelism`, and the array that it waits for."""
@@ -251,21 +237,21 @@ class SubmititLauncher(BaseSubmititLauncher):
             flags["dependency"] = ",".join([*([str(own)] if own else []), f"afterany:{first_ids[part.after]}"])
         executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
-    def _wait(self, handles: list[Any], ids: list[str], since: str) -> list[JobReturn]:
+    def _wait(self, jobs: Sequence[FrozenJob], handles: list[Any], ids: list[str], since: str) -> list[str | None]:
         from fsamlab.terminal.board import SweepBoard
 
-        directories = dict(enumerate(job.directory for job in self.jobs))
-        names = {i: d.name for i, d in directories.items()}
-        board = SweepBoard(directories, names)
+        directories = dict(enumerate(job.directory for job in jobs))
+        names = names_on_board(jobs)
+        board = SweepBoard(directories, dict(enumerate(names)))
         running, quiet = set(directories), dict.fromkeys(directories, 0)
-        outcome: dict[int, JobReturn] = {}
+        failures: list[str | None] = [None] * len(jobs)
         with board:
             while running:
                 active = self._active(handles, ids, running)
                 for i in sorted(running):
                     status = current_status(directories[i])
                     quiet[i] = 0 if i in active else quiet[i] + 1
-                    of_now = status.get("updated", "") >= since  # not an earlier attempt's last word
+                    of_now = status.get("updated", "") >= since  # else the status is from an earlier attempt
                     finished = of_now and status["status"] == "finished"
                     over = finished or quiet[i] >= QUIET_POLLS
                     if i not in board.tasks and (over or (of_now and status["status"] == "running")):
@@ -273,14 +259,11 @@ class SubmititLauncher(BaseSubmititLauncher):
                     if over:
                         running.remove(i)
                         board.ended(i, 0 if finished else 1)
-                        state = JobStatus.COMPLETED if finished else JobStatus.FAILED
-                        outcome[i] = JobReturn(overrides=self.jobs[i].overrides, status=state)
-                        if not finished:
-                            outcome[i]._return_value = RuntimeError(f"{names[i]} did not finish")
+                        failures[i] = None if finished else f"{names[i]} did not finish"
                 board.refresh(i for i in running if i in board.tasks)
                 if running:
                     time.sleep(self.poll_seconds)
-        return [outcome[i] for i in sorted(outcome)]
+        return failures
 
     def _active(self, handles: list[Any], ids: list[str], running: set[int]) -> set[int]:
         """Return which of the running jobs may still write."""
@@ -329,7 +312,3 @@ def outside_of_a_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from typing import Any
 from fsamlab.rundir.find import check_exist, current_status, find_runs, no_runs, read_whole
 from fsamlab.rundir.reading import read_overrides
 from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
-from fsamlab.sweep.plan import read_launches
+from fsamlab.sweep.launches import read_launches
 
 BAD = ("failed", "cancelled", "lost", "damaged")  # what makes the exit code 1
 LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # ended, and nobody says that the run failed

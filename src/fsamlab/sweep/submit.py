@@ -1,6 +1,6 @@
-"""Plans -> jobs: which of them run, their record, the launcher, the table at the end.
+"""From the plans of a sweep to its end: choose which jobs run, record the launch, start the jobs, print the table.
 
-The sweep command, `fsamlab resubmit` and `fsamlab check` share it.
+The sweep command, `fsamlab resubmit` and `fsamlab check` share this module.
 """
 
 from __future__ import annotations
@@ -12,24 +12,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
-from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobStatus
-from omegaconf import DictConfig
-
-from fsamlab.config import ConfigError, from_plain, typed
+from fsamlab.config import ConfigError, from_plain
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir import inputs
 from fsamlab.rundir.environment import code_version
 from fsamlab.rundir.ownership import Ownership
 from fsamlab.storage.locks import locked
-from fsamlab.sweep.job import FrozenJob
-from fsamlab.sweep.local import LocalLauncher
-from fsamlab.sweep.plan import JobPlan, add_job_ids, read_launches, write_launch
-from fsamlab.sweep.slurm import SubmititLauncher
+from fsamlab.sweep.launcher import JobLauncher
+from fsamlab.sweep.launches import add_job_ids, read_launches, write_launch
+from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.status import states_of, sweep_runs
-from fsamlab.terminal.errors import SweepFailed, one_line
+from fsamlab.terminal.errors import SweepFailed
 from fsamlab.terminal.text import project_relative
 
 log = logging.getLogger(__name__)
@@ -37,38 +31,8 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS = 600.0  # for submitting some thousand jobs to a slow controller
 
 
-def compose_all(loader: ConfigLoader, master: DictConfig, jobs: list[list[str]]) -> list[JobPlan]:
-    """Compose and check every job; two that are the same run become one.
-
-    Raises:
-        SweepFailed: some cannot be used; each distinct reason is logged.
-    """
-    plans: dict[Path, JobPlan] = {}
-    problems: dict[str, str] = {}
-    for overrides in jobs:
-        try:
-            cfg = loader.load_sweep_config(master, list(overrides))
-            plan = JobPlan.of(typed(cfg), list(overrides), Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
-        except Exception as e:
-            line = one_line(e)
-            if line is None:
-                raise
-            problems.setdefault(line, " ".join(overrides))
-            continue
-        if plan.directory in plans:
-            same = " ".join(plans[plan.directory].overrides)
-            log.warning("%s is the same run as %s; it runs once", " ".join(overrides), same)
-        plans.setdefault(plan.directory, plan)
-    if problems:
-        *others, last = [f"{line} (job: {job})" for line, job in problems.items()]
-        for line in others:
-            log.error("error: %s", line)
-        raise SweepFailed(f"{last}; no job was started")
-    return list(plans.values())
-
-
 def changed_since(sweep_dir: Path, plans: Sequence[JobPlan]) -> list[str]:
-    """Return a line for each job whose overrides an earlier launch had too, with another configuration."""
+    """Return a line for each job whose overrides gave another configuration at an earlier launch."""
     before: dict[tuple[str, ...], tuple[str, int]] = {}
     for launch in read_launches(sweep_dir):
         for job in launch.jobs:
@@ -82,7 +46,7 @@ def changed_since(sweep_dir: Path, plans: Sequence[JobPlan]) -> list[str]:
 
 
 def say_what_changed(sweep_dir: Path, plans: Sequence[JobPlan], show: int = 3) -> None:
-    """Warn where the same command composes other configurations than at an earlier launch."""
+    """Warn if the same command composes other configurations than at an earlier launch."""
     lines = changed_since(sweep_dir, plans)
     if lines:
         log.warning("conf/ or sweeps/ has changed: %d jobs are other runs than at an earlier launch", len(lines))
@@ -93,12 +57,13 @@ def say_what_changed(sweep_dir: Path, plans: Sequence[JobPlan], show: int = 3) -
 
 @contextmanager
 def sweep_lock(sweep_dir: Path) -> Iterator[ExitStack]:
-    """Hold the lock under which the runs of a sweep are chosen and given to their launcher; `close()` lets go early.
+    """Hold the lock under which a launch chooses runs and gives them to the launcher; `close()` releases it early.
 
-    Two launches at once would choose the same runs, since neither has them in its record yet.
+    Without the lock, two launches at the same time would choose the same runs: a run is in the record only after the
+    choice.
 
     Raises:
-        SweepFailed: another launch has held it for long.
+        SweepFailed: another launch has held the lock for LOCK_SECONDS.
     """
     sweep_dir.mkdir(parents=True, exist_ok=True)
     waiting = Timer(2.0, log.warning, ("another launch of %s chooses its runs; waiting for it", sweep_dir))
@@ -116,14 +81,14 @@ def sweep_lock(sweep_dir: Path) -> Iterator[ExitStack]:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a sweep is to be started.
+    """Which jobs of a sweep to start, and which to list in the final table.
 
     Attributes:
-        plans: all of it.
-        todo: what is to be started now.
-        ended: what the table at the end is about: all that no other launch is at work on.
+        plans: all jobs of the sweep.
+        todo: the jobs to start now.
+        ended: the jobs of the final table: all except those that another launch works on.
         left_out: a line for each run that the user has to decide about first: a damaged file, or a finished run
-            whose data or start weights are others now.
+            whose data or start weights have changed.
     """
 
     plans: list[JobPlan]
@@ -133,12 +98,12 @@ class Choice:
 
 
 def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool | None) -> Choice:
-    """Sort the jobs of a sweep, and say how many need no start; :func:`sweep_lock` is held meanwhile.
+    """Choose the jobs to start, and say how many jobs need no start. The caller holds :func:`sweep_lock`.
 
     Args:
-        sweep_dir: the sweep's directory.
-        plans: all its jobs.
-        force: whether finished runs start over; None where the command has no such choice.
+        sweep_dir: the directory of the sweep.
+        plans: all jobs of the sweep.
+        force: whether finished runs start over; None where the command has no such option.
     """
     damage: list[str] = []
     recorded = {run.directory.name: run for run in sweep_runs(sweep_dir, damage)}
@@ -173,7 +138,7 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool | None) -> Cho
 
 
 def start(
-    launcher: Any,
+    launcher: JobLauncher,
     sweep_dir: Path,
     choice: Choice,
     lock: ExitStack,
@@ -181,43 +146,39 @@ def start(
     argv: list[str],
     hydra_overrides: list[str],
     on_end: Callable[[Sequence[JobPlan]], int],
-) -> Sequence[Any]:
-    """Write the launch's record and start what is to run.
+) -> None:
+    """Write the record of the launch and start the chosen jobs.
 
     Args:
-        launcher: Hydra's, set up.
-        sweep_dir: the sweep's directory.
-        choice: of :func:`choose`.
-        lock: the sweep's, held; released as soon as others can see what was started.
+        launcher: starts the jobs.
+        sweep_dir: the directory of the sweep.
+        choice: from :func:`choose`.
+        lock: the lock of the sweep, held; released as soon as other launches can see which jobs were started.
         argv, hydra_overrides: for the record.
-        on_end: prints the table; returns how many did not finish.
+        on_end: prints the table; returns how many runs did not finish.
 
     Raises:
-        SweepFailed: some did not finish.
+        SweepFailed: some runs did not finish, or were left out.
     """
     todo, code = choice.todo, code_version(PROJECT_ROOT)
-    name = "local" if isinstance(launcher, LocalLauncher) else getattr(launcher, "cluster", type(launcher).__name__)
-    cluster = launcher.cluster_name() if isinstance(launcher, SubmititLauncher) else None
-    record = write_launch(sweep_dir, choice.plans, argv, PROJECT_ROOT, code, name, hydra_overrides, cluster)
-    returns: Sequence[Any] = []
+    cluster = launcher.cluster_name()
+    record = write_launch(sweep_dir, choice.plans, argv, PROJECT_ROOT, code, launcher.kind, hydra_overrides, cluster)
+
+    def submitted(ids: list[str]) -> None:
+        add_job_ids(record, dict(zip((plan.directory for plan in todo), ids)))
+        if len(ids) == len(todo):
+            lock.close()
+
+    failures: list[str | None] = []
     refused = False
     presence: Ownership | None = None
     try:
         if todo:
-            directories = [p.directory for p in todo]
-            if isinstance(launcher, LocalLauncher | SubmititLauncher):
-                task = "fsamlab.run:run_frozen"
-                launcher.jobs = [FrozenJob(task, p.config, p.overrides, p.directory, code) for p in todo]
-            if isinstance(launcher, LocalLauncher):
-                launcher.directories = directories
-            if isinstance(launcher, SubmititLauncher) and launcher.cluster == "slurm":
-                launcher.submitted = lambda ids: add_job_ids(record, dict(zip(directories, ids)))
-                launcher.all_submitted = lock.close
-            else:  # the queue is in this process: as long as it lives, its runs wait for their turn
+            if launcher.in_process:  # as long as this process lives, its runs wait for their turn
                 record.launcher_directory.mkdir(exist_ok=True)
                 presence = Ownership(record.launcher_directory)
                 lock.close()
-            returns = launcher.launch([p.overrides for p in todo], initial_job_idx=0)
+            failures = launcher.run([plan.freeze(code) for plan in todo], submitted)
     except ConfigError:  # nothing was started: no launch, no table
         refused = True
         raise
@@ -228,13 +189,12 @@ def start(
         if refused:
             for path in record.path.parent.glob(f"{record.number}.*"):
                 path.unlink()
-        silent = refused or getattr(launcher, "detached", False) or not choice.ended
+        silent = refused or launcher.detached or not choice.ended
         num_failed = 0 if silent else on_end(choice.ended)
-        # a forced run that never began still has its earlier result on disk
-        num_failed = max(num_failed, sum(r.status is JobStatus.FAILED for r in returns))
+        # The files of a forced run that never began still hold its earlier result: the launcher's word counts too.
+        num_failed = max(num_failed, sum(failure is not None for failure in failures))
     if num_failed:
         total = len(choice.ended)
         raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
     if choice.left_out:
         raise SweepFailed(f"{len(choice.left_out)} of {len(choice.plans)} runs were left out: {choice.left_out[0]}")
-    return returns

@@ -1,4 +1,4 @@
-"""The sweeper: Hydra's grid, but every job is checked before the first one starts, and none runs twice."""
+"""The sweeper: Hydra's grid, but every job is checked before the first job starts, and no job runs twice."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from fsamlab.config.compose import grid
 from fsamlab.rundir.reading import is_finished
-from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.submit import choose, compose_all, say_what_changed, start, sweep_lock
+from fsamlab.sweep.launcher import checked
+from fsamlab.sweep.plan import JobPlan, compose_all
+from fsamlab.sweep.submit import choose, say_what_changed, start, sweep_lock
 
 log = logging.getLogger(__name__)
 
 
 class CheckedSweeper(BasicSweeper):
-    """Composes and checks all jobs, writes the launch's record, starts what is not finished, prints the table."""
+    """Composes and checks all jobs, records the launch, starts the jobs that are not finished, prints the table."""
 
     def plan(self, arguments: list[str]) -> list[JobPlan]:
-        """Return the checked jobs of the grid of `arguments` and of the sweep file (the command line wins)."""
+        """Return the checked jobs of the grid that `arguments` and the sweep file span (the command line wins)."""
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
@@ -33,6 +34,7 @@ class CheckedSweeper(BasicSweeper):
         from fsamlab.results.summary import print_sweep
 
         assert self.config is not None
+        launcher = checked(self.launcher)
         plans = self.plan(arguments)
         sweep_dir = Path(self.config.hydra.sweep.dir)
         log.info("%d runs below %s", len(plans), sweep_dir)
@@ -42,8 +44,8 @@ class CheckedSweeper(BasicSweeper):
             log.info("all runs are finished already (read-only)")  # an archive: nothing to start, nothing to record
             return []
         with sweep_lock(sweep_dir) as lock:
-            return start(
-                self.launcher,
+            start(
+                launcher,
                 sweep_dir,
                 choose(sweep_dir, plans, bool(self.config.force)),
                 lock,
