@@ -5,7 +5,6 @@ import json
 import logging
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint, inputs
 from fsamlab.storage.digests import IDX_FILES
+from fsamlab.sweep.launcher import JobLauncher
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, start, sweep_lock
 from fsamlab.terminal.errors import SweepFailed
@@ -167,12 +167,15 @@ def test_a_sweep_compares_what_it_skips_and_the_other_runs_go_on(root, tmp_path,
     assert re.match(rf"data.root={root}.* has changed since {plan.run_id} started", line)
     assert f"error: {plan.run_id} is left out: {line}" in caplog.text
 
-    launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: [])
+    class Ends(JobLauncher):
+        def run(self, jobs, on_submitted):
+            return [None] * len(jobs)
+
     with (
         sweep_lock(tmp_path / "sweep") as lock,
         pytest.raises(SweepFailed, match=r"1 of 3 runs were left out: data\.root"),
     ):
-        start(launcher, tmp_path / "sweep", choice, lock, argv=[], hydra_overrides=[], on_end=lambda ended: 0)
+        start(Ends(), tmp_path / "sweep", choice, lock, argv=[], hydra_overrides=[], on_end=lambda ended: 0)
     assert choose(tmp_path / "sweep", plans, True).todo == plans
 
 

@@ -1,6 +1,6 @@
 """What stands between a model and the loop: forward pass, losses of the samples, metrics, and the headline metric.
 
-The training loop and the measurements know inputs and targets only through a :class:`Task`.
+The training loop knows inputs and targets only through a :class:`Task`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Task(ABC):
     """Defines what a model is trained for. A task has no state: all methods are functions of their arguments.
 
     Attributes:
-        name: what `task.name` and the records of a run call the task.
-        headline: the name of the metric that chooses the best epoch and stands in every table; one of `metric_names`.
+        name: what the task is called.
+        headline: the name of the metric that stands for the quality of a model; one of `metric_names`.
         metric_names: the metrics that :meth:`values` returns, and what the names mean. `loss` comes from the loop.
     """
 
