@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from fsamlab.config import Config, ConfigError, typed
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import PROJECT_ROOT, in_project
 from fsamlab.terminal import output
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST"}
@@ -82,7 +82,7 @@ def fetch_data(config: Config) -> str:
             raise
         read(download=True)
         word = "fetched"
-    place = PROJECT_ROOT / Path(data.root).expanduser() / FOLDERS.get(data.name, "")
+    place = in_project(data.root) / FOLDERS.get(data.name, "")
     if data.name == "fashion_mnist" and not place.exists():
         place = readers.DEBIAN_FASHION_MNIST
     # Counting the files of an image folder would take too long.

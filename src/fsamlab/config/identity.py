@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, DataConfig, typed
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import PROJECT_ROOT, in_project
 
 # Keys that cannot change the trained weights: recorded, but not part of the identity. A new key is part of the identity
 # unless it stands here. A missing entry costs compute: the same training runs twice. A wrong entry is worse: a sweep
@@ -78,7 +78,7 @@ def canonical(path: str) -> str:
 
     Symbolic links are not followed, because the target of a link may change.
     """
-    text = os.path.normpath(PROJECT_ROOT / Path(path).expanduser())
+    text = os.path.normpath(in_project(path))
     absolute = Path("/" + text.lstrip("/"))  # POSIX keeps two slashes at the start; Linux reads them as one
     return str(absolute.relative_to(PROJECT_ROOT) if absolute.is_relative_to(PROJECT_ROOT) else absolute)
 
@@ -100,7 +100,7 @@ def run_id(config: Config) -> str:
 
 def runs_root(runs_dir: str) -> Path:
     """Return the absolute directory of all runs; a relative `runs_dir` starts at the project's directory."""
-    return PROJECT_ROOT / Path(runs_dir).expanduser()
+    return in_project(runs_dir)
 
 
 def run_directory(config: Config) -> Path:

@@ -37,6 +37,11 @@ def _root() -> Path:
 PROJECT_ROOT = _root()
 
 
+def in_project(path: str) -> Path:
+    """Return the path that a setting names: below the project unless the path is absolute, `~` for the home."""
+    return PROJECT_ROOT / Path(path).expanduser()
+
+
 def check_project(directory: Path | None = None, what: str = "this directory") -> None:
     """Refuse to use the code of one project with the files of another project.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fsamlab.config import ConfigError
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import in_project
 from fsamlab.storage.torch_file import verify
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 def _read(checkpoint: str) -> Any:
     # Not from the cwd: the run's identity has the path, and must not depend on the cwd.
-    path = PROJECT_ROOT / Path(checkpoint).expanduser()
+    path = in_project(checkpoint)
     if not path.is_file():
         raise ConfigError("model.checkpoint", checkpoint, f"there is no file {path}")
     try:

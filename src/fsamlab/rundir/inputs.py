@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, ConfigError
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import in_project
 from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
 from fsamlab.storage.reading import Damaged, read_json
 from fsamlab.storage.writing import write_json
@@ -64,13 +64,13 @@ def look(
         found[key] = memory[at]
 
     data, model = config.data, config.model
-    root = PROJECT_ROOT / Path(data.root).expanduser()
+    root = in_project(data.root)
     if data.import_path is None and data.name in IMAGE_FOLDERS:
         add("data.root", of_images, root)
     if data.import_path is None and data.name == "fashion_mnist":  # torchvision checks the files of CIFAR
         add("data.root", of_fashion_mnist, root)
     if model.checkpoint is not None:
-        add("model.checkpoint", of_file, PROJECT_ROOT / Path(model.checkpoint).expanduser())
+        add("model.checkpoint", of_file, in_project(model.checkpoint))
     for key, import_path in zip(CODE, (data.import_path, model.import_path)):
         source = None if import_path is None else source_of(import_path.partition(":")[0])
         if source is not None:
@@ -86,7 +86,7 @@ def start_weights(config: Config) -> dict[str, str] | None:
     """Return the digest of the file in `model.checkpoint`; None where no file is named, or the file is missing."""
     path = config.model.checkpoint
     try:
-        return None if path is None else of_file(PROJECT_ROOT / Path(path).expanduser())
+        return None if path is None else of_file(in_project(path))
     except OSError:  # the reader of the file reports the error
         return None
 
