@@ -248,7 +248,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     from fsamlab.models import pretrained_file
     from fsamlab.run import build, choose_device
     from fsamlab.rundir import checkpoint
-    from fsamlab.rundir.environment import code_version, git_version
+    from fsamlab.rundir.environment import code_version
     from fsamlab.rundir.partial_measurement import PartialMeasurement
 
     trained, life = run_config(run), _life(run)
@@ -283,7 +283,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
             raise ConfigError("run", run.name, "was started over during the measurement; measure it again")
 
     conventions = trainer.conventions()
-    of = {"weights": weights, "life": life, "inputs": seen, "code": code_version(PROJECT_ROOT)["source"]}
+    code = code_version(PROJECT_ROOT)
+    of = {"weights": weights, "life": life, "inputs": seen, "code": code["source"]}
     of |= {"device": str(device), "num_threads": torch.get_num_threads(), "has_optimizer": "optimizer" in state}
     finished = PartialMeasurement(partial_file(run, config), {**of, "conventions": conventions}, same_life)
     row: dict[str, Any] = {
@@ -292,7 +293,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
         "checkpoint": config.checkpoint,
         "weights": weights,
         "measured": datetime.now(timezone.utc).isoformat(timespec="microseconds"),  # the newest of a step counts
-        "git_sha": git_version(PROJECT_ROOT)["sha"],
+        "git_sha": code["sha"],
         **note,
         **trainer.diagnostics.measure(trainer.snapshot(), memo=finished),
         **{f"diagnostics/{k}": v for k, v in conventions.items()},
