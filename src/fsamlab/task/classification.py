@@ -34,7 +34,7 @@ class Classification(Task):
     top5: bool = False
 
     @property
-    def metric_names(self) -> Mapping[str, Metric]:  # type: ignore[override]
+    def metric_names(self) -> Mapping[str, Metric]:
         """Return `acc1`, and `acc5` where it is counted."""
         return {"acc1": ACC1, "acc5": ACC5} if self.top5 else {"acc1": ACC1}
 

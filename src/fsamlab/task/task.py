@@ -51,12 +51,15 @@ class Task(ABC):
     Attributes:
         name: what the task is called.
         headline: the name of the metric that stands for the quality of a model; one of `metric_names`.
-        metric_names: the metrics that :meth:`values` returns, and what the names mean. `loss` comes from the loop.
     """
 
     name: str
     headline: str
-    metric_names: Mapping[str, Metric]
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> Mapping[str, Metric]:
+        """Return the metrics that :meth:`values` returns, and what the names mean; a class attribute will do."""
 
     def forward(self, model: nn.Module, samples: Samples) -> Any:
         """Return the model's outputs: a tensor, or tensors in a tuple, list or dict."""
