@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from support.made_data import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # a process that hangs is found out by this; one that does not needs a tenth
@@ -46,17 +45,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """20 training and 8 test images."""
-    return pictures(tmp_path_factory.mktemp("images"))
-
-
-def pictures(folder):
-    rng = np.random.default_rng(0)
-    for part, num in (("train", 10), ("val", 4)):
-        for name in ("cat", "dog"):
-            (folder / part / name).mkdir(parents=True)
-            for i in range(num):
-                Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / part / name / f"{i}.png")
-    return folder
+    return pictures(tmp_path_factory.mktemp("images"), train=10, val=4)
 
 
 def ends(command, **env):
@@ -119,7 +108,7 @@ def test_a_loop_left_in_the_middle(root, tmp_path, way):
     ],
 )
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, loop):
-    root = pictures(tmp_path / "images")
+    root = pictures(tmp_path / "images", train=10, val=4)
     part = "val" if "test" in loop else "train"
     bad = root / part / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:60])  # cut off
@@ -133,7 +122,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, loop):
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["sgd", "sam_full"])
 def test_a_run_with_a_bad_picture_ends_with_one_line(tmp_path, optimizer):
-    root = pictures(tmp_path / "images")
+    root = pictures(tmp_path / "images", train=10, val=4)
     (root / "train" / "cat" / "z.png").write_bytes(b"no picture")
     words = "data=image_folder data.image_size=8 data.resize=8 data.eval_batch_size=4 model.width=2 tracker=none"
     more = f"diagnostics=off train.progress=false data.val_size=0 data.batch_size=7 optimizer={optimizer}"

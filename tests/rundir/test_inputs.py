@@ -6,10 +6,9 @@ import logging
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from support.made_data import pictures
 from support.runs import compose_tiny
 
 import fsamlab.run
@@ -54,14 +53,7 @@ def composed(root, *more):
 
 @pytest.fixture
 def root(tmp_path):
-    folder = tmp_path / "images"
-    rng = np.random.default_rng(0)
-    for part, num in (("train", 4), ("val", 2)):
-        for name in ("cat", "dog"):
-            (folder / part / name).mkdir(parents=True)
-            for i in range(num):
-                Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / part / name / f"{i}.png")
-    return folder
+    return pictures(tmp_path / "images", train=4, val=2)
 
 
 class Stop(Exception):

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 
 import numpy as np
+from PIL import Image
 
 
 class Python2Dtype:
@@ -43,3 +44,14 @@ def write_cifar(root, cls, key, monkeypatch):
     monkeypatch.setattr(cls, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(cls, "meta", {**cls.meta, "filename": "meta", "md5": sums["meta"]})
     return written
+
+
+def pictures(folder, train, val):
+    """Write so many random pictures of each of two classes, as `data=image_folder` reads them; return the folder."""
+    rng = np.random.default_rng(0)
+    for part, num in (("train", train), ("val", val)):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(num):
+                Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / part / name / f"{i}.png")
+    return folder

@@ -129,3 +129,11 @@ def test_collect_writes_one_row_per_run(launch, tmp_path, capsys):
     assert "fsam" in printed
     assert "vs SGD" in printed
     assert fsamlab(["collect", str(tmp_path / "nothing")]) == 1
+
+
+def test_a_sweeper_of_hydra_trains_through_the_same_launcher(launch, tmp_path):
+    done = launch("-m", *TINY, "name=sweep", "hydra/sweeper=basic", "optimizer=sgd,fsam", "train.max_steps=3")
+    assert done.returncode == 0, done.stderr
+    assert [read_status(d)["status"] for d in runs(tmp_path)] == ["finished", "finished"]
+    failing = launch("-m", *TINY, "name=sweep", "hydra/sweeper=basic", "optimizer=sgd", "optimizer.lr=1e6")
+    assert failing.returncode == 1

@@ -99,6 +99,18 @@ def test_a_frozen_job_runs_what_was_submitted(tmp_path):
     assert not elsewhere.directory.exists()
 
 
+def test_a_job_that_was_submitted_before_the_functions_moved_finds_its_function(tmp_path, monkeypatch):
+    from fsamlab.sweep import job as sweep_job
+
+    assert sweep_job.FrozenJob is FrozenJob  # the name of the class in such a pickle
+    called = []
+    monkeypatch.setattr("fsamlab.command.measure.measure_frozen", called.append)
+    monkeypatch.setattr(sweep_job, "log_to", lambda path: None)
+    job = FrozenJob("fsamlab.measure:measure_frozen", {}, [], tmp_path, {})
+    JobRunner()(job)
+    assert called == [job]
+
+
 def test_a_job_does_not_make_its_moved_sweep_again(tmp_path, capfd):
     config, _ = one(tmp_path)
     before, now = tmp_path / "runs" / "before", tmp_path / "runs" / "now"

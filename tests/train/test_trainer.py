@@ -82,6 +82,14 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
 
 
+def assert_goes_on_as(whole, seen, stopped, *overrides):
+    """The rest of a training that was stopped ends in the weights and rows of the undisturbed one; return it."""
+    resumed, rest = go_on(stopped.saved, *overrides)
+    assert_same(weights(resumed), weights(whole))
+    assert timeless(stopped.rows + rest.rows) == timeless(seen.rows)
+    return resumed
+
+
 @pytest.mark.parametrize("which", long_but(("sam", "fsam", "fsam-adamw", "sam_full", "sam_db"), BASED))
 def test_stop_and_resume_is_bit_identical(which):
     variant, base = BASED[which]
@@ -90,9 +98,7 @@ def test_stop_and_resume_is_bit_identical(which):
     steps = whole.total_steps
     for stop_after in (1, steps // 2 + 1, steps - 1):  # the middle one lies inside an epoch
         _, first = train(*overrides, stop_after=stop_after)
-        resumed, second = go_on(first.saved, *overrides)
-        assert_same(weights(resumed), weights(whole))
-        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+        resumed = assert_goes_on_as(whole, seen, first, *overrides)
         assert whole.optimizer.num_steps == resumed.optimizer.num_steps == steps
 
 
@@ -105,9 +111,7 @@ def test_a_stop_inside_an_evaluation_or_a_full_gradient_pass(variant):
     for poll in (2, 9, seen.polls // 2, seen.polls - 1):
         _, first = train(*overrides, stop_at_poll=poll)
         assert first.saved is not None
-        resumed, second = go_on(first.saved, *overrides)
-        assert_same(weights(resumed), weights(whole))
-        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+        assert_goes_on_as(whole, seen, first, *overrides)
 
 
 def test_the_resume_test_can_fail():
@@ -157,9 +161,7 @@ def test_a_stop_inside_a_measurement(variant):
     for poll in range(3, seen.polls, seen.polls // 4):
         _, first = train(*overrides, stop_at_poll=poll)
         assert first.saved is not None
-        resumed, second = go_on(first.saved, *overrides)
-        assert_same(weights(resumed), weights(whole))
-        assert timeless(first.rows + second.rows) == timeless(seen.rows)
+        assert_goes_on_as(whole, seen, first, *overrides)
 
 
 def test_what_is_measured_when():
