@@ -15,6 +15,9 @@ from support.made_frames import frame, one_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# `python -m pytest` lets Python find what lies in the working directory, `pytest` does not: no test may need that.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != ROOT]
+
 # A shell starts what it puts into the background with SIGINT ignored, and all processes below inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -3,7 +3,6 @@
 import copy
 import functools
 import io
-import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import toys
+from support.processes import CONTEXT, FileFunction
 from support.runs import build_trainer, compose_tiny
 
 from fsamlab.axes import rules
@@ -21,9 +21,6 @@ from fsamlab.config.identity import run_id
 from fsamlab.optim import FSAM, SharpnessAware, build_optimizer, perturbation, reference
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fsamlab.run", "support.runs", "support.toys"])
 
 
 @pytest.fixture
@@ -350,7 +347,7 @@ def train(directory, die_after=None):
 
 def attempt(directory, **keywords):
     directory.mkdir(exist_ok=True)
-    process = CONTEXT.Process(target=train, args=(str(directory),), kwargs=keywords)
+    process = CONTEXT.Process(target=FileFunction(__file__, "train"), args=(str(directory),), kwargs=keywords)
     process.start()
     process.join(120)
     return process.exitcode

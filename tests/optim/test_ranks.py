@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from support.processes import FileFunction
 from torch import nn
 
 from fsamlab.optim import FASAM, FSAM, SAM, RandomSAM, SAMComponent, SAMNoise
@@ -236,7 +237,7 @@ def process(rank, folder, scenes):
 def results(tmp_path_factory):
     """Return for each scene what the two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(process, args=(str(folder), [scene.__name__ for scene in SCENES]), nprocs=SIZE)
+    mp.spawn(FileFunction(__file__, "process"), args=(str(folder), [scene.__name__ for scene in SCENES]), nprocs=SIZE)
     found = {}
     for scene in SCENES:
         found[scene.__name__] = [torch.load(folder / f"{scene.__name__}-{rank}.pt") for rank in range(SIZE)]

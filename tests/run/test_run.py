@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import multiprocessing
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import finish, start, wait_for
 from support.runs import ADAMW, compose_tiny
 
 from fsamlab import metrics
@@ -22,44 +22,6 @@ from fsamlab.rundir.reading import read_status
 from fsamlab.rundir.record import RunRecord
 from fsamlab.rundir.rows import read_rows
 from fsamlab.train.signals import Preempted
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fsamlab.run", "helpers"])
-
-
-def train(overrides, directory, slow_fsync=0.0):
-    """One run in a process of its own; a slow disk makes it likely that a kill hits a checkpoint."""
-    if slow_fsync:
-        real = os.fsync
-
-        def fsync(fd):
-            time.sleep(slow_fsync)
-            real(fd)
-
-        os.fsync = fsync
-    logging.basicConfig(filename=Path(directory) / "run.log", level=logging.INFO, force=True)
-    run(compose_tiny(*overrides), Path(directory))
-
-
-def start(overrides, directory, slow_fsync=0.0):
-    Path(directory).mkdir(exist_ok=True)
-    process = CONTEXT.Process(target=train, args=(overrides, str(directory), slow_fsync))
-    process.start()
-    return process
-
-
-def finish(overrides, directory):
-    process = start(overrides, directory)
-    process.join(120)
-    assert process.exitcode == 0
-    return checkpoint.load(Path(directory) / "checkpoints" / "last.pt")["model"]
-
-
-def wait_for(condition, seconds=60):
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end
-        time.sleep(0.005)
 
 
 def timeless(directory):

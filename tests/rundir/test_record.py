@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from support.processes import hold
 
 from fsamlab.config import (
     Config,
@@ -68,17 +69,10 @@ def test_status_of_a_run_that_never_started_is_queued(tmp_path):
     assert not is_finished(tmp_path / "nothing")
 
 
-def _hold(directory, ready, leave):
-    owner = Ownership(directory)
-    ready.set()
-    leave.wait(30)
-    owner.release()
-
-
 def _other_process(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready, leave = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    process = context.Process(target=hold, args=(tmp_path, ready, leave))
     process.start()
     assert ready.wait(60)
     return process, leave
