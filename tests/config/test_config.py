@@ -149,7 +149,8 @@ def test_a_name_on_record_is_read(composed):
 def test_every_option_composes_and_bears_its_file_name(composed):
     for group in ("optimizer", "model", "data", "diagnostics", "tracker"):
         for path in sorted((PROJECT_ROOT / "conf" / group).glob("*.yaml")):
-            config = composed(f"{group}={path.stem}")
+            with_it = {"mlp": ["data=diabetes"], "diabetes": ["model=mlp"]}.get(path.stem, [])
+            config = composed(f"{group}={path.stem}", *with_it)
             if (group, path.stem) != ("model", "timm"):  # there the name is timm's
                 assert getattr(config, group).name == path.stem
     for path in sorted((PROJECT_ROOT / "conf" / "experiment").glob("*.yaml")):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fsamlab.config import AugmentConfig, ConfigError
+from fsamlab.config.data import TABLES
 from fsamlab.data import DATASETS, build_data
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
@@ -15,7 +16,8 @@ def test_every_data_set_has_its_file():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_file_composes_and_bears_its_name(name, composed):
-    assert composed(f"data={name}").data.name == name
+    model = ["model=mlp"] if name in TABLES else []
+    assert composed(f"data={name}", *model).data.name == name
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -197,7 +197,8 @@ def test_import_path(monkeypatch):
 
 def test_table_has_the_documented_names():
     assert set(DATASETS) == {
-        *("digits", "fashion_mnist", "cifar10", "cifar100", "synthetic", "imagenet", "image_folder")
+        *("digits", "fashion_mnist", "cifar10", "cifar100", "synthetic", "imagenet", "image_folder"),
+        "diabetes",
     }
 
 

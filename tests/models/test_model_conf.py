@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fsamlab.config.model import FOR_TABLES
 from fsamlab.models import MODELS, build_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
@@ -14,7 +15,8 @@ def test_every_model_has_its_file():
 
 @pytest.mark.parametrize("name", [*MODELS, "timm"])
 def test_file_composes_and_builds_what_the_defaults_build(name, composed):
-    cfg = composed(f"model={name}").model
+    data = ["data=diabetes"] if name in FOR_TABLES else []
+    cfg = composed(f"model={name}", *data).model
     assert cfg.name == ("resnet18" if name == "timm" else name)
     with torch.device("meta"):
         model = build_model(cfg, 10, 3)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fsamlab.config import ConfigError, ModelConfig
+from fsamlab.config.model import FOR_TABLES
 from fsamlab.models import MODELS, build_model
 from fsamlab.models.pyramidnet import PyramidBlock
 
@@ -35,6 +36,7 @@ SMALL = {
     "vgg16_bn": {"dropout": 0.2},
     "wrn28_10": {"depth": 10, "width": 1, "dropout": 0.1},
     "pyramidnet110": {"depth": 14, "alpha": 9},
+    "mlp": {"width": 8, "depth": 3},
 }
 
 
@@ -42,7 +44,8 @@ SMALL = {
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_forward_and_backward(name, in_channels):
     model = build(7, in_channels, name=name, **SMALL[name])
-    logits = model(torch.randn(2, in_channels, 32, 32))
+    shape = (2, in_channels) if name in FOR_TABLES else (2, in_channels, 32, 32)
+    logits = model(torch.randn(shape))
     assert logits.shape == (2, 7)
     logits.square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
@@ -56,6 +59,16 @@ def test_image_sizes_that_are_not_32(name):
 
 def test_every_model_here_is_exercised():
     assert set(SMALL) == set(MODELS)
+
+
+def test_mlp_has_the_width_the_depth_and_the_start_that_its_docstring_tells():
+    torch.manual_seed(0)
+    model = build(1, 10, name="mlp", width=200, depth=3)
+    linear = [m for m in model if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(10, 200), (200, 200), (200, 200), (200, 1)]
+    for m in linear[:-1]:
+        assert m.weight.std().item() == pytest.approx((2 / m.in_features) ** 0.5, rel=0.05)
+        assert not m.bias.any()
 
 
 def test_initialisation_follows_the_global_seed():

@@ -1,5 +1,6 @@
 import torch
 
+from fsamlab.task import Classification, Regression
 from fsamlab.train.meters import Best, Sums
 
 
@@ -18,7 +19,7 @@ def test_means_are_weighted_by_samples_and_survive_a_state_dict():
 
 
 def test_best_is_the_first_of_equals_by_validation_not_test():
-    best = Best()
+    best = Best(Classification())
     for row in (
         {"step": 1, "val/acc1": 0.5, "test/acc1": 0.9},
         {"step": 2, "val/acc1": 0.7, "test/acc1": 0.6},
@@ -30,6 +31,18 @@ def test_best_is_the_first_of_equals_by_validation_not_test():
 
 
 def test_no_validation_no_best():
-    best = Best()
+    best = Best(Classification())
     best.update({"step": 1, "test/acc1": 0.9})
     assert best.summary() == {}
+
+
+def test_the_best_epoch_of_a_regression_has_the_lowest_error_and_nan_is_never_best():
+    best = Best(Regression())
+    for step, error in enumerate((float("nan"), 0.9, 0.5, 0.5, 0.7, float("nan"))):
+        best.update({"step": step, "epoch": step, "val/mse": error, "test/mse": 1.0, "val/acc1": float(step)})
+        assert best.improved is (step < 3)
+    assert best.summary() == {"best/step": 2, "best/epoch": 2, "best/val/mse": 0.5, "best/test/mse": 1.0}
+    again = Best(Regression())
+    again.load_state_dict(best.state_dict())
+    again.update({"step": 9, "epoch": 9, "val/mse": 0.6})
+    assert again.summary() == best.summary()

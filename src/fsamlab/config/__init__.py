@@ -8,7 +8,7 @@ Hydra checks names and types against them while it composes, and the rest of the
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fsamlab.checks import (
@@ -30,8 +30,9 @@ from fsamlab.checks import (
 )
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
-from fsamlab.config.model import ModelConfig
+from fsamlab.config.model import FOR_TABLES, ModelConfig
 from fsamlab.config.optimizer import OptimizerConfig
+from fsamlab.config.task import TaskConfig
 from fsamlab.config.train import TrackerConfig, TrainConfig
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "OptimizerConfig",
     "StrayKey",
     "SyntheticConfig",
+    "TaskConfig",
     "TrackerConfig",
     "TrainConfig",
     "did_you_mean",
@@ -80,6 +82,7 @@ class Config:
     optimizer: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: Any = MISSING
     diagnostics: Any = MISSING
     tracker: Any = MISSING
@@ -107,6 +110,30 @@ class Config:
                 raise ConfigError(f"{group}.name", getattr(self, group).name, "must have 70 characters at most")
         self.model.check_name()
         self.data.check_name()
+        self._check_task()
+
+    def _check_task(self) -> None:
+        """Refuse what does not go together: data, network, task. Code of a user's own is checked when it is called."""
+        if self.data.import_path is None:
+            of_data = "regression" if self.data.is_table else "classification"
+            if self.task.name not in (None, of_data):
+                allowed = f"data={self.data.name} has the targets of a {of_data}; leave it null, or choose other data"
+                raise ConfigError("task.name", self.task.name, allowed)
+            if self.task.top5 and self.data.is_table:
+                raise ConfigError("task.top5", True, "has an effect in a classification alone; leave it false")
+            if self.model.import_path is None and self.data.is_table != self._takes_tables():
+                kinds = ("a table", "mlp") if self.data.is_table else ("a set of images", "small_cnn")
+                allowed = f"cannot be trained on {kinds[0]}, data={self.data.name}; choose for example model={kinds[1]}"
+                raise ConfigError("model", self.model.name, allowed)
+            if self.data.is_table and self.train.channels_last:
+                raise ConfigError("train.channels_last", True, "is for images; leave it false")
+        regression = self.task.name == "regression" or self.data.is_table
+        if self.train.label_smoothing and (regression or self.task.import_path is not None):
+            allowed = "has no effect in a regression, nor in a task of your own; leave it 0"
+            raise ConfigError("train.label_smoothing", self.train.label_smoothing, allowed)
+
+    def _takes_tables(self) -> bool:
+        return self.model.library == "own" and self.model.name in FOR_TABLES
 
 
 @dataclass
@@ -131,7 +158,12 @@ class MeasureConfig:
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every option YAML names its schema
     "optimizer": {"variant": OptimizerConfig},
     "model": {"model": ModelConfig},
-    "data": {"images": DataConfig, "synthetic": SyntheticConfig, "image_folder": ImageFolderConfig},
+    "data": {
+        "images": DataConfig,
+        "table": DataConfig,
+        "synthetic": SyntheticConfig,
+        "image_folder": ImageFolderConfig,
+    },
     "train": {"train": TrainConfig},
     "diagnostics": {"diagnostics": DiagnosticsConfig},
     "tracker": {"tracker": TrackerConfig},
@@ -229,6 +261,7 @@ def from_plain(plain: dict[str, Any]) -> Config:
 def _from_plain(plain: dict[str, Any]) -> Config:
     _refuse_stray(plain, {f.name for f in dataclasses.fields(Config)}, "")
     values = dict(plain)
+    values["task"] = _task(values.get("task", {}))  # runs of versions without tasks have no such key
     for group, schemas in SCHEMAS.items():
         section = values.get(group)
         if not isinstance(section, dict):
@@ -248,6 +281,13 @@ def _from_plain(plain: dict[str, Any]) -> Config:
         return Config(**values)
     except TypeError as e:
         raise ConfigError("configuration", plain.get("name"), f"cannot be used: {e}") from e
+
+
+def _task(section: Any) -> TaskConfig:
+    if not isinstance(section, dict):
+        raise ConfigError("task", section, "has to be a group of keys")
+    _refuse_stray(section, {f.name for f in dataclasses.fields(TaskConfig)}, "task.")
+    return TaskConfig(**section)
 
 
 def _refuse_stray(section: dict[str, Any], known: set[str], prefix: str) -> None:

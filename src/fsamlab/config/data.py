@@ -13,6 +13,7 @@ from fsamlab.checks import (
     check_fields,
     did_you_mean,
     function_path,
+    is_recorded,
     label,
     listed,
     location,
@@ -20,6 +21,9 @@ from fsamlab.checks import (
     word,
 )
 
+TABLES = ("diabetes",)  # data sets with columns of numbers in place of images, and the targets of a regression
+OF_IMAGES = ("mean", "std", "augment")  # keys that have no effect on a table
+OF_LABELS = ("label_noise", "noise_type", "noise_includes_true")
 MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 
@@ -44,7 +48,7 @@ class DataConfig:
         NAMES: the data sets of this package that use this schema.
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = ("digits", "fashion_mnist", "cifar10", "cifar100")
+    NAMES: ClassVar[tuple[str, ...]] = ("digits", "fashion_mnist", "cifar10", "cifar100", *TABLES)
 
     name: str = label(MISSING, 200)
     import_path: str | None = function_path(None)  # package.module:function for a data set of one's own
@@ -70,6 +74,21 @@ class DataConfig:
         check_fields(k, self)
         if len(self.mean) != len(self.std):
             raise ConfigError(k + "mean", self.mean, f"must have as many channels as data.std={self.std}")
+        if self.is_table and not is_recorded():
+            self._check_table()
+
+    @property
+    def is_table(self) -> bool:
+        """Return whether the set is a table of this package."""
+        return self.import_path is None and self.name in TABLES
+
+    def _check_table(self) -> None:
+        default = DataConfig(name="default")
+        for key in (*OF_IMAGES, *OF_LABELS):
+            value = getattr(self, key)
+            if value != getattr(default, key):
+                kind = "images" if key in OF_IMAGES else "the labels of a classification"
+                raise ConfigError(f"data.{key}", value, f"is for {kind}; data={self.name} has none: leave it out")
 
     def check_name(self) -> None:
         """Refuse the name of a data set that this package does not have, or that has another schema.

@@ -16,7 +16,8 @@ from fsamlab.checks import (
     word,
 )
 
-OWN_MODELS = ("small_cnn", "resnet18", "vgg16_bn", "wrn28_10", "pyramidnet110")  # the models of fsamlab.models
+OWN_MODELS = ("small_cnn", "resnet18", "vgg16_bn", "wrn28_10", "pyramidnet110", "mlp")  # the models of fsamlab.models
+FOR_TABLES = ("mlp",)  # their input is (batch, columns); all other models take images
 
 
 @dataclass
@@ -28,8 +29,8 @@ class ModelConfig:
     import_path: str | None = function_path(None)  # package.module:function(num_classes=, in_channels=) -> nn.Module
     pretrained: bool = False  # library=timm
     checkpoint: str | None = location(None)  # weights to start from: a run's last.pt, a state_dict
-    width: int | None = number(None, 1, 1024)  # small_cnn, wrn28_10 (widening factor)
-    depth: int | None = number(None, 1, 2000)  # wrn28_10, pyramidnet110
+    width: int | None = number(None, 1, 1024)  # small_cnn, mlp, wrn28_10 (widening factor)
+    depth: int | None = number(None, 1, 2000)  # wrn28_10, pyramidnet110, mlp (hidden layers)
     alpha: int | None = number(None, 1, 5000)  # pyramidnet110
     dropout: float | None = number(None, 0, 1, open_high=True)  # vgg16_bn, wrn28_10
     drop_path: float | None = number(None, 0, 1, open_high=True)  # library=timm

@@ -14,6 +14,7 @@ from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
 from fsamlab.data.streamed import build_streamed
+from fsamlab.data.tables import build_table, read_diabetes
 
 __all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
 
@@ -25,6 +26,7 @@ DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
     "synthetic": partial(build_in_memory, read_synthetic),
     "imagenet": build_streamed,
     "image_folder": build_streamed,
+    "diabetes": partial(build_table, read_diabetes),
 }
 
 

@@ -91,7 +91,7 @@ class Decomposition:
         self.masks = masks
         self.others = self._of(objective, chunks(probe, others, self.batch_size), Masks.OTHERS)
         own = [None] * len(batches) if masks is None else [[seed] for seed in masks]
-        self.batches = [objective.of([(b.images, b.labels)], seeds) for b, seeds in zip(batches, own, strict=True)]
+        self.batches = [objective.of([(b.inputs, b.targets)], seeds) for b, seeds in zip(batches, own, strict=True)]
         self.gradients, self.losses = zip(*(b.gradient() for b in self.batches))
         indices = torch.cat([b.indices for b in batches])
         disjoint = len(indices.unique()) == len(indices)  # two epochs' batches need not be
@@ -123,7 +123,7 @@ class Decomposition:
         """Return the trace that augmentation and masks add: two draws for a batch differ by twice a batch's share."""
         if not twins:
             return 0.0
-        again = self._of(self.others, [(b.images, b.labels) for b in twins], Masks.TWINS)
+        again = self._of(self.others, [(b.inputs, b.targets) for b in twins], Masks.TWINS)
         squares = [norm(a - b) ** 2 for a, (b, _) in zip(self.gradients, again.batch_gradients())]
         return fmean(squares) * self.batch_size / 2
 
@@ -221,4 +221,4 @@ def chunks(samples: Batch, positions: Tensor, size: int) -> list[Samples]:
     pieces = list(positions.split(size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
-    return [(samples.images[p], samples.labels[p]) for p in pieces]
+    return [(samples.inputs[p], samples.targets[p]) for p in pieces]

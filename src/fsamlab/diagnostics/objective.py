@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsamlab.diagnostics.vectors import flatten, views
+from fsamlab.task import Samples as TaskSamples
+from fsamlab.task import Task, cast
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> losses of the samples (b,)
 Samples = tuple[Tensor, Tensor]  # inputs (b, ...), targets (b, ...)
@@ -45,7 +47,8 @@ class Objective:
 
     Args:
         batches: (inputs, targets) pairs; under batch statistics their composition is part of L.
-        loss: of each sample; the mean is taken here.
+        loss: of each sample, from outputs and targets, or a task, whose forward pass and losses are then taken on
+            outputs in float64; the mean is taken here.
         poll: called before each batch; it may raise to leave.
         seeds: of the global random state before each batch's forward pass, where dropout is on: L is then the loss
             under these masks, one function of w. None leaves the random state alone.
@@ -59,7 +62,7 @@ class Objective:
         self,
         model: nn.Module,
         batches: Sequence[Samples],
-        loss: Loss = cross_entropy,
+        loss: Loss | Task = cross_entropy,
         poll: Callable[[], None] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> None:
@@ -100,7 +103,11 @@ class Objective:
         if self.seeds is not None:
             torch.manual_seed(self.seeds[i])
         inputs, targets = self.batches[i]
-        losses = self.loss_of(self.model(inputs), targets)
+        if isinstance(self.loss_of, Task):  # in float64: a small loss would vanish in float32
+            samples = TaskSamples(inputs, cast(targets, torch.float64))
+            losses = self.loss_of.losses(cast(self.loss_of.forward(self.model, samples), torch.float64), samples)
+        else:
+            losses = self.loss_of(self.model(inputs), targets)
         if losses.shape != (len(targets),):
             raise ValueError(
                 f"the loss has shape {tuple(losses.shape)} for {len(targets)} samples; it must give one value for each "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,13 +20,14 @@ from fsamlab.data.sampling import generator
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
 from fsamlab.diagnostics.noise import Sampling, ema_weights
-from fsamlab.diagnostics.objective import Loss, Objective, cross_entropy
+from fsamlab.diagnostics.objective import Loss, Objective
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
 from fsamlab.diagnostics.samples import Source, source_of
 from fsamlab.diagnostics.snapshot import Snapshot
 from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
+from fsamlab.task import Classification, Task, cast
 
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
@@ -43,8 +43,8 @@ class Diagnostics:
         train: the training set.
         batch_size: of training.
         seed: of the samples and of the random directions.
-        label_smoothing: of training; it is part of the loss that is measured, weight decay is not.
-        loss: of training, (outputs, targets) -> the losses of the samples; None is the cross-entropy.
+        loss: of training: its task, or a function (outputs, targets) -> the losses of the samples. Label smoothing is
+            part of the loss that is measured, weight decay is not.
 
     Raises:
         ConfigError: samples or batches that the training set cannot give.
@@ -56,12 +56,9 @@ class Diagnostics:
         train: Source,
         batch_size: int,
         seed: int,
-        label_smoothing: float = 0.0,
-        loss: Loss | None = None,
+        loss: Loss | Task = Classification(),  # noqa: B008 (frozen)
     ) -> None:
-        self.cfg, self.train, self.batch_size = cfg, train, batch_size
-        self.label_smoothing, self.own_loss = label_smoothing, loss
-        self.loss = partial(cross_entropy, label_smoothing=label_smoothing) if loss is None else loss
+        self.cfg, self.train, self.batch_size, self.loss = cfg, train, batch_size, loss
         self.seed = derive_seed(seed, Stream.DIAGNOSTICS)
         order = torch.randperm(train.num_samples, generator=generator(seed, Stream.PROBE))
         num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
@@ -80,7 +77,7 @@ class Diagnostics:
         batch_size: int | None = None,
         *,
         quantities: Sequence[str] = OF_A_LOOP,
-        loss: Loss | None = None,
+        loss: Loss | Task | None = None,
         label_smoothing: float = 0.0,
         seed: int = 0,
         **settings: Any,
@@ -92,8 +89,8 @@ class Diagnostics:
                 :func:`~fsamlab.diagnostics.samples.source_of`.
             batch_size: of training; None takes that of the DataLoader, or the size of the first batch.
             quantities: names from `diagnostics.quantities`, see docs/metrics.md.
-            loss: of training, (outputs, targets) -> the losses of the samples (b,), as a torch loss with
-                `reduction="none"` returns them; None is the cross-entropy.
+            loss: of training: (outputs, targets) -> the losses of the samples (b,), as a torch loss with
+                `reduction="none"` returns them, or a :class:`~fsamlab.task.Task`; None is the cross-entropy.
             label_smoothing: of the cross-entropy.
             seed: of the samples and of the random directions.
             **settings: other settings of :class:`~fsamlab.config.DiagnosticsConfig`: rho, num_samples, batchnorm, ...
@@ -104,11 +101,11 @@ class Diagnostics:
         """
         cfg = DiagnosticsConfig(name="loop", quantities=list(quantities), **settings)
         source, size = source_of(data, batch_size, seed)
-        return cls(cfg, source, size, seed, label_smoothing, loss)
+        return cls(cfg, source, size, seed, Classification(label_smoothing) if loss is None else loss)
 
     def _check(self) -> None:
         largest = max(len(self.indices), len(self.probe) if self.decomposes else 0)
-        bytes_needed = largest * self.train.at(self.indices[:1]).images.nbytes
+        bytes_needed = largest * self.train.at(self.indices[:1]).inputs.nbytes
         if bytes_needed > MAX_PROBE_BYTES:
             raise ConfigError(
                 "diagnostics.num_samples",
@@ -167,10 +164,10 @@ class Diagnostics:
             "perturbation_rho": self.perturbation_rho(now.optimizer),
         }
 
-    def _of_loss(self) -> dict[str, str | float]:
-        if self.own_loss is None:
-            return {"label_smoothing": self.label_smoothing}
-        return {"loss": getattr(self.own_loss, "__name__", type(self.own_loss).__name__)}
+    def _of_loss(self) -> dict[str, str | int | float]:
+        if isinstance(self.loss, Task):
+            return self.loss.conventions()
+        return {"loss": getattr(self.loss, "__name__", type(self.loss).__name__)}
 
     def perturbation_rho(self, optimizer: Optimizer) -> float:
         """Return the radius of the friendliness measurements: the optimizer's own where that is an l2 radius."""
@@ -183,12 +180,12 @@ class Diagnostics:
     def has_dropout(self, now: Snapshot) -> bool:
         """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise."""
         if self._has_dropout is None:
-            images = shaped(self.train.at(self.indices[:2]), now).images
+            samples = shaped(self.train.at(self.indices[:2]), now)
             with measuring(now.model, batchnorm="batch", dropout=True), torch.no_grad():
                 torch.manual_seed(self.seed)
-                before = _random_state(images.device)
-                now.model(images)
-                self._has_dropout = not torch.equal(before, _random_state(images.device))
+                before = _random_state(samples.inputs.device)
+                self.loss.forward(now.model, samples) if isinstance(self.loss, Task) else now.model(samples.inputs)
+                self._has_dropout = not torch.equal(before, _random_state(samples.inputs.device))
         return self._has_dropout
 
     # ------------------------------------------------------------------------------- one measurement
@@ -228,13 +225,13 @@ class Diagnostics:
         coming = self._coming(now)
         batches = [shaped(batch, now) for _, batch in coming]
         again = [shaped(self.train.at(b.indices, augmented=True), now) for b in batches]
-        twins = [] if all(torch.equal(a.images, b.images) for a, b in zip(batches, again)) else again
+        twins = [] if all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, again)) else again
         masks = None
         if self.has_dropout(now):  # those that training is about to draw
             twins, masks = again, [derive_seed(now.seed, Stream.STEP, step) for step, _ in coming]
         sampling = now.sampling or Sampling(self.train.num_samples, self.batch_size)
         with measuring(now.model, batchnorm="batch", dropout=True):
-            objective = Objective(now.model, [(probe.images, probe.labels)], self.loss, poll, masks and masks[:1])
+            objective = Objective(now.model, [(probe.inputs, probe.targets)], self.loss, poll, masks and masks[:1])
             optimizer = now.sharpness_aware
             ema = None if optimizer is None else ema_state(optimizer, objective, sampling.parts)
             yield Decomposition(objective, probe, batches, ema, sampling, twins, masks)
@@ -244,7 +241,7 @@ class Diagnostics:
         num, size = self.cfg.num_batches, self.batch_size
         if now.coming is None:
             drawn = self.train.other(now.step, num * size)  # in one draw, so that no two batches share a sample
-            pieces = zip(*(column.split(size) for column in (drawn.images, drawn.labels, drawn.indices)))
+            pieces = zip(*(column.split(size) for column in (drawn.inputs, drawn.targets, drawn.indices)))
             return [(now.step + k, Batch(*piece)) for k, piece in enumerate(pieces)]
         full = ((step, batch) for step, batch in enumerate(now.coming(), now.step) if len(batch) == size)
         found = list(islice(full, num))
@@ -258,9 +255,10 @@ class Diagnostics:
 def shaped(batch: Batch, now: Snapshot) -> Batch:
     """Return the batch as the model takes it: on its device, in its type (floating-point inputs), in the layout."""
     weight = next(now.model.parameters())
-    images = batch.images.to(weight.device, weight.dtype if batch.images.is_floating_point() else None)
-    images = images.contiguous(memory_format=now.memory_format)
-    return Batch(images, batch.labels.to(weight.device), batch.indices.to(weight.device))
+    inputs = cast(batch.inputs.to(weight.device), weight.dtype)  # a float64 model takes no others
+    if inputs.dim() == 4:  # `channels_last` is defined for images alone
+        inputs = inputs.contiguous(memory_format=now.memory_format)
+    return Batch(inputs, batch.targets.to(weight.device), batch.indices.to(weight.device))
 
 
 def _random_state(device: torch.device) -> Tensor:

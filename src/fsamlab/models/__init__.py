@@ -10,6 +10,7 @@ from torch import nn
 
 from fsamlab.config import ConfigError, ModelConfig
 from fsamlab.config.import_path import call_imported, import_function
+from fsamlab.models.mlp import mlp
 from fsamlab.models.pretrained import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
 from fsamlab.models.resnet import resnet18, small_cnn
@@ -27,6 +28,7 @@ MODELS: dict[
     "vgg16_bn": vgg16_bn,
     "wrn28_10": wrn28_10,
     "pyramidnet110": pyramidnet110,
+    "mlp": mlp,
 }
 
 OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields that only some of the models use
@@ -46,8 +48,8 @@ def build_model(
 
     Args:
         cfg: the `model` section of the config.
-        num_classes: width of the classifier.
-        in_channels: channels of the images.
+        num_classes: width of the last layer: classes, or values of a regression.
+        in_channels: channels of the images, or columns of a table.
         image_size: height and width of the images, for models that are built for one size; None means the model's own
             size.
         start_weights: whether `cfg.checkpoint` and `cfg.pretrained` are read. A resumed run overwrites the weights with

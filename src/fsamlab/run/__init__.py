@@ -33,6 +33,7 @@ from fsamlab.rundir.ownership import STALE_SECONDS, DirectoryBusy, Superseded
 from fsamlab.rundir.reading import is_finished, read_config, read_status, read_summary
 from fsamlab.rundir.record import RunRecord
 from fsamlab.seeding import Stream, derive_seed
+from fsamlab.task import build_task
 from fsamlab.terminal import errors
 from fsamlab.terminal.progress import Progress as Progress
 from fsamlab.terminal.progress import print_run, progress
@@ -173,9 +174,8 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
     ).to(device)
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
-    diagnostics = Diagnostics(
-        config.diagnostics, data.train, config.data.batch_size, config.seed, config.train.label_smoothing
-    )
+    task = build_task(config.task, data.task, config.train.label_smoothing)
+    diagnostics = Diagnostics(config.diagnostics, data.train, config.data.batch_size, config.seed, task)
     trainer = Trainer(
         model,
         optimizer,
@@ -184,6 +184,7 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         epochs=config.train.epochs * config.optimizer.epoch_multiplier,
         seed=config.seed,
         device=device,
+        task=task,
         diagnostics=diagnostics,
         ascent_batch_size=config.optimizer.ascent_batch_size,
         ascent_nested=bool(config.optimizer.ascent_nested),
@@ -225,6 +226,7 @@ def _train(
         bookkeeper.save()
         summary = {
             **trainer.summary(),
+            **{f"task/{k}": v for k, v in trainer.task.headline_facts().items()},
             **{f"data/{k}": v for k, v in facts.items()},
             **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
         }

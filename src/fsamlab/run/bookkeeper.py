@@ -53,9 +53,10 @@ class Bookkeeper:
         """Write a row to metrics.jsonl, then mirror it."""
         self.record.append(row)
         self.tracker.log(row, int(row["step"]))
-        evaluated = "val/acc1" in row or "test/acc1" in row
+        headline = self.trainer.task.headline
+        evaluated = f"val/{headline}" in row or f"test/{headline}" in row
         if evaluated or time.monotonic() - self.last_status > STATUS_SECONDS:
-            latest = {k: v for k, v in row.items() if "acc1" in k or "loss" in k}
+            latest = {k: v for k, v in row.items() if k.endswith(f"/{headline}") or "loss" in k}
             progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
             self.record.set_status("running", **progress, latest=latest)
             self.last_status = time.monotonic()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fsamlab.task import Task
+
 
 class Sums:
     """Sums weighted by samples, in float64 on the device; read once for each row.
@@ -45,22 +47,28 @@ class Sums:
 
 
 class Best:
-    """The evaluation with the highest validation accuracy (the first of equals); never chosen on test data."""
+    """The evaluation with the best headline metric on validation data (the first of equals); never of test data.
 
-    def __init__(self) -> None:
+    Args:
+        task: says which metric this is, and which direction is better.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.key = task, f"val/{task.headline}"
         self.row: dict[str, float] = {}
         self.improved = False
 
     def update(self, row: dict[str, float]) -> None:
         """Compare an evaluated row with the best row; `improved` tells whether the new row is the best so far."""
-        accuracy = row.get("val/acc1")
-        self.improved = accuracy is not None and (not self.row or accuracy > self.row["val/acc1"])
+        value = row.get(self.key)
+        self.improved = value is not None and (not self.row or self.task.is_better(value, than=self.row[self.key]))
         if self.improved:
             self.row = dict(row)
 
     def summary(self) -> dict[str, float]:
         """Return the evaluation of the best row as `best/...`; empty without a validation set."""
-        keep = ("step", "epoch", "val/loss", "val/acc1", "test/loss", "test/acc1")
+        metrics = dict.fromkeys(("loss", *self.task.metric_names))
+        keep = ("step", "epoch", *(f"{part}/{name}" for part in ("val", "test") for name in metrics))
         return {f"best/{k}": self.row[k] for k in keep if k in self.row}
 
     def state_dict(self) -> dict[str, float]:

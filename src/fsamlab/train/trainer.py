@@ -109,7 +109,7 @@ class Trainer:
         self.step = 0  # finished optimizer steps
         self.boundary_done = True  # evaluation and row of the current step are behind us
         self.sums = Sums(device)
-        self.best = Best()
+        self.best = Best(self.task)
         self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
         self.record_due = False
         self.scalars: dict[str, Tensor] = {}  # the perturbation's, of the step just made; on the device
