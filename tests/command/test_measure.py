@@ -172,6 +172,7 @@ def two_runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_many_runs_from_the_command_line(two_runs):
     done = fsamlab("measure", two_runs, "diagnostics=light", "hydra.launcher.num_jobs=2")
     assert done.returncode == 0, done.stderr

@@ -503,12 +503,12 @@ DEFAULT = ["ieee", "tf32", "tf32", "ieee", "ieee"]
 @pytest.mark.parametrize(
     ("how", "then"),
     [
-        ("", DEFAULT),
+        pytest.param("", DEFAULT, marks=LONG),
         pytest.param(OLDER, ["tf32", *DEFAULT[1:]], marks=LONG),
         pytest.param(
             "torch.set_float32_matmul_precision('medium')", ["tf32", "tf32", "tf32", "bf16", "ieee"], marks=LONG
         ),
-        ("torch.backends.fp32_precision = 'tf32'", ["ieee"] * 5),
+        pytest.param("torch.backends.fp32_precision = 'tf32'", ["ieee"] * 5, marks=LONG),
         ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", ["tf32", *DEFAULT[1:]]),
         pytest.param(
             "torch.backends.cudnn.conv.fp32_precision = 'ieee'", ["ieee", "ieee", "tf32", "ieee", "ieee"], marks=LONG
@@ -516,8 +516,12 @@ DEFAULT = ["ieee", "tf32", "tf32", "ieee", "ieee"]
         pytest.param(
             "torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", ["ieee", "tf32", "tf32", "tf32", "ieee"], marks=LONG
         ),
-        ("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", ["ieee", "tf32", "tf32", "ieee", "bf16"]),
-        ("torch.backends.mkldnn.fp32_precision = 'bf16'", ["ieee"] * 5),  # the global value replaces it
+        pytest.param(
+            "torch.backends.mkldnn.conv.fp32_precision = 'bf16'", ["ieee", "tf32", "tf32", "ieee", "bf16"], marks=LONG
+        ),
+        pytest.param(
+            "torch.backends.mkldnn.fp32_precision = 'bf16'", ["ieee"] * 5, marks=LONG
+        ),  # the global value replaces it
     ],
 )
 def test_precision_is_full_however_it_was_set(how, then):

@@ -135,8 +135,12 @@ def measured(*overrides, seeds=range(4), steps=range(17, 48, 5)):
     ("overrides", "tolerance"),
     [
         (("optimizer.lmbda=0.9",), 0.003),
-        (("optimizer.lmbda=0.95",), 0.006),
-        (("optimizer.lmbda=0.9", "optimizer.ema_init=zero_debiased", "data.drop_last=true"), 0.003),
+        pytest.param(("optimizer.lmbda=0.95",), 0.006, marks=pytest.mark.long),
+        pytest.param(
+            ("optimizer.lmbda=0.9", "optimizer.ema_init=zero_debiased", "data.drop_last=true"),
+            0.003,
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_shuffled_epochs_obey_the_exact_formula(overrides, tolerance):
@@ -147,6 +151,7 @@ def test_shuffled_epochs_obey_the_exact_formula(overrides, tolerance):
     assert found["cos_batch_full"] == pytest.approx(found["cos_batch_full_predicted"], abs=0.03)
 
 
+@pytest.mark.long
 def test_every_second_step_feeds_the_ema():
     found = measured(*SYNTHETIC, "optimizer.every=2")
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.008)
@@ -159,6 +164,7 @@ def test_digits():
     assert found["cos_ema_full"] > found["cos_ema_full_independent"] + 0.02
 
 
+@pytest.mark.long
 def test_a_probe_smaller_than_the_training_set():
     few = ("data.num_samples=1192", "data.batch_size=16", "data.label_noise=0.5")
     found = measured(*few, "diagnostics.num_samples=250", seeds=range(12), steps=(40, 60))
@@ -167,6 +173,7 @@ def test_a_probe_smaller_than_the_training_set():
     assert whole["cos_ema_full_predicted"] > found["cos_ema_full"] + 0.06
 
 
+@pytest.mark.long
 def test_augmented_pictures():
     """The probe is augmented once, the EMA's batches anew: the noise of the augmentation is in both, independently."""
     found = measured(*DIGITS, "data.augment.crop_padding=1", "diagnostics.quantities=[decomposition,noise]")
@@ -184,6 +191,7 @@ def test_an_independent_ascent_batch():
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.003)
 
 
+@pytest.mark.long
 def test_a_nested_ascent_batch():
     """The first samples of each descent batch: in an epoch they do not meet, just as the descent batches do not."""
     other = ("optimizer.ascent=other_batch", "optimizer.ascent_nested=true", "optimizer.ascent_batch_size=56")
@@ -191,6 +199,7 @@ def test_a_nested_ascent_batch():
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.006)
 
 
+@pytest.mark.long
 def test_a_nested_ascent_batch_larger_than_the_descent_batch():
     """All of the descent batch, and others at random: three quarters of it are drawn independently."""
     other = ("optimizer.ascent=other_batch", "optimizer.ascent_nested=true", "optimizer.ascent_batch_size=256")
@@ -198,6 +207,7 @@ def test_a_nested_ascent_batch_larger_than_the_descent_batch():
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.006)
 
 
+@pytest.mark.long
 def test_one_update_per_micro_batch():
     found = measured(*EVEN, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")
     assert found["cos_ema_full"] == pytest.approx(found["cos_ema_full_predicted"], abs=0.02)
@@ -240,6 +250,7 @@ class Residual(torch.nn.Module):
         return self.head(h + self.block(h))
 
 
+@pytest.mark.long
 def test_stochastic_depth_is_noise_of_the_gradient():
     net = (f"model.import_path={__name__}:Residual", "model.width=null", "model.name=residual")
     noise = "diagnostics.quantities=[decomposition,noise]"

@@ -118,7 +118,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [c if i < 2 else pytest.param(c, marks=pytest.mark.long) for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "case", [c if i == 0 else pytest.param(c, marks=pytest.mark.long) for i, c in enumerate(CASES)]
+)
 def test_ctrl_c_at_every_line_of_a_step(case):
     call, make, keywords = CASES[case]
     start = settled(Loop(make, **keywords), call)

@@ -388,6 +388,7 @@ def test_a_forced_run_with_other_values_is_said(server, local):
     assert told(server.run("study-fsam-s0")) == before
 
 
+@pytest.mark.long
 def test_rows_that_are_missing_in_the_middle_are_said(server, local):
     synced(server, local(steps=[1, 2, 5], status="failed"))
     directory = local()

@@ -102,9 +102,7 @@ def test_stop_and_resume_is_bit_identical(which):
         assert whole.optimizer.num_steps == resumed.optimizer.num_steps == steps
 
 
-@pytest.mark.parametrize(
-    "variant", long_but(("fsam", "sam_full"), ["sgd", "fsam", "sam_full", "sam_component", "sam_noise"])
-)
+@pytest.mark.parametrize("variant", long_but(("fsam",), ["sgd", "fsam", "sam_full", "sam_component", "sam_noise"]))
 def test_a_stop_inside_an_evaluation_or_a_full_gradient_pass(variant):
     overrides = (f"optimizer={variant}", "data.eval_batch_size=16", "diagnostics.every_steps=4")
     whole, seen = train(*overrides)
@@ -140,7 +138,7 @@ FULL = ("diagnostics=full", "diagnostics.num_batches=2", "diagnostics.max_produc
 
 
 @pytest.mark.parametrize(
-    "variant", long_but(("fsam", "sam_noise"), ["sgd", "fsam", "sam_full_ema", "sam_noise", "sam_db", "random", "asam"])
+    "variant", long_but(("fsam",), ["sgd", "fsam", "sam_full_ema", "sam_noise", "sam_db", "random", "asam"])
 )
 def test_measuring_changes_no_weight(variant):
     off, _ = train(f"optimizer={variant}", "diagnostics=off")
@@ -154,7 +152,7 @@ def test_measuring_changes_no_weight(variant):
         assert sum("sharpness/one_step" in row for row in seen.rows) == 2
 
 
-@pytest.mark.parametrize("variant", ["fsam", "sam_noise"])
+@pytest.mark.parametrize("variant", long_but(("fsam",), ["fsam", "sam_noise"]))
 def test_a_stop_inside_a_measurement(variant):
     overrides = (f"optimizer={variant}", *FULL, "train.epochs=1", "data.num_samples=256", "data.batch_size=16")
     whole, seen = train(*overrides)
