@@ -53,7 +53,8 @@ def main(spec):
     timed("finish", lambda: tracker.finish({"best/val/acc1": 0.5, "cost": 7}, spec["exit_code"]))
     tracker.log({"train/loss": -1.0}, spec["steps"] + 1)
     tracker.finish({"best/val/acc1": -1.0}, 0)
-    return {"url": tracker.url, "wandb": "wandb" in sys.modules, "seconds": seconds}
+    started = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    return {"url": tracker.url, "started": len(started), "seconds": seconds}
 
 
 results = [main(spec) for spec in json.loads(sys.argv[1])]

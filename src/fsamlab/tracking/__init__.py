@@ -102,13 +102,15 @@ def _mode(cfg: TrackerConfig) -> str:
         return "disabled" if cfg.name == "none" else cfg.mode
     try:
         from fsamlab.tracking.wandb_environment import PROBE_SECONDS, probe, read_environment
+        from fsamlab.tracking.wandb_tracker import GRACE_SECONDS
+        from fsamlab.tracking.worker import within
 
-        environment = read_environment()
+        environment = within(cfg.init_timeout + GRACE_SECONDS, read_environment, "import of wandb")
         mode = environment.mode if cfg.mode == "auto" and environment.mode is not None else cfg.mode
         if mode in ("disabled", "offline"):
             return mode
         if not environment.has_key:
-            raise OSError(f"no API key for {environment.base_url}; `wandb login` configures one")
+            raise OSError(environment.no_key)
         if mode == "auto":
             probe(environment, min(PROBE_SECONDS, cfg.init_timeout))
         return "online"

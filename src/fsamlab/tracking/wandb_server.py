@@ -6,14 +6,19 @@ Importing this module does not import wandb; opening a server does.
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from fsamlab.config.train import PLACE
-from fsamlab.tracking.wandb_environment import PROBE_SECONDS, WandbEnvironment, probe, read_environment
+from fsamlab.tracking.wandb_environment import (
+    PROBE_SECONDS,
+    WandbEnvironment,
+    import_wandb,
+    probe,
+    read_environment,
+)
 
 QUERY_SECONDS = 19  # for one answer; wandb repeats a failed request for so long
 
@@ -121,9 +126,7 @@ class WandbServer:
     def _open(self) -> None:
         if self._api is not None:
             return
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
+        wandb = import_wandb()
         wandb.setup(wandb.Settings(silent=True))
         try:
             self._api = wandb.Api(timeout=QUERY_SECONDS)
@@ -135,23 +138,23 @@ def environment_here() -> WandbEnvironment:
     """Return which W&B server this machine uses, and whether there is a key for it.
 
     Raises:
-        CannotUpload: wandb's own files cannot be read.
+        CannotUpload: wandb refuses what it finds, for example a key that has the wrong form.
     """
     try:
         return read_environment()
-    except (OSError, ValueError) as e:
-        raise CannotUpload(str(e)) from e
+    except Exception as e:  # what an unusual home, settings file or key makes wandb raise has no end
+        raise CannotUpload(f"W&B cannot be used: {one_line(e)}") from e
 
 
 def usable_environment() -> WandbEnvironment:
-    """Return where W&B would send a run, without importing wandb.
+    """Return where wandb would send a run.
 
     Raises:
         CannotUpload: no key, or no answer.
     """
     environment = environment_here()
     if not environment.has_key:
-        raise CannotUpload(f"no API key for {environment.base_url}; `wandb login` or WANDB_API_KEY configures one")
+        raise CannotUpload(environment.no_key)
     began = time.monotonic()
     try:
         probe(environment)

@@ -1,4 +1,4 @@
-"""One W&B run, through plain calls that may raise, block or outlive their welcome: :mod:`wandb_tracker` guards them.
+"""One W&B run, in plain calls, which may raise or block. :mod:`wandb_tracker` guards these calls.
 
 Importing this module does not import wandb; opening a session does.
 """
@@ -7,37 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from fsamlab.config import TrackerConfig
-
-log = logging.getLogger(__name__)
-
-
-class Messages:
-    """What wandb would print on the terminal; its warnings and errors are the only sign that uploading has ended.
-
-    Attributes:
-        problems: the warnings and errors so far.
-    """
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def info(self, msg: str) -> None:
-        """Take a line of information."""
-        log.debug("%s", msg)
-
-    def warning(self, msg: str) -> None:
-        """Take a warning, for example that an error of the server was final."""
-        self.problems.append(msg.removeprefix("wandb: ").removeprefix("WARNING ").partition(". ")[0])
-        log.debug("%s", msg)
-
-    error = warning
+from fsamlab.tracking.wandb_environment import Messages, import_wandb
 
 
 def wandb_id(run_id: str) -> str:
@@ -77,9 +52,7 @@ class WandbSession:
         directory: Path,
         machine: bool = True,
     ) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a node without DNS waits 10 s at exit
-        import wandb
-
+        wandb = import_wandb()
         messages = Messages()
         self.problems = messages.problems
         wandb.setup(wandb.Settings(silent=True))
