@@ -21,7 +21,7 @@ def compose_own(name, *overrides):
 
 
 def test_an_own_task_is_trained_measured_and_named_in_the_summary(tmp_path):
-    config = compose_own("huber", "+task.options.delta=0.5", "optimizer=fsam", "train.save_best=true")
+    config = compose_own("huber", "task.options.delta=0.5", "optimizer=fsam", "train.save_best=true")
     summary = run(config, tmp_path / "run")
     rows = [row for row in read_rows(tmp_path / "run") if "val/hits" in row]
     hits = [row["val/hits"] for row in rows]
@@ -39,14 +39,14 @@ def test_an_own_task_is_trained_measured_and_named_in_the_summary(tmp_path):
 
 
 def test_the_parameters_of_an_own_task_change_the_loss(tmp_path):
-    small = run(compose_own("huber", "+task.options.delta=0.1"), tmp_path / "a")
+    small = run(compose_own("huber", "task.options.delta=0.1"), tmp_path / "a")
     assert small["final/train/loss"] < 0.5 * run(compose_own("huber"), tmp_path / "b")["final/train/loss"]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("huber", ["+task.options.rho=1"], r"cannot be called with \(rho=\)"),
+        ("huber", ["task.options.rho=1"], r"cannot be called with \(rho=\)"),
         ("no_task", [], r"returned a Linear, not a fsamlab.task.task.Task"),
         ("wrong_headline", [], r"headline 'accuracy' of the task is no metric of it; its metrics are hits, loss"),
         ("no_name", [], r"the task has no name; see docs/adding_a_task.md"),

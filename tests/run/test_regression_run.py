@@ -2,13 +2,13 @@
 
 import json
 import math
-import multiprocessing
 import os
 import signal
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from support.processes import CONTEXT, FileFunction
 from support.runs import ROOT, build_trainer
 
 from fsamlab.config import ConfigError, from_plain, to_plain, typed
@@ -18,8 +18,6 @@ from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.record import RunRecord
 from fsamlab.rundir.rows import read_rows
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def compose_diabetes(*overrides):
@@ -55,7 +53,7 @@ def test_a_regression_that_is_killed_and_resumed_ends_in_the_same_bits(tmp_path)
     overrides = ("optimizer=fsam", "train.checkpoint_every_steps=4", "train.save_best=true")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     summary = run(compose_diabetes(*overrides), whole)
-    process = CONTEXT.Process(target=train_until, args=(18, killed, overrides))
+    process = CONTEXT.Process(target=FileFunction(__file__, "train_until"), args=(18, killed, overrides))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -110,7 +108,7 @@ def test_the_task_is_in_the_record_and_not_in_the_run_id_unless_it_is_set():
     assert run_id(from_plain({k: v for k, v in plain.items() if k != "task"})) == run_id(config)
     own = compose_diabetes("task.import_path=support.foreign_task:huber")
     assert run_id(own) != run_id(config)
-    other = compose_diabetes("task.import_path=support.foreign_task:huber", "+task.options.delta=2.0")
+    other = compose_diabetes("task.import_path=support.foreign_task:huber", "task.options.delta=2.0")
     assert len({run_id(own), run_id(other), run_id(config)}) == 3
     assert run_id(from_plain(to_plain(other))) == run_id(other)
 
@@ -127,7 +125,7 @@ def test_the_task_is_in_the_record_and_not_in_the_run_id_unless_it_is_set():
         (["data.label_noise=0.4"], r"data.label_noise=0.4: is for the labels of a classification"),
         (["data.augment.flip=true"], r"data.augment=.*: is for images"),
         (["task.top5=true"], r"task.top5=True: has an effect in a classification alone"),
-        (["+task.options.delta=1"], r"task.options=\{'delta': 1\}: has no effect without task.import_path"),
+        (["task.options.delta=1"], r"task.options=\{'delta': 1\}: has no effect without task.import_path"),
         (["task.import_path=a.b:c", "task.name=regression"], r"task.name=regression: has no effect with task.import"),
         (["task.name=regresion"], r"task.name=regresion: must be one of .*did you mean regression"),
     ],

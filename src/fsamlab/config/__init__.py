@@ -173,9 +173,12 @@ SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every 
 def register_schemas() -> None:
     """Store every schema with Hydra, as `schema/<group>/<name>`, `config_schema` and `measure_schema`."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
-    store.store(name="config_schema", node=Config)
+    config = OmegaConf.structured(Config)
+    OmegaConf.set_struct(config.task.options, False)  # which keys it has is up to the user's function
+    store.store(name="config_schema", node=config)
     store.store(name="measure_schema", node=MeasureConfig)
     for group, schemas in SCHEMAS.items():
         for name, cls in schemas.items():
