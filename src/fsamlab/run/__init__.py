@@ -38,7 +38,7 @@ from fsamlab.terminal import errors
 from fsamlab.terminal.progress import Progress as Progress
 from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
-from fsamlab.tracking import build_tracker, identity
+from fsamlab.tracking import build_tracker, wandb_arguments
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
 
@@ -212,7 +212,7 @@ def _train(
     resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
     tracker = build_tracker(
         config.tracker,
-        **identity(to_plain(config), run_id(config)),
+        **wandb_arguments(to_plain(config), run_id(config)),
         directory=directory.parent,
         start_step=trainer.step,
         metrics=directory / "metrics.jsonl",

@@ -42,8 +42,8 @@ class NullTracker:
         """Do nothing."""
 
 
-def identity(config: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """Return what a run is in W&B, as :func:`build_tracker` takes it: id, name, group, job type, config.
+def wandb_arguments(config: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """Return the arguments of :func:`build_tracker` that say what the W&B run is: id, name, group, job type, config.
 
     Args:
         config: plain nested dictionaries, as in config.yaml.

@@ -12,7 +12,7 @@ from fsamlab.rundir.measurements import latest
 from fsamlab.rundir.reading import read_config, read_summary
 from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.reading import Damaged
-from fsamlab.tracking import identity
+from fsamlab.tracking import wandb_arguments
 from fsamlab.tracking.wandb_session import wandb_id
 
 
@@ -28,7 +28,7 @@ class LocalRun:
     """
 
     directory: Path
-    identity: dict[str, Any]
+    arguments: dict[str, Any]
     tracker: TrackerConfig
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
@@ -38,7 +38,7 @@ class LocalRun:
     @property
     def wandb_id(self) -> str:
         """The id of the W&B run."""
-        return wandb_id(self.identity["run_id"])
+        return wandb_id(self.arguments["run_id"])
 
     @property
     def last_step(self) -> int:
@@ -89,6 +89,6 @@ def _place(
         own = config["tracker"]
         place = {"project": project or own["project"], "entity": entity or own["entity"], "tags": own["tags"]}
         tracker = TrackerConfig(name="wandb", mode="online", finish_timeout=timeout, **place)
-        return identity(config, status["run_id"]), tracker
+        return wandb_arguments(config, status["run_id"]), tracker
     except (KeyError, TypeError) as e:
         raise Damaged(f"{run / 'config.yaml'} is no run's configuration: {type(e).__name__}: {e}") from e

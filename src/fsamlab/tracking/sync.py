@@ -154,7 +154,7 @@ def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scr
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as directory:
 
         def send() -> list[str]:
-            session = WandbSession(local.tracker, "online", **local.identity, directory=Path(directory), machine=False)
+            session = WandbSession(local.tracker, "online", **local.arguments, directory=Path(directory), machine=False)
             for row in rows:
                 session.log(row, int(row["step"]))
             session.finish(local.summary, local.exit_code)

@@ -44,9 +44,9 @@ class WandbTracker:
         self._session: WandbSession | None = None
         self._worker = Worker("wandb-tracker")
 
-    def start(self, **identity: Any) -> None:
-        """Open the run, or go on with it; `identity` is what :class:`WandbSession` takes."""
-        self._open = partial(WandbSession, self._cfg, self._mode, **identity)
+    def start(self, **arguments: Any) -> None:
+        """Open the run, or go on with it; `arguments` are those of :class:`WandbSession`."""
+        self._open = partial(WandbSession, self._cfg, self._mode, **arguments)
         future = self._worker.submit(self._guarded("init", self._start))
         self._wait(future, self._cfg.init_timeout + GRACE_SECONDS, "init")
         if self.url is not None:
