@@ -12,7 +12,7 @@ import pandas as pd
 
 from fsamlab.metrics import OF_A_STEP, RATIOS, family, is_measured, of
 from fsamlab.results.methods import METHODS
-from fsamlab.results.settings import METHOD, as_text, numbers
+from fsamlab.results.settings import METHOD, as_text, numbers, over_seeds
 from fsamlab.results.study import Runs, Study
 
 AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
@@ -125,7 +125,7 @@ def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """
     above, *below = parts_of(column)
     groups = with_values(frame, column).groupby(list(by), sort=True, dropna=False)
-    table = groups[above].agg(mean="mean", std="std", n="count")
+    table = over_seeds(groups[above])
     if below:
         under = groups[below[0]].mean()
         table = table.assign(mean=table["mean"] / under.where(under > 0), std=np.nan)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from fsamlab.results.methods import METHODS
 from fsamlab.terminal.text import percent
@@ -42,48 +43,87 @@ def more(texts: Sequence[str]) -> str:
     return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
 
 
-def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
-    """Return one row for each setting: n, mean and standard deviation (n - 1) of `metrics`, relative step time.
+def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
+    """Return mean, std (n - 1) and n of each group's values that are not NaN, one row for each group.
 
-    `... n` is the number of runs that have a finite value of the metric. `step_vs_sgd` is the median time of a step
-    over that of plain SGD in the same remaining setting, `total_vs_sgd` the same with the number of steps in it.
-    `... vs sgd mean`, `std` and `n` are of the differences to SGD's runs, seed by seed, and `ahead` how many of them
-    are positive: a seed is one draw of the validation split, the label noise and the initial weights, the same for all
-    methods.
+    All means over seeds that this package shows are taken here; only the page's script takes others, of the runs that
+    its reader chooses.
+    """
+    return groups.agg(mean="mean", std="std", n="count")
+
+
+def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
+    """Return one row for each setting: the number n of its runs, statistics of `metrics`, relative step time.
+
+    Columns, for each metric that any run has:
+        `METRIC mean`, `METRIC std`, `METRIC n`: as :func:`over_seeds`; n counts the runs with a finite value.
+        `METRIC vs sgd mean`, `... std`, `... n`, `... ahead`: of the differences to the SGD run with the same seed,
+            where one SGD setting agrees with the row in all but the optimizer's keys. `ahead` is the number of positive
+            differences. Methods can be compared seed by seed because a seed is one draw of the validation split, the
+            label noise and the initial weights, the same draw for all methods.
+
+    And once: `step_ms`, the median time of a step; `steps`, their mean number; `step_vs_sgd`, step_ms over SGD's in the
+    same remaining setting; `total_vs_sgd`, the same ratio of steps × step_ms.
 
     Args:
         finished: finished runs, each once.
         keys: the config keys that tell the settings apart, METHOD among them.
         metrics: columns of `finished`; a column that is not there is left out.
     """
-    finished = finished.assign(**{metric: numbers(finished[metric]) for metric in metrics if metric in finished})
-    rows, members = [], []
-    for values, runs in finished.groupby(list(keys), sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(keys, values if isinstance(values, tuple) else (values,)))
-        row["n"] = len(runs)
-        for metric in metrics:
-            if metric in runs and runs[metric].notna().any():
-                row[f"{metric} mean"], row[f"{metric} std"] = runs[metric].mean(), runs[metric].std(ddof=1)
-                row[f"{metric} n"] = runs[metric].count()
-        row["step_ms"] = runs["cost/step_ms"].median() if "cost/step_ms" in runs else float("nan")
-        row["steps"] = runs["cost/steps"].mean() if "cost/steps" in runs else float("nan")
-        rows.append(row)
-        members.append(runs)
-    table = pd.DataFrame(rows)
-    others = conditions_of(keys)
-    sgd = table[table[METHOD] == "sgd"]
-    compared: list[dict[str, float]] = []
-    for (_, setting), runs in zip(table.iterrows(), members):
-        alike = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
-        same = sgd[alike.all(axis=1)]
-        found = {"step_vs_sgd": setting["step_ms"] / same["step_ms"].median()}
-        num_steps = same["steps"].iloc[0] if same["steps"].nunique() == 1 else float("nan")
-        found["total_vs_sgd"] = found["step_vs_sgd"] * setting["steps"] / num_steps
-        if len(same) == 1 and setting[METHOD] != "sgd":  # of several SGDs none is the one to compare with
-            for metric in metrics:
-                found.update(_paired(runs, members[same.index[0]], metric))
-        compared.append(found)
-    return table.join(pd.DataFrame(compared))
+    present = [metric for metric in metrics if metric in finished and numbers(finished[metric]).notna().any()]
+    finished = finished.reset_index(drop=True).assign(**{metric: numbers(finished[metric]).array for metric in present})
+    setting_of = finished.groupby(list(keys), sort=False, dropna=False).ngroup()
+    firsts = ~setting_of.duplicated()
+    table = finished.loc[firsts, list(keys)].set_axis(setting_of[firsts]).sort_index()
+    table["n"] = setting_of.value_counts()
+    for metric in present:
+        table = table.join(over_seeds(finished[metric].groupby(setting_of)).add_prefix(f"{metric} "))
+    unknown = pd.Series(math.nan, index=finished.index)
+    table["step_ms"] = numbers(finished.get("cost/step_ms", unknown)).groupby(setting_of).median()
+    table["steps"] = numbers(finished.get("cost/steps", unknown)).groupby(setting_of).mean()
+    table = table.join(_costs_vs_sgd(table, keys))
+    sgd_of = _sgd_of(table, keys)
+    for metric in present:
+        differences = [
+            _differences(finished[setting_of == setting], finished[setting_of == sgd], metric)
+            for setting, sgd in sgd_of.items()
+        ]
+        found = pd.concat([pd.Series(dtype=float), *differences]).dropna()
+        if len(found):
+            groups = found.groupby(setting_of)
+            pairs = over_seeds(groups).assign(ahead=(found > 0).groupby(setting_of).sum())
+            table = table.join(pairs.add_prefix(f"{metric} vs sgd "))
+    return table
+
+
+def _alike(table: pd.DataFrame, setting: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the SGD settings that agree with a setting in all but the optimizer's keys."""
+    others, sgd = conditions_of(keys), table[table[METHOD] == "sgd"]
+    same = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
+    return sgd[same.all(axis=1)]
+
+
+def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for _, setting in table.iterrows():
+        sgd = _alike(table, setting, keys)
+        ratio = setting["step_ms"] / sgd["step_ms"].median()
+        num_steps = sgd["steps"].iloc[0] if sgd["steps"].nunique() == 1 else math.nan
+        rows.append({"step_vs_sgd": ratio, "total_vs_sgd": ratio * setting["steps"] / num_steps})
+    return pd.DataFrame(rows, index=table.index)
+
+
+def _sgd_of(table: pd.DataFrame, keys: Sequence[str]) -> dict[Any, Any]:
+    """Return {setting: SGD setting to compare it with}; where several SGD settings agree, none is the one."""
+    alike = {index: _alike(table, setting, keys).index for index, setting in table.iterrows()}
+    return {i: sgd[0] for i, sgd in alike.items() if len(sgd) == 1 and table.loc[i, METHOD] != "sgd"}
+
+
+def _differences(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> pd.Series:
+    """Return each run's metric minus that of the SGD run with its seed; nothing where a seed is there twice."""
+    if runs["seed"].duplicated().any() or sgd["seed"].duplicated().any():
+        return pd.Series(dtype=float)
+    return runs[metric] - runs["seed"].map(sgd.set_index("seed")[metric])
 
 
 def keys_of(table: pd.DataFrame) -> list[str]:
@@ -107,17 +147,6 @@ def _place(key: str, value: Any) -> tuple[int, float, str]:
     if value is None or value != value:
         return (0, 0.0, "")
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
-
-
-def _paired(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return mean, standard deviation (n - 1), number and positive ones of a metric's differences, seed by seed."""
-    if metric not in runs or any(frame["seed"].duplicated().any() for frame in (runs, sgd)):
-        return {}
-    difference = (runs.set_index("seed")[metric] - sgd.set_index("seed")[metric]).dropna()
-    name = f"{metric} vs sgd"
-    values = {"mean": difference.mean(), "std": difference.std(ddof=1), "n": len(difference)}
-    values["ahead"] = int((difference > 0).sum())
-    return {f"{name} {key}": value for key, value in values.items()} if len(difference) else {}
 
 
 def own_n(n: int, told: int | None) -> str:
