@@ -6,10 +6,8 @@ Means are over finished runs, standard deviations with n - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import pandas as pd
 
 from fsamlab.figures.markup import FORMS, markdown
 from fsamlab.figures.measured import SHARPNESS
@@ -21,19 +19,18 @@ from fsamlab.results.frames import (
     convention_columns,
     end_columns,
     finished,
-    mean_std,
     means,
     methods_of,
 )
 from fsamlab.results.methods import label
 from fsamlab.results.settings import (
     METHOD,
-    as_text,
-    clearly_ahead,
+    clear_best,
     conditions_of,
     gain,
     in_order,
     own_n,
+    place,
     plain,
 )
 from fsamlab.results.study import Runs, Study
@@ -63,70 +60,69 @@ def accuracy_table(runs: Runs, form: str = "markdown") -> str:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
     study = finished(runs)
     keys = study.keys
-    done = with_labels(comparable(study, keys).runs, [key for key in keys if key.startswith("optimizer.")])
-    metrics = [metric for metric in HEADINGS if metric in done and done[metric].notna().any()]
+    study = comparable(study, keys)
+    table = study.settings(list(HEADINGS))
+    metrics = [metric for metric in HEADINGS if f"{metric} mean" in table]
     if not metrics:
         raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
+    table = table.assign(**{f"{metric} best": table.index.isin(clear_best(table, metric)) for metric in metrics})
+    settings = with_labels(in_order(table)[1], [key for key in keys if key.startswith("optimizer.")])
     conditions = conditions_of(keys)
-    parts = [by_column(done, conditions, metric) for metric in metrics] if conditions else [by_line(done, metrics)]
+    parts = [by_column(settings, conditions, m) for m in metrics] if conditions else [by_line(settings, metrics)]
     comment = "% " if form == "latex" else ""
     texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
     return "\n\n".join([*texts, *(f"{comment}{note}" for note in study.tie_notes(keys))])
 
 
-def with_labels(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Return runs with a column LABEL, in the order of methods: `SAM`, or `SAM, rho 0.1` where its rho varies."""
-    parts = []
-    for method in methods_of(runs):
-        here = runs[runs[METHOD] == method]
-        varied = [key for key in keys if key != METHOD and as_text(here[key]).nunique() > 1]
-        here = here.sort_values(varied) if varied else here
-        texts = [
-            [f"{key.removeprefix('optimizer.')} {plain(row[key])}" for key in varied] for _, row in here.iterrows()
-        ]
-        parts.append(here.assign(**{LABEL: [", ".join([label(method), *text]) for text in texts]}))
-    return pd.concat(parts)
+Setting = dict[Any, Any]  # a row of Study.settings()
+
+
+def with_labels(settings: Sequence[Setting], keys: Sequence[str]) -> list[Setting]:
+    """Return settings with an entry LABEL: `SAM`, or `SAM, rho 0.1` where SAM has several values of rho."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for row in settings:
+        for key in keys:
+            values.setdefault((row[METHOD], key), set()).add(plain(row[key]))
+    labelled = []
+    for row in settings:
+        varied = [key for key in keys if key != METHOD and len(values[row[METHOD], key]) > 1]
+        parts = [label(row[METHOD]), *(f"{key.removeprefix('optimizer.')} {plain(row[key])}" for key in varied)]
+        labelled.append({**row, LABEL: ", ".join(parts)})
+    return labelled
 
 
 Parts = tuple[str, list[str], list[list[str]], int]  # title, header, lines, number of columns that name a line
 
 
-def by_line(runs: pd.DataFrame, metrics: Sequence[str]) -> Parts:
+def by_line(settings: Sequence[Setting], metrics: Sequence[str]) -> Parts:
     """Return a table with a line for each method and a column for each metric."""
-    n = dict(runs[LABEL].value_counts())
-    columns = [cells(mean_std(runs, [LABEL], metric), n) for metric in metrics]
-    lines = [[name, str(n[name]), *(c.get(name, "-") for c in columns)] for name in runs[LABEL].unique()]
+    lines = [[row[LABEL], str(row["n"]), *(cell(row, metric, row["n"]) for metric in metrics)] for row in settings]
     title = "Test accuracy in %, mean ± standard deviation over n seeds"
     return title, [LABEL, "n", *(HEADINGS[metric] for metric in metrics)], lines, 1
 
 
-def by_column(runs: pd.DataFrame, conditions: list[str], metric: str) -> Parts:
+def by_column(settings: Sequence[Setting], conditions: list[str], metric: str) -> Parts:
     """Return a table with a line for each condition and a column for each method; n in the title, or in each cell."""
-    table, names = mean_std(runs, [*conditions, LABEL], metric), list(runs[LABEL].unique())
-    same_n = table["n"].nunique() == 1
-    lines = []
-    for _, here in table.groupby(conditions, dropna=False):
-        found = cells(here, dict.fromkeys(names, table["n"].iloc[0] if same_n else None))
-        lines.append([*(plain(here.iloc[0][key]) for key in conditions), *(found.get(name, "-") for name in names)])
-    over = f"{table['n'].iloc[0]} seeds" if same_n else "(n) seeds"
-    title = f"Test accuracy in % {HEADINGS[metric]}, mean ± standard deviation over {over}"
+    settings = [row for row in settings if row[f"{metric} n"] > 0]
+    names = list(dict.fromkeys(row[LABEL] for row in settings))
+    counts = {int(row[f"{metric} n"]) for row in settings}
+    told = next(iter(counts)) if len(counts) == 1 else None
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in sorted(settings, key=lambda row: [place(key, row[key]) for key in conditions]):
+        condition = tuple(plain(row[key]) for key in conditions)
+        cells.setdefault(condition, {})[row[LABEL]] = cell(row, metric, told)
+    lines = [[*condition, *(found.get(name, "-") for name in names)] for condition, found in cells.items()]
+    title = f"Test accuracy in % {HEADINGS[metric]}, mean ± standard deviation over {told or '(n)'} seeds"
     return title, [*(key.removesuffix(".name") for key in conditions), *names], lines, len(conditions)
 
 
-def cells(table: pd.DataFrame, n: Mapping[Any, int | None]) -> dict[str, str]:
-    """Return {label: text} for the methods of one condition, the best in bold where it is clearly ahead.
-
-    With a cell's own n where it is not the one in `n` that the reader is told of.
-    """
-    ranked = table.sort_values("mean", ascending=False)
-    texts = {}
-    for _, row in ranked.iterrows():
-        texts[row[LABEL]] = percent_spread(row["mean"], row["std"]) + own_n(row["n"], n[row[LABEL]])
-    if len(ranked) > 1:
-        first, second = ranked.iloc[0], ranked.iloc[1]
-        if clearly_ahead(first["mean"], first["std"], second["mean"], second["std"]):
-            texts[first[LABEL]] = f"**{texts[first[LABEL]]}**"
-    return texts
+def cell(row: Setting, metric: str, told: int | None) -> str:
+    """Return `mean ± std`, bold where clearly the best, with the cell's own n where that is not the n `told` above."""
+    n = int(row[f"{metric} n"])
+    if n == 0:
+        return "-"
+    text = percent_spread(row[f"{metric} mean"], row[f"{metric} std"]) + own_n(n, told)
+    return f"**{text}**" if row[f"{metric} best"] else text
 
 
 def cost_table(runs: Runs) -> str:

@@ -137,10 +137,10 @@ def in_order(table: pd.DataFrame) -> tuple[list[str], list[dict[Any, Any]]]:
     Methods come in the order of METHODS, then the other keys by their values.
     """
     keys = keys_of(table)
-    return keys, sorted(table.to_dict("records"), key=lambda row: [_place(key, row[key]) for key in keys])
+    return keys, sorted(table.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys])
 
 
-def _place(key: str, value: Any) -> tuple[int, float, str]:
+def place(key: str, value: Any) -> tuple[int, float, str]:
     """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
     if key == METHOD:
         return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
