@@ -49,7 +49,8 @@ def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
     All means over seeds that this package shows are taken here; only the page's script takes others, of the runs that
     its reader chooses.
     """
-    return groups.agg(mean="mean", std="std", n="count")
+    table: pd.DataFrame = groups.agg(mean="mean", std="std", n="count")  # type: ignore[assignment]  # of pandas-stubs
+    return table
 
 
 def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
@@ -115,8 +116,12 @@ def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def _sgd_of(table: pd.DataFrame, keys: Sequence[str]) -> dict[Any, Any]:
     """Return {setting: SGD setting to compare it with}; where several SGD settings agree, none is the one."""
-    alike = {index: _alike(table, setting, keys).index for index, setting in table.iterrows()}
-    return {i: sgd[0] for i, sgd in alike.items() if len(sgd) == 1 and table.loc[i, METHOD] != "sgd"}
+    found = {}
+    for index, setting in table.iterrows():
+        sgd = _alike(table, setting, keys).index
+        if len(sgd) == 1 and setting[METHOD] != "sgd":
+            found[index] = sgd[0]
+    return found
 
 
 def _differences(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> pd.Series:
