@@ -145,7 +145,7 @@ def rho_sweep(root):
 
 def test_a_key_that_varies_within_a_method_has_a_sensitivity_curve(tmp_path):
     assert sensitivities(gather([rho_sweep(tmp_path / "rho")])) == [
-        {"key": "optimizer.rho", "others": ["optimizer.name"], "ofPerturbation": True, "tied": []}
+        {"key": "optimizer.rho", "others": ["optimizer.name"], "values": [0.1, 0.2, 0.1, 0.2], "tied": []}
     ]
     for optimizer, rho in (("sam", 0.1), ("fsam", 0.2)):  # each method has its own
         make_run(tmp_path / "own" / optimizer, optimizer, rho=rho)

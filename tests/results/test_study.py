@@ -7,7 +7,7 @@ import yaml
 from fsamlab.command.main import main
 from fsamlab.results import study
 from fsamlab.results.reading import collect
-from fsamlab.results.settings import clear_best
+from fsamlab.results.settings import clear_best, values_of
 from fsamlab.results.study import Study
 from fsamlab.results.summary import print_sweep, settings_table
 from fsamlab.rundir.find import find_runs
@@ -321,3 +321,12 @@ def test_the_tables_of_a_terminal_say_what_else_changes(tmp_path, capsys):
     directories = [d for d in sorted((tmp_path / "s").iterdir()) if d.is_dir()]
     assert print_sweep(tmp_path / "s", directories) == 0
     assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_that_does_not_perturb_has_no_value_of_a_perturbation():
+    runs = pd.DataFrame(
+        {"optimizer.ascent": ["none", "batch"], "optimizer.rho": [0.0, 0.1], "optimizer.lr": [0.2, "x"]}
+    )
+    assert [str(v) for v in values_of(runs, "optimizer.rho")] == ["nan", "0.1"]
+    assert [str(v) for v in values_of(runs, "optimizer.lr")] == ["0.2", "nan"]
+    assert list(values_of(runs[["optimizer.rho"]], "optimizer.rho")) == [0.0, 0.1]

@@ -20,7 +20,7 @@ from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, factor
 from fsamlab.results.frames import AT_END, comparable, having_key, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.results.methods import GREY, style
-from fsamlab.results.settings import METHOD
+from fsamlab.results.settings import METHOD, values_of
 from fsamlab.results.study import Runs, Study
 
 GIVEN_BY = {  # the sweep of sweeps/ that varies a key
@@ -150,13 +150,12 @@ def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
             seed.
     """
     study = comparable(runs, [METHOD, key])
-    done = study.runs  # a column with None may hold objects, which have no order
-    done = done.assign(**{key: pd.to_numeric(done[key], errors="coerce")})
-    if done[key].isna().all():
+    done = study.runs
+    if pd.to_numeric(done[key], errors="coerce").isna().all():
         raise ValueError(f"{key} is no number; by_method(runs, panel={key!r}) has a panel for each value")
+    done = done.assign(**{key: values_of(done, key)})
     table = mean_std(done, [METHOD, key], metric)
-    unperturbed = set(done.loc[done["optimizer.ascent"] == "none", METHOD]) if "optimizer.ascent" in done else set()
-    fixed = table[key].isna() | (table[METHOD].isin(unperturbed) & key.startswith("optimizer."))
+    fixed = table[key].isna()
     values = sorted(table.loc[~fixed, key].unique())
     if len(values) < 2:
         sweep = f"; `python launch.py -m +sweeps={GIVEN_BY[key]}` varies it" if key in GIVEN_BY else ""

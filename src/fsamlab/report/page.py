@@ -24,7 +24,7 @@ from fsamlab.report import page_notes, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
-from fsamlab.results.settings import METHOD
+from fsamlab.results.settings import METHOD, values_of
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
 
@@ -35,7 +35,6 @@ SCRIPTS = (
 )
 EXACT = 17
 SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
-OF_PERTURBATION = tuple(f"optimizer.{k}" for k in ("rho", "sigma", "lmbda", "eta", "ascent_batch_size"))
 SUMMARIES = ("final/", "best/", "cost/step_ms")
 
 
@@ -129,10 +128,9 @@ def varying_keys(gathered: Gathered) -> list[str]:
 
 
 def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
-    """Return the numeric keys that vary while the rest of a setting stays: what a curve can be drawn against.
+    """Return the numeric config keys that vary while the rest of a setting stays, which a curve can be drawn against.
 
-    `ofPerturbation` says that runs without a perturbation have no value of the key, whatever stands there; `tied` are
-    the keys that change with it.
+    `values` has the number of each run, None for a run that has none; `tied` are the keys that change with the key.
     """
     texts, finished = gathered.study.finished.texts, gathered.study.finished.runs
     if finished.empty:
@@ -147,9 +145,8 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
             continue
         alike = [texts[k] for k in others if k in texts] or [pd.Series("", index=finished.index)]
         if numeric.groupby(alike).nunique().max() > 1:
-            found.append(
-                {"key": key, "others": others, "ofPerturbation": key in OF_PERTURBATION, "tied": tied.get(key, [])}
-            )
+            values = [number(v, EXACT) for v in values_of(gathered.frame, key)]
+            found.append({"key": key, "others": others, "values": values, "tied": tied.get(key, [])})
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
+from fsamlab.axes import rules
 from fsamlab.results.methods import METHODS
 from fsamlab.terminal.text import percent
 
@@ -21,6 +22,19 @@ def numbers(values: pd.Series) -> pd.Series:
     """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
     found = pd.to_numeric(values, errors="coerce").astype(float)
     return found.where(found.abs() < math.inf)
+
+
+def values_of(runs: pd.DataFrame, key: str) -> pd.Series:
+    """Return the numbers of a config key, NaN for each run that has none.
+
+    A run that does not perturb has no radius and no other parameter of the perturbation, whatever its config.yaml says.
+    """
+    found = pd.to_numeric(runs[key], errors="coerce").astype(float)
+    of_perturbation = key in [f"optimizer.{name}" for name in ("rho", "every", "floor", *rules.parameter_types())]
+    if not of_perturbation or "optimizer.ascent" not in runs:
+        return found
+    unperturbed = [name for name, ascent in rules.ASCENTS.items() if not ascent.perturbs]
+    return found.mask(runs["optimizer.ascent"].isin(unperturbed))
 
 
 def as_text(values: pd.Series) -> pd.Series:

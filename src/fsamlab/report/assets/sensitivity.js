@@ -2,13 +2,8 @@
 
 const isUnperturbed = (run) => DATA.keys["optimizer.ascent"]?.[run] === "none";
 
-/* Whether a run has a value of a key; of one that says how to perturb, runs that do not have none. */
-const hasValue = ({ key, ofPerturbation }, run) =>
-  typeof DATA.keys[key][run] === "number" && !(ofPerturbation && isUnperturbed(run));
-
 function sensitivityValues(sensitivity) {
-  const values = DATA.keys[sensitivity.key].filter((_, run) => hasValue(sensitivity, run));
-  return [...new Set(values)].sort((a, b) => a - b);
+  return [...new Set(sensitivity.values.filter((value) => value !== null))].sort((a, b) => a - b);
 }
 
 /* Whether a line was run under the conditions of a level: what the level's method has not (SGD a radius) aside. */
@@ -28,7 +23,7 @@ function sameConditions({ others }, level, line) {
  * line: it is there where there is no line at all.
  */
 function sensitivityLines(sensitivity, summary) {
-  const { key, others } = sensitivity;
+  const { others } = sensitivity;
   const factor = percentFactor(summary);
   const values = sensitivityValues(sensitivity);
   const ends = [values[0], values[values.length - 1]];
@@ -36,7 +31,7 @@ function sensitivityLines(sensitivity, summary) {
     .filter((group) => group.finished)
     .map((group) => {
       const runs = group.runs.filter((run) => DATA.summary[summary][run] !== null);
-      const at = new Map(values.map((value) => [value, runs.filter((run) => hasValue(sensitivity, run) && DATA.keys[key][run] === value)]));
+      const at = new Map(values.map((value) => [value, runs.filter((run) => sensitivity.values[run] === value)]));
       const x = values.filter((value) => at.get(value).length);
       const isLevel = !x.length && runs.length > 0;
       const each = isLevel ? ends.map(() => summaryOf(runs, summary, factor)) : x.map((value) => summaryOf(at.get(value), summary, factor));
