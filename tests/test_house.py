@@ -24,7 +24,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "terminal": "config rundir",
     "diagnostics": "axes config seeding optim data task",
     "train": "config seeding optim data diagnostics task metrics",
-    "results": "config storage rundir terminal metrics",
+    "results": "axes config storage rundir terminal metrics",
     "figures": "results terminal metrics",
     "tracking": "config storage rundir results metrics",
     "sweep": "checks config storage rundir terminal results",
