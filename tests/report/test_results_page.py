@@ -3,12 +3,12 @@
 import json
 import re
 
-import pandas as pd
 import yaml
 from support.made_frames import one_run
 from support.runs import ROOT
 
 from fsamlab.report import figures
+from fsamlab.results.study import Study
 
 PAGE = (ROOT / "docs" / "results.md").read_text()
 SWEEPS = {path.stem for path in (ROOT / "sweeps").glob("*.yaml")}
@@ -50,7 +50,7 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
         exec(block, names)
     assert "| SAM, rho 0.2 | 2 | 80.00 ± 0.00 | 75.00 ± 7.07 |" in capsys.readouterr().out
     assert {path.name for path in tmp_path.glob("*.*")} == {"rho.pdf", "components.pdf", "rho_at_64.svg"}
-    assert isinstance(names["runs"], pd.DataFrame)
+    assert isinstance(names["study"], Study)
 
 
 def test_it_names_every_function_and_its_sweep():

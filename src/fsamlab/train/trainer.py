@@ -173,7 +173,7 @@ class Trainer:
         self._count(loss, sums, len(batch))
 
     def _add_losses(self, loss: Tensor) -> None:
-        """Put the batch's own losses beside the perturbation's scalars: their gap is its m-sharpness at rho."""
+        """Add the batch's losses at w and at w + eps; the difference is its one-step sharpness at rho."""
         if self.optimizer.has_clean_loss:
             self.scalars["perturbation/loss_clean"] = loss.detach()
         if "loss_perturbed" in self.optimizer.scalars:
