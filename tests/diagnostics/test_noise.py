@@ -128,7 +128,7 @@ def test_parts_of_a_set_without_gradient_point_apart():
 
 @pytest.mark.parametrize("num", [0, 1])
 def test_fewer_than_two_batches(num):
-    with pytest.raises(ValueError, match="two batches at least"):
+    with pytest.raises(ValueError, match="at least two batches"):
         gradient_noise([torch.ones(3)] * num, 4)
 
 

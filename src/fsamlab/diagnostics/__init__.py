@@ -10,8 +10,9 @@ Or all quantities at once, in any loop:
     diagnostics = Diagnostics.of_loop(loader)
     diagnostics.measure(Snapshot(model, optimizer, step))["sharpness/m_sharpness"]
 
-Files, in reading order: context.py, objective.py, sharpness.py, curvature.py (lanczos.py), noise.py,
-decomposition.py; then quantities.py, samples.py, snapshot.py and suite.py, which put them behind `diagnostics=...`.
+The files, in reading order: context.py, objective.py, sharpness.py, curvature.py with lanczos.py, noise.py and
+decomposition.py measure. quantities.py, samples.py, snapshot.py and suite.py make the measurements available as
+`diagnostics=...`.
 """
 
 from fsamlab.diagnostics.context import measuring

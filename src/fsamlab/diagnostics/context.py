@@ -26,19 +26,20 @@ def measuring(
 ) -> Iterator[None]:
     """Measure `model` under fixed conventions and leave it, and the random state, bitwise as they were.
 
-    Inside: `.grad` is empty, dropout and stochastic depth are off, autocast is off, matrix products are
-    in full precision, attention runs on its mathematical kernel (the fused ones have no second derivative),
-    and gradients are enabled. Restored afterwards, also after an exception: weights, `.grad`, buffers,
-    training flags, the flags of batch norms, random states. The context may be nested, also in other modes
-    (`eval` inside `reestimated` takes the statistics that it finds: the re-estimated ones).
+    Inside the context `.grad` is empty, dropout, stochastic depth and autocast are off, matrix products are in full
+    precision, attention runs on its mathematical kernel (the fused kernels have no second derivative), and gradients
+    are enabled. Afterwards, also after an exception, the context restores weights, `.grad`, buffers, training flags,
+    the flags of batch norms, and random states. Contexts may be nested, also with different modes: `eval` inside
+    `reestimated` uses the re-estimated statistics.
 
     Args:
-        batchnorm: `eval` normalises with the running statistics, `batch` with those of each batch (as
-            training does), `reestimated` with running statistics taken anew over `images`: their mean over
-            the batches, weighted by size. None of them counts a batch. The mode changes curvature tenfold.
+        model: the network.
+        batchnorm: `eval` normalises with the running statistics; `batch` with the statistics of each batch, as training
+            does; `reestimated` with running statistics estimated anew over `images`, as their mean over the batches,
+            weighted by size. No mode changes the model's count of batches. The mode changes curvature tenfold.
         images: batches (b, channels, height, width) for `reestimated`.
-        dropout: modules other than norms are in training mode, as training has them: dropout and stochastic depth
-            are on. :class:`~fsamlab.diagnostics.objective.Objective` then takes seeds for its masks.
+        dropout: keep modules other than norms in training mode, so that dropout and stochastic depth are on.
+            :class:`~fsamlab.diagnostics.objective.Objective` then takes seeds for the masks.
 
     Raises:
         ConfigError: an unknown mode.
@@ -51,15 +52,15 @@ def measuring(
         stack.enter_context(_exact_kernels(device))
         stack.enter_context(torch.enable_grad())
         model.train(dropout)
-        for module in _norms(model):  # whatever an outer context has made of them
+        for module in _norms(model):  # an outer context may have changed them
             module.eval()
             module.track_running_stats = module.running_mean is not None
         if batchnorm == "reestimated":
             _reestimate(model, images)
         elif batchnorm == "batch":
             for module in _norms(model):
-                # Batch norms without tracking take no buffers in; instance norms always do, and move them
-                # by `momentum`.
+                # With tracking off a batch norm does not read its buffers. An instance norm always updates its own, by
+                # `momentum`, so momentum 0 keeps them.
                 module.train()
                 module.track_running_stats, module.momentum = False, 0.0
         yield
@@ -77,7 +78,7 @@ def _reestimate(model: nn.Module, images: Iterable[Tensor]) -> None:
         seen += len(batch)
         for module in tracking:
             module.train()
-            module.momentum = len(batch) / seen  # 1 for the first: the old statistics leave no trace
+            module.momentum = len(batch) / seen  # 1 for the first batch, so the old statistics have no weight
         model(batch)
     if tracking and not seen:
         raise ValueError("batchnorm=reestimated needs images to take the statistics over")
@@ -126,9 +127,9 @@ def random_state_restored() -> Iterator[None]:
 
 @contextmanager
 def _exact_kernels(device: torch.device) -> Iterator[None]:
-    """Autocast off, full-precision deterministic products, attention with second derivatives."""
+    """Turn autocast off, make products deterministic and full-precision, and attention twice differentiable."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # another kernel, taken only where no gradient is needed
+    torch.backends.mha.set_fastpath_enabled(False)  # a different kernel, used only if no gradient is needed
     try:
         with (
             _full_precision(),
@@ -143,7 +144,7 @@ def _exact_kernels(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _cudnn(**flags: bool) -> Iterator[None]:
-    # torch.backends.cudnn.flags also reads `allow_tf32`, which is an error where the newer settings were used.
+    # not torch.backends.cudnn.flags: it reads `allow_tf32`, an error if the newer precision settings were used
     saved = {name: getattr(torch.backends.cudnn, name) for name in flags}
     try:
         for name, value in flags.items():
@@ -156,11 +157,10 @@ def _cudnn(**flags: bool) -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products and convolutions in full precision, whichever of torch's settings were used.
+    """Compute products and convolutions in full precision, whichever of torch's two sets of settings was used.
 
-    Torch has two sets of settings. The older ones cannot be read where the newer ones differ (a RuntimeError). The
-    newer ones are there for each backend and operation, and one that is not set takes the value of its backend, or the
-    global value.
+    The older settings cannot be read if the newer settings differ (a RuntimeError). The newer settings exist for each
+    backend and operation; a setting that was not set has the value of its backend, or the global value.
     """
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     newer: list[Any] = []
@@ -182,7 +182,7 @@ def _full_precision() -> Iterator[None]:
             cudnn.allow_tf32 = allow_tf32
         for setting, value in zip(newer, values, strict=True):
             setting.fp32_precision = "none"
-            if setting.fp32_precision != value:  # the value was its own
+            if setting.fp32_precision != value:  # the value was set here, not inherited
                 setting.fp32_precision = value
 
 

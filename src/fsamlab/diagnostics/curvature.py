@@ -28,9 +28,10 @@ def hessian_eigenvalues(
     with_vectors: bool = False,
     keep_graph: bool | None = None,
 ) -> Eigenvalues:
-    """Return the Hessian's largest and smallest eigenvalues; see :func:`~fsamlab.diagnostics.lanczos.eigenvalues`.
+    """Return the largest and smallest eigenvalues of the Hessian.
 
-    Costs a product (2 to 3 G) for each Lanczos step: 7 to 10 for the largest to 1e-3.
+    The arguments are those of :func:`~fsamlab.diagnostics.lanczos.eigenvalues`. Each Lanczos step costs a product (2 to
+    3 G); the largest eigenvalue to 1e-3 takes 7 to 10 steps.
     """
     with objective.hessian(keep_graph) as hessian:
         return eigenvalues(
@@ -49,12 +50,12 @@ def hessian_eigenvalues(
 def spectrum(
     objective: Objective, num_eigenvalues: int = 5, tolerance: float = 1e-3, max_steps: int = 100, seed: int = 0
 ) -> dict[str, float]:
-    """Return both ends of the spectrum as `lambda_max`, `lambda_2`, ..., `lambda_min`, with how sure they are.
+    """Return both ends of the spectrum as `lambda_max`, `lambda_2`, ..., `lambda_min`, and their accuracy.
 
-    `lambda_error` is the largest residual norm relative to max(|lambda|, 1e-3 spectral radius): an eigenvalue lies that
-    near. `lambda_converged` is 1 where that is below the tolerance and a repeated search found no other eigenvalue.
-    `lambda_ratio` is lambda_1 / lambda_k of the papers (Jastrzebski et al., 2002.09572, use k = 5); it is absent where
-    lambda_k is not positive, or no larger than its error.
+    `lambda_error` is the largest residual norm relative to max(|lambda|, 1e-3 spectral radius); an exact eigenvalue
+    lies within this distance. `lambda_converged` is 1 if `lambda_error` is at most the tolerance and a repeated search
+    found no further eigenvalue. `lambda_ratio` is lambda_1 / lambda_k of the papers (Jastrzebski et al., 2002.09572,
+    use k = 5); it is absent if lambda_k is not positive, or not larger than its error.
     """
     found = hessian_eigenvalues(
         objective,
@@ -90,7 +91,7 @@ def trace(objective: Objective, num_probes: int = 10, seed: int = 0) -> dict[str
 
 
 def along(objective: Objective, directions: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the Rayleigh quotient v'Hv / |v|^2 of each direction (P,); NaN for a zero. Costs a product each."""
+    """Return the Rayleigh quotient v'Hv / |v|^2 of each direction v (P,), NaN for v = 0. Costs a product for each."""
     values = {}
     with objective.hessian() as hessian:
         for name, v in directions.items():

@@ -1,13 +1,15 @@
-"""The perturbation taken apart: how much of a batch gradient is full gradient, how much noise, and what each does.
+"""Decomposition of the perturbation: the parts of a batch gradient along the full gradient and orthogonal to it.
 
-    g_B   gradient of the batch about to be trained on        g   gradient of the other samples of the probe set
-    m     the optimizer's EMA, m_{t-1}: g_B is not in it       d   = g_B - sigma m, F-SAM's direction
+    g_B   gradient of the batch of the next step              g   gradient of the other samples of the probe set
+    m     the optimizer's EMA m_{t-1}, without g_B             d   = g_B - sigma m, F-SAM's direction
     Pi    = (<g_B, g> / |g|^2) g, the full-gradient component  n   = g_B - Pi, the batch-specific noise
 
-The batch's samples are left out of the probe set: with them inside, the cosines of g_B come out too large.
-All gradients are made as training makes them: batches of its size, their own batch statistics, augmented, and with
-dropout and stochastic depth, whose masks count like an augmentation. The full gradient is then the mean over masks;
-g is an estimate of it with one mask for each sample, and that noise is part of tr Sigma and so of the predictions.
+The samples of the batches are left out of g. With these samples inside, the cosines of g_B would be too large.
+
+All gradients are computed as in training: batches of training's size, the statistics of each batch, augmentation,
+dropout and stochastic depth. A mask of dropout counts like an augmentation: the full gradient is the mean over masks,
+and g estimates it with one mask for each sample. The noise of this estimate is part of tr Sigma, and therefore of the
+predictions.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from fsamlab.seeding import derive_seed
 
 
 class Masks(IntEnum):
-    """What a set of masks is for: no two uses share a draw."""
+    """The uses of random masks. Each use has draws of its own."""
 
     OTHERS = 0
     INSIDE = 1
@@ -42,11 +44,11 @@ class EmaState:
     """An optimizer's EMA between two steps.
 
     Attributes:
-        m: m_{t-1} (P,); entries of parameters without an average are zero.
-        direction: g_B -> d, F-SAM's direction with the optimizer's own sigma and order (sigma 1 where its
-            component has none).
-        weights: of the gradients in it, float64 (n,), the newest last.
-        steps: at which they were taken, int64 (n,).
+        m: m_{t-1} (P,); zero for parameters without an EMA.
+        direction: g_B -> d, F-SAM's direction with the optimizer's own sigma and order (sigma 1 if its component has no
+            sigma).
+        weights: weights of the gradients in the EMA, float64 (n,), the newest gradient last.
+        steps: the steps of these gradients, int64 (n,).
     """
 
     m: Tensor
@@ -56,19 +58,19 @@ class EmaState:
 
 
 class Decomposition:
-    """Gradients of the coming batches and of the rest of the probe set, at one w.
+    """Gradients of the next batches and of the other samples of the probe set, at the same weights w.
 
     To be built inside :func:`~fsamlab.diagnostics.context.measuring` with `batchnorm="batch", dropout=True`.
-    Costs one G over the probe set, and one over the batches.
+    Costs one G over the probe set, and one G over the batches.
 
     Args:
-        objective: of the model, with any batches; gives loss and model.
+        objective: gives the model and the loss; its batches are not used.
         probe: the probe set, in random order, augmented as in training.
-        batches: the batches that training is about to make, of one size; two at least.
-        ema: of the optimizer, where it has one.
-        sampling: how the batches that fed the EMA were drawn.
-        twins: the batches' samples augmented anew, where augmentation or masks make a difference.
-        masks: seeds of the masks, where dropout is on: of the batches first, further ones are derived.
+        batches: the batches of the next steps, all of one size, at least two.
+        ema: the optimizer's EMA, None if it has none.
+        sampling: how the batches behind the EMA were drawn.
+        twins: the samples of the batches with new augmentations; None if neither augmentation nor dropout is used.
+        masks: a seed for the masks of each batch; other seeds are derived from the first. None without dropout.
     """
 
     def __init__(
@@ -82,11 +84,11 @@ class Decomposition:
         masks: list[int] | None = None,
     ) -> None:
         if len(batches) < 2:
-            raise ValueError("two batches at least: SAM-db perturbs along another one's gradient")
+            raise ValueError("needs at least two batches: SAM-db perturbs along the gradient of another batch")
         self.ema, self.sampling, self.num_probe, self.batch_size = ema, sampling, len(probe), len(batches[0])
         taken = torch.isin(probe.indices, torch.cat([b.indices for b in batches]))
         others = (~taken).nonzero().flatten()
-        if len(others) % self.batch_size == 1:  # a batch of one has no batch statistics
+        if len(others) % self.batch_size == 1:  # a batch of one sample has no batch statistics
             others = others[:-1]
         self.masks = masks
         self.others = self._of(objective, chunks(probe, others, self.batch_size), Masks.OTHERS)
@@ -94,19 +96,19 @@ class Decomposition:
         self.batches = [objective.of([(b.inputs, b.targets)], seeds) for b, seeds in zip(batches, own, strict=True)]
         self.gradients, self.losses = zip(*(b.gradient() for b in self.batches))
         indices = torch.cat([b.indices for b in batches])
-        disjoint = len(indices.unique()) == len(indices)  # two epochs' batches need not be
+        disjoint = len(indices.unique()) == len(indices)  # batches of two epochs may share samples
         self.rest, self.noise = self._rest(self.gradients if disjoint else ())
         self.noise = replace(self.noise, trace_augmentation=self._augmentation(twins or []))
         self.full = self._full(objective, probe, taken.nonzero().flatten())
 
     def _of(self, objective: Objective, batches: list[Samples], use: Masks) -> Objective:
-        """Return the objective over these batches, each with masks that no other batch has."""
+        """Return the objective over these batches, each batch with masks of its own."""
         if self.masks is None:
             return objective.of(batches)
         return objective.of(batches, [derive_seed(self.masks[0], use, i) for i in range(len(batches))])
 
     def _rest(self, more: tuple[Tensor, ...]) -> tuple[Tensor, GradientNoise]:
-        """Return g over the other samples, and the noise from its batches of full size and from `more`."""
+        """Return g, and the noise estimated from its batches of full size and from the gradients `more`."""
         total = self.others.zeros()
 
         def full_sized() -> Iterator[Tensor]:
@@ -120,7 +122,10 @@ class Decomposition:
         return total, noise
 
     def _augmentation(self, twins: list[Batch]) -> float:
-        """Return the trace that augmentation and masks add: two draws for a batch differ by twice a batch's share."""
+        """Return the part of tr Sigma due to augmentation and masks.
+
+        The difference between two draws for the same batch has twice the variance of one draw, hence the factor 1/2.
+        """
         if not twins:
             return 0.0
         again = self._of(self.others, [(b.inputs, b.targets) for b in twins], Masks.TWINS)
@@ -128,7 +133,7 @@ class Decomposition:
         return fmean(squares) * self.batch_size / 2
 
     def _full(self, objective: Objective, probe: Batch, taken: Tensor) -> Tensor:
-        """Return the gradient over the whole probe set, which m is compared with."""
+        """Return the gradient over the whole probe set, for comparison with m."""
         if not len(taken):
             return self.rest
         inside = self._of(objective, chunks(probe, taken, self.batch_size), Masks.INSIDE).gradient()[0]
@@ -136,7 +141,7 @@ class Decomposition:
         return self.rest * (1 - share) + inside * share
 
     def cosines(self) -> dict[str, float]:
-        """Return alignments and sizes of the parts, means over the batches, beside what the noise predicts."""
+        """Return cosines and norms of the parts, as means over the batches, and the predictions from the noise."""
         g, noise = self.rest, self.noise
         pairs = [(cosine(b, g), norm(b)) for b in self.gradients]
         values = {
@@ -166,7 +171,7 @@ class Decomposition:
         }
 
     def directions(self, k: int, seed: int) -> dict[str, Tensor]:
-        """Return the directions of the variants for the k-th batch, by the variants' names."""
+        """Return {name of a variant: its direction (P,)} for the k-th batch."""
         batch, g = self.gradients[k], self.rest
         square = dot(g, g)
         projection = g * (dot(batch, g) / square) if square else torch.zeros_like(g)
@@ -183,11 +188,11 @@ class Decomposition:
         return found
 
     def friendliness(self, rho: float, seed: int) -> dict[str, float]:
-        """Return what a step of length rho along each direction does to the batch's loss and to that of others.
+        """Return how much a step of length rho along each direction raises the loss of the batch and of other samples.
 
-        `rise_batch_X` and `rise_other_X`, means over the batches, each with its first-order part <eps, g_B> and
-        <eps, g>. A friendly direction raises the first and not the second. Costs for each batch and
-        direction one F over the other samples and one over the batch.
+        The keys are `rise_batch_X` and `rise_other_X`, as means over the batches, and the first-order parts <eps, g_B>
+        and <eps, g>. A friendly direction raises the loss of the batch, but not the loss of the other samples. Costs
+        one F over the other samples and one F over the batch, for each batch and direction.
         """
         others_losses = self.others.losses()
         found: dict[str, list[float]] = {}
@@ -208,15 +213,18 @@ class Decomposition:
         return {key: fmean(values) for key, values in found.items()}
 
     def curvature(self, seed: int) -> dict[str, float]:
-        """Return the other samples' curvature along each direction of the first batch, `along_X`; a product each."""
+        """Return `along_X`, the curvature of the other samples along each direction X of the first batch.
+
+        Costs a Hessian product for each direction.
+        """
         found = curvature.along(self.others, self.directions(0, seed))
         return {f"along_{name}": value for name, value in found.items()}
 
 
 def chunks(samples: Batch, positions: Tensor, size: int) -> list[Samples]:
-    """Return the samples at `positions` in batches of `size`; one that would be left alone joins the batch before it.
+    """Return the samples at `positions` in batches of `size`.
 
-    Batch statistics of a single sample do not exist.
+    If a single sample remains, it joins the batch before, because a batch of one sample has no batch statistics.
     """
     pieces = list(positions.split(size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:

@@ -4,18 +4,21 @@
     T_j = V_j' A V_j, tridiagonal, with eigenpairs (theta_i, s_i)
     r_i = beta_j |last entry of s_i| = |A y_i - theta_i y_i|,  y_i = V_j s_i
 
-Some eigenvalue lies within r_i of theta_i, and within r_i^2 / gap_i where the others are gap_i away
-(Parlett, The Symmetric Eigenvalue Problem, theorems 4.5.1 and 11.7.1). The second is far smaller, but gap_i
-is read off the Ritz values, and these cannot tell two eigenvalues apart that are closer than r_i: with
-neighbours 1 % apart a theta between them passes for exact to 1e-3. It is an estimate, no bound. `strict` goes by
-r_i alone.
+Errors. An eigenvalue lies within r_i of theta_i. An eigenvalue also lies within r_i^2 / gap_i of theta_i, if all other
+eigenvalues are at least gap_i away (Parlett, The Symmetric Eigenvalue Problem, theorems 4.5.1 and 11.7.1). The second
+bound is far smaller, but gap_i has to be estimated from the Ritz values, and Ritz values cannot separate two
+eigenvalues that are closer than r_i: if two eigenvalues are 1 % apart, a theta between them seems exact to 1e-3. So
+r_i^2 / gap_i is an estimate and not a bound. `strict` uses r_i alone.
 
-A chain that starts from one vector sees one direction of a repeated eigenvalue, and no eigenvector that the vector
-has almost no part in. No residual tells. Where that matters the search is repeated: a further chain starts from a new
-random vector orthogonal to all that is there, and Ritz values are taken over all chains. The result is said to be
-converged when a whole further chain has left it as it was. T then holds the chains' tridiagonal blocks and what
-couples them: the product of a chain's last vector leaves the chain, and that open end goes into the residuals. An
-open end is followed, before a new chain starts, where it keeps a wanted pair from converging.
+Chains. A chain is the sequence of basis vectors that starts from one vector. A chain finds only one eigenvector of a
+repeated eigenvalue, and misses every eigenvector that is almost orthogonal to its start. No residual shows this. Where
+it matters, the search is repeated: a further chain starts from a new random vector orthogonal to the whole basis, and
+the Ritz values are taken over all chains. The search has converged when a whole further chain has not changed the
+result.
+
+Open ends. T holds the tridiagonal block of each chain and the entries that couple the chains. The product of a chain's
+last vector with A has a part outside the basis. This part is an open end; its norm enters the residuals. If an open end
+keeps a wanted pair from converging, it is followed before a new chain starts.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ from torch import Tensor
 from fsamlab.diagnostics.vectors import dots, gaussian, norm
 from fsamlab.seeding import derive_seed
 
-MIN_STEPS = 7  # before the Ritz values' own gaps are worth anything: a start may have next to no part in the first
-QUIET_STEPS = 5  # while an end of a chain is still on its way, its residual may be small by chance
-SMALLEST = 1e-3  # of the spectral radius: a smaller eigenvalue's error is relative to that, a zero has none
+MIN_STEPS = 7  # a start may be almost orthogonal to the first eigenvector; gaps between earlier Ritz values mislead
+QUIET_STEPS = 5  # the residual of a Ritz value that still moves may be small by chance, but not so often in a row
+SMALLEST = 1e-3  # errors of eigenvalues below this share of the spectral radius are relative to the share: zeros exist
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Eigenvalues:
     Attributes:
         top: the largest, descending.
         bottom: the smallest, ascending.
-        top_errors, bottom_errors: of each: the residual norm, which bounds the distance to the nearest eigenvalue
-            (`strict`); else an estimate of that distance, which is too small for a few starts in a hundred.
-        converged: whether all errors are within the tolerance and, where the search was repeated, a further chain
-            has found nothing new.
+        top_errors, bottom_errors: with `strict` the residual norm of each value, which bounds the distance to the
+            nearest eigenvalue; otherwise an estimate of that distance, which is too small for a few starts in 100.
+        converged: whether all errors are within the tolerance and, if the search was repeated, the last chain has not
+            changed the result.
         num_products: products with the operator.
-        radius: the largest |Ritz value|.
-        vectors: eigenvectors of `top` then `bottom` (rows, P), where they were asked for.
+        radius: the largest |Ritz value|, an estimate of the spectral radius.
+        vectors: the eigenvectors of `top`, then of `bottom`, as rows (number, P); None unless asked for.
     """
 
     top: list[float]
@@ -64,7 +67,7 @@ class Eigenvalues:
 
     @property
     def relative_error(self) -> float:
-        """The largest error relative to max(|eigenvalue|, 1e-3 radius): what the tolerance is held against."""
+        """The largest error relative to max(|eigenvalue|, 1e-3 radius), which is compared with the tolerance."""
         pairs = zip([*self.top, *self.bottom], [*self.top_errors, *self.bottom_errors])
         return max((error / _scale(value, self.radius) if error else 0.0 for value, error in pairs), default=0.0)
 
@@ -89,17 +92,21 @@ def eigenvalues(
 ) -> Eigenvalues:
     """Return the extreme eigenvalues of a symmetric operator on vectors like `like` (P,).
 
-    The search is repeated from a new vector where `strict`, or where more than one eigenvalue of an end is wanted.
+    The search is repeated from a new vector if `strict`, or if more than one eigenvalue of one end is wanted.
 
     Args:
         product: v -> A v.
-        tolerance: of each eigenvalue, relative to the eigenvalue itself, or to 1e-3 of the spectral radius
-            where it is smaller than that (a zero has no relative error).
-        max_steps: products at most; the basis takes as many vectors of memory.
-        strict: an error is the residual norm, which finds close neighbours apart; else an estimate by the gaps,
-            which takes fewer products (2 of 8 for the largest one of a network) and is wrong for a few starts in 100.
-        seed: of the random starts; `start` (P,) takes the place of the first.
-        storage: device that holds the basis; None is that of `like`.
+        num_top, num_bottom: how many of the largest and of the smallest eigenvalues.
+        tolerance: largest error of an eigenvalue, relative to the eigenvalue, or to 1e-3 of the spectral radius if the
+            eigenvalue is smaller than that (an eigenvalue of zero has no relative error).
+        max_steps: the largest number of products. The basis needs memory for as many vectors.
+        strict: take the residual norm as the error, which separates close eigenvalues. Otherwise the error is an
+            estimate from the gaps: it saves products (2 of 8 for the largest eigenvalue of a network), and is wrong for
+            a few starts in 100.
+        seed: seed of the random starts.
+        start: vector (P,) to start from instead of the first random one.
+        with_vectors: return the eigenvectors too.
+        storage: device of the basis; None means the device of `like`.
     """
     size = len(like)
     num_wanted = min(num_top + num_bottom, size)
@@ -108,10 +115,10 @@ def eigenvalues(
     first = gaussian(like, seed) if start is None else start.clone()
     basis = torch.empty(0, size, dtype=like.dtype, device=storage or like.device)
     t = np.zeros((0, 0))
-    ends: dict[int, Tensor] = {}  # by basis vector: what its product left outside the basis, orthogonal to the basis
-    begin = 0  # where the present chain begins
-    quiet = 0  # steps in a row at which the present chain has looked finished
-    settled: np.ndarray | None = None  # the values before the present chain
+    ends: dict[int, Tensor] = {}  # index of a basis vector -> the part of its product that is orthogonal to the basis
+    begin = 0  # index of the first vector of the present chain
+    quiet = 0  # number of steps in a row after which the present chain looked finished
+    settled: np.ndarray | None = None  # the wanted values before the present chain; None in the first chain
     v = first / norm(first)
     while True:
         j = len(t)
@@ -121,12 +128,14 @@ def eigenvalues(
         coefficients, w, beta = _orthogonalised(rows, product(v))
         if not math.isfinite(beta):
             return _unknown(num_top, num_bottom, j + 1)
+        # v is in the basis now, so its part leaves the open ends: <A v_i, v> is their coefficient, as A is symmetric
         for i, left in ends.items():
             ends[i] = left - v * float(coefficients[i])
         t = np.block([[t, coefficients[:j, None]], [coefficients]])
         theta, s = np.linalg.eigh(t)
         radius = float(np.abs(theta).max())
         exhausted = j + 1 == size
+        # A product that stays in the basis leaves rounding noise; followed as an open end it would add a random vector.
         lengths = {i: norm(left) for i, left in ends.items()} | {j: beta}
         negligible = (1e-12 if like.dtype == torch.float64 else 1e-6) * radius
         lengths = {} if exhausted else {i: length for i, length in lengths.items() if length > negligible}
@@ -136,6 +145,8 @@ def eigenvalues(
         if exhausted:
             break
         found = result.converged and j + 1 >= num_wanted
+        # Is the present chain done? Its own part of T is judged alone: in the whole of T, what an earlier chain has
+        # found would hide that this chain has not seen the ends of the spectrum yet.
         values = np.array([*result.top, *result.bottom])
         own_theta, own_s = np.linalg.eigh(t[begin:, begin:])
         own_lengths = {i - begin: length for i, length in lengths.items() if i >= begin}
@@ -155,7 +166,9 @@ def eigenvalues(
         if j + 1 == max_steps:
             result = replace(result, converged=False)
             break
-        if chain_done and (found or not ends):  # go on from a new direction
+        # The next basis vector: a new random direction; or the open end that the wanted pairs need; or, the usual case,
+        # the plain next vector of this chain.
+        if chain_done and (found or not ends):
             begin, settled, quiet = j + 1, values, 0
             _, v, length = _orthogonalised(rows, gaussian(like, derive_seed(seed, begin)))
         elif chain_done:
@@ -175,7 +188,7 @@ def eigenvalues(
 
 
 def _unknown(num_top: int, num_bottom: int, num_products: int) -> Eigenvalues:
-    """Return what is known of an operator that is not finite: nothing."""
+    """Return NaN for each value: the product of the operator was not finite."""
     top, bottom = [math.nan] * num_top, [math.nan] * num_bottom
     return Eigenvalues(top, bottom, list(top), list(bottom), False, num_products)
 
@@ -195,7 +208,10 @@ def _grown(basis: Tensor, used: int, max_steps: int) -> Tensor:
 
 
 def _orthogonalised(rows: Tensor, w: Tensor) -> tuple[np.ndarray, Tensor, float]:
-    """Return the rows' inner products with w, then w without its parts along them (taken out twice), and its norm."""
+    """Return (inner products of the rows with w, w without its parts along the rows, norm of that).
+
+    The parts are subtracted twice, because one subtraction leaves rounding errors of the size of the parts.
+    """
     total = np.zeros(len(rows))
     for _ in range(2):
         coefficients = dots(rows, w)
@@ -205,7 +221,7 @@ def _orthogonalised(rows: Tensor, w: Tensor) -> tuple[np.ndarray, Tensor, float]
 
 
 def _residuals(s: np.ndarray, lengths: dict[int, float]) -> np.ndarray:
-    """Return a bound on each Ritz pair's residual norm, from its entries at the open ends and the ends' norms."""
+    """Return a bound on the residual norm of each Ritz pair: its entries at the open ends times their norms."""
     total = np.zeros(len(s))
     for i, length in lengths.items():
         total += length * np.abs(s[i])
@@ -213,7 +229,7 @@ def _residuals(s: np.ndarray, lengths: dict[int, float]) -> np.ndarray:
 
 
 def _weightiest(s: np.ndarray, lengths: dict[int, float], num_top: int, num_bottom: int) -> int:
-    """Return the open end that has most part in the residuals of the wanted pairs."""
+    """Return the open end with the largest part in the residuals of the wanted pairs."""
     wanted = [*range(max(0, len(s) - num_top), len(s)), *range(min(num_bottom, len(s)))]
     return max(lengths, key=lambda i: lengths[i] * float(np.abs(s[i, wanted]).max()))
 
@@ -221,11 +237,14 @@ def _weightiest(s: np.ndarray, lengths: dict[int, float], num_top: int, num_bott
 def _nothing_hidden(
     theta: np.ndarray, residual: np.ndarray, found: Eigenvalues, tolerance: float, radius: float
 ) -> bool:
-    """Return whether a chain beside the found eigenvalues holds none beyond the innermost of them.
+    """Return whether a further chain has shown no eigenvalue beyond the innermost of those found so far.
+
+    The chain's extreme Ritz value must lie inside by two of its residuals, or have converged to a quarter of the
+    tolerance.
 
     Args:
-        theta, residual: the chain's own Ritz values, ascending.
-            With a margin of two residuals, and a quarter of the tolerance.
+        theta, residual: the chain's own Ritz values, ascending, and their residuals.
+        found: the result over all chains.
     """
 
     def settled(i: int) -> bool:
@@ -253,7 +272,7 @@ def _judged(
     def error(i: int) -> float:
         if strict:
             return float(residual[i])
-        # A neighbour may still move towards theta_i by as much as its own residual.
+        # A neighbouring Ritz value may still move towards theta_i by its own residual, which makes the gap smaller.
         others = [abs(theta[j] - theta[i]) - residual[j] for j in (i - 1, i + 1) if 0 <= j < len(theta)]
         gap = min(others, default=0.0)
         return float(min(residual[i], residual[i] ** 2 / gap) if gap > 0 else residual[i])

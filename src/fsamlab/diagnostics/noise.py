@@ -1,8 +1,8 @@
-"""Gradient noise: its size, what it does to cosines, and how much of it an EMA averages away.
+"""Gradient noise: its size, its effect on cosines, and how much of it an EMA averages away.
 
-mu is the mean gradient of the distribution the samples come from, g that of the N training samples, Sigma the
-covariance of one sample's gradient. For a mean over b samples E|g_B|^2 = |mu|^2 + tr Sigma / b, and two
-disjoint batches share mu alone: E<g_i, g_j> = |mu|^2.
+mu is the mean gradient of the distribution of the samples, g the mean gradient of the N training samples, and Sigma the
+covariance of the gradient of one sample. A mean over b samples has E|g_B|^2 = |mu|^2 + tr Sigma / b. Two disjoint
+batches have only mu in common: E<g_i, g_j> = |mu|^2.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class GradientNoise:
     """Estimates from K gradients of disjoint batches of b samples at the same weights.
 
     Attributes:
-        grad_sq: estimate of |mu|^2, the mean of the products of pairs; unbiased, so it may be negative.
-        trace_sigma: estimate of tr Sigma, b times the sample variance of the batch gradients; unbiased.
+        grad_sq: estimate of |mu|^2, the mean of <g_i, g_j> over pairs. It is unbiased and may therefore be negative.
+        trace_sigma: unbiased estimate of tr Sigma: b times the sample variance of the batch gradients.
         coherence: mean cosine of two batch gradients (Fort et al., 1901.09491).
         batch_size: b.
         num_batches: K.
-        trace_augmentation: the part of tr Sigma that comes from augmenting a sample anew each time, and that
-            is drawn independently in every epoch and in the probe.
+        trace_augmentation: the part of tr Sigma that is due to new augmentations. This part is drawn independently in
+            every epoch and in the probe set.
     """
 
     grad_sq: float
@@ -40,15 +40,15 @@ class GradientNoise:
 
     @property
     def scale(self) -> float:
-        """Simple noise scale tr Sigma / |mu|^2 in samples (McCandlish et al., 1812.06162): a ratio of means.
+        """Simple noise scale tr Sigma / |mu|^2, in samples (McCandlish et al., 1812.06162).
 
-        NaN where the estimate of |mu|^2 is not positive.
+        NaN if the estimate of |mu|^2 is not positive.
         """
         return self.trace_sigma / self.grad_sq if self.grad_sq > 0 else math.nan
 
     @property
     def trace_samples(self) -> float:
-        """The part of tr Sigma between the samples, which a pass over all N of them averages away."""
+        """The part of tr Sigma that is due to the choice of samples; a pass over all N samples averages it away."""
         return self.trace_sigma - self.trace_augmentation
 
     def grad_sq_of(self, num_samples: float) -> float:
@@ -56,16 +56,17 @@ class GradientNoise:
         return self.grad_sq + self.trace_sigma / num_samples
 
     def cosine_of(self, num_a: float, num_b: float) -> float:
-        """Return the expected cosine of mean gradients over disjoint sets of so many samples.
+        """Return the expected cosine between the mean gradients of two disjoint sets of num_a and num_b samples.
 
-        |mu|^2 / sqrt of their expected squares. It is negative with `grad_sq`: a set that has been learned by
-        heart has a gradient near zero, and then its parts point apart. NaN where an expected square is not positive.
+        This is |mu|^2 divided by the root of the two expected squares. It has the sign of `grad_sq`: if the network has
+        memorised a set, the gradient of the set is near zero, and the gradients of its parts point in opposite
+        directions. NaN if an expected square is not positive.
         """
         a, b = self.grad_sq_of(num_a), self.grad_sq_of(num_b)
         return self.grad_sq / math.sqrt(a * b) if a > 0 and b > 0 else math.nan
 
     def values(self) -> dict[str, float]:
-        """Return what is logged below noise/."""
+        """Return the values that are logged below `noise/`."""
         return {
             "grad_sq": self.grad_sq,
             "trace_sigma": self.trace_sigma,
@@ -77,7 +78,9 @@ class GradientNoise:
 
 
 def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNoise:
-    """Estimate from gradients (P,) of disjoint batches of `batch_size` samples; they are not kept.
+    """Return the noise estimated from gradients (P,) of disjoint batches of `batch_size` samples.
+
+    The gradients are read one after another and are not kept.
 
     Raises:
         ValueError: fewer than two batches.
@@ -93,7 +96,7 @@ def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNois
             unit, num_directions = g / math.sqrt(square), num_directions + 1
             directions = unit if directions is None else directions.add_(unit)
     if total is None or k < 2:
-        raise ValueError("the gradient noise needs two batches at least")
+        raise ValueError("the gradient noise needs at least two batches")
     grad_sq = (dot(total, total) - squares) / (k * (k - 1))
     variance = squares / k - grad_sq  # = sum |g_i - mean|^2 / (k - 1)
     coherence = math.nan
@@ -103,10 +106,10 @@ def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNois
 
 
 def ema_weights(num_updates: int, lmbda: float, ema_init: str) -> Tensor:
-    """Return the weights c of the gradients in an EMA after `num_updates`, float64, the newest last.
+    """Return the weights c (n,), float64, of the gradients in an EMA after `num_updates`; the newest gradient is last.
 
-    m = sum_j c_j g_j with c_j = (1 - lmbda) lmbda^age; with `first_gradient` the oldest has lmbda^age alone.
-    Gradients so old that their weight is below 1e-12 are left out.
+    m = sum_j c_j g_j with c_j = (1 - lmbda) lmbda^age. With ema_init=`first_gradient` the weight of the oldest gradient
+    is lmbda^age. Gradients whose weight is below 1e-12 are left out.
     """
     horizon = 1 if lmbda == 0 else math.ceil(math.log(1e-12) / math.log(lmbda))
     kept = min(num_updates, horizon)
@@ -118,16 +121,16 @@ def ema_weights(num_updates: int, lmbda: float, ema_init: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the batches were drawn whose gradients an EMA is made of.
+    """How training draws the batches whose gradients an EMA contains.
 
     Attributes:
-        num_samples: N.
-        batch_size: of training; the last batch of an epoch may be smaller.
-        steps_per_epoch: batches of an epoch; None where nobody has said how batches are drawn.
-        ascent_size: samples that feed the EMA, where these are not the batch's own: the first of its samples, or
-            all of them with others drawn at random.
-        parts: micro-batches of a batch that feed the EMA one by one.
-        independent: batches are drawn independently of each other (each without replacement), not by
+        num_samples: N, the number of training samples.
+        batch_size: samples of a batch; the last batch of an epoch may be smaller.
+        steps_per_epoch: batches of an epoch; None if it is not known how batches are drawn.
+        ascent_size: number of samples behind each gradient in the EMA, if it is not the batch size. A smaller number
+            means the first samples of the batch; a larger number means all its samples and others drawn at random.
+        parts: number of micro-batches of a batch whose gradients enter the EMA one by one.
+        independent: whether batches are drawn independently of each other (each without replacement), and not from
             shuffled epochs.
     """
 
@@ -140,15 +143,15 @@ class Sampling:
 
     @property
     def is_known(self) -> bool:
-        """Whether the draws are told: without that there is no prediction for an EMA of these batches."""
+        """Whether it is known how batches are drawn; otherwise an EMA of their gradients has no prediction."""
         return self.independent or self.steps_per_epoch is not None
 
     @property
     def coupling(self) -> float:
-        """How far the gradients of an epoch partition the training set: 1 for its batches, 0 for independent ones.
+        """How far the gradients of an epoch partition the training set: 1 for its batches, 0 for independent batches.
 
-        It is the share kappa of a batch's own noise in a gradient, its other samples averaged over: the s - b
-        others come from outside the batch, so kappa = (b / s) (N - s) / (N - b).
+        The coupling is the share kappa of a batch's own noise in a gradient over s samples. The other s - b samples are
+        drawn from outside the batch; averaged over them, kappa = (b / s) (N - s) / (N - b).
         """
         n, b, s = self.num_samples, self.batch_size, self.ascent_size or self.batch_size
         if self.independent:
@@ -161,7 +164,7 @@ class Sampling:
         fed = self.ascent_size or self.batch_size
         if self.independent or fed > self.batch_size:
             return torch.full_like(full, fed / self.parts)
-        assert self.steps_per_epoch is not None  # the caller has asked `is_known`
+        assert self.steps_per_epoch is not None  # callers check `is_known` first
         last = self.num_samples - self.batch_size * (self.steps_per_epoch - 1)
         is_last = steps % self.steps_per_epoch == self.steps_per_epoch - 1
         sizes = torch.where(is_last, min(last, self.batch_size), full)
@@ -173,17 +176,18 @@ def ema_variance(
 ) -> float:
     """Return V, the expected |m - (sum c) g|^2 of an EMA of batch gradients at fixed weights w.
 
-    Within an epoch the batches partition the training set, so that the samples' share of their noises is
-    anticorrelated, Cov = -Sigma / N, and an epoch's share of the EMA contributes sum c^2 / b - (sum c)^2 / N:
-    nothing where the weights are equal. Different epochs are independent given the set. Batches drawn
-    independently contribute c^2 (1 / b - 1 / N) each: (1 - lmbda) / (1 + lmbda) times that of one batch. The
-    noise of augmentation is independent everywhere.
+    Within an epoch the batches partition the training set. The part of their noise that is due to the choice of samples
+    is therefore anticorrelated, Cov = -Sigma / N, and the gradients of one epoch contribute sum c^2 / b - (sum c)^2 /
+    N, which is zero for a whole epoch with equal weights. Given the training set, different epochs are independent. A
+    batch that is drawn independently contributes c^2 (1 / b - 1 / N); all such batches together contribute
+    (1 - lmbda) / (1 + lmbda) times the variance of one batch. The noise of augmentation is always independent.
 
     Args:
         weights: c, float64 (n,).
         steps: int64 (n,); the global step at which each gradient was taken.
-        trace_sigma: of one sample's gradient; 1 gives V / tr Sigma.
-        trace_augmentation: its part that comes from augmentation.
+        sampling: how the batches are drawn.
+        trace_sigma: tr Sigma; 1 gives V / tr Sigma.
+        trace_augmentation: the part of tr Sigma that is due to augmentation.
     """
     independent = float((weights**2 / sampling.sizes(steps)).sum())
     coupled = sampling.coupling**2
@@ -195,11 +199,12 @@ def ema_variance(
 
 
 def ema_cosine(noise: GradientNoise, weights: Tensor, steps: Tensor, sampling: Sampling, num_probe: int) -> float:
-    """Return the cosine that an EMA would have with the gradient of a probe set if w had stood still.
+    """Return the cosine that an EMA would have with the gradient of a probe set if w had not moved.
 
-    cos = 1 / sqrt(1 + V / (s^2 |g|^2)) with s = sum c, times the same for the probe, n of the N training samples
-    augmented once: 1 / sqrt(1 + (tr Sigma / n - tr Sigma_samples / N) / |g|^2). |g|^2 is that of the training set,
-    |mu|^2 + tr Sigma_samples / N. NaN where its estimate is negative, or where the sampling is not known.
+    The EMA gives the factor 1 / sqrt(1 + V / (s^2 |g|^2)) with s = sum c. The probe set, n of the N training samples,
+    each augmented once, gives the factor 1 / sqrt(1 + (tr Sigma / n - tr Sigma_samples / N) / |g|^2). |g|^2 belongs to
+    the training set: |mu|^2 + tr Sigma_samples / N. NaN if the estimate of |g|^2 is not positive, or if the sampling is
+    not known.
     """
     square = noise.grad_sq + noise.trace_samples / sampling.num_samples
     if not square > 0 or not sampling.is_known:

@@ -1,7 +1,7 @@
-"""The quantities by name: a function of an objective or of a decomposition for each that `diagnostics=...` chooses.
+"""The quantities that `diagnostics=...` chooses by name: each is a function of an objective or of a decomposition.
 
-A quantity returns a flat dict of floats; its keys are explained in docs/metrics.md. A new one is a function,
-a row in its table, and its name in config.QUANTITIES.
+A quantity returns a flat dict of floats; docs/metrics.md explains the keys. A new quantity is a function, a row in the
+table of its kind, and its name in config.QUANTITIES.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fsamlab.diagnostics.objective import Objective
 from fsamlab.diagnostics.sharpness import Rise
 
 Values = dict[str, float]
-Memo = Callable[[str, Callable[[], Values]], Values]  # (quantity, computes it) -> its values, computed now or before
+Memo = Callable[[str, Callable[[], Values]], Values]  # (name, function) -> values, computed now or remembered
 
 # ------------------------------------------------------------------- quantities of one objective
 
 
 def _metrics(objective: Objective, cfg: DiagnosticsConfig) -> Iterator[tuple[str, float, Tensor | None]]:
-    """Yield (suffix of the key, rho, T) for the plain and, where it is wanted, the adaptive ball."""
+    """Yield (suffix of the key, rho, T) for the plain ball and, with diagnostics.adaptive, for the adaptive ball."""
     yield "", cfg.rho, None
     if cfg.adaptive:
         yield "_adaptive", cfg.rho_adaptive, sharpness.adaptive(objective, Adaptive(cfg.eta, "official"))
@@ -70,7 +70,7 @@ def _m_worst_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Va
 def _average_case(objective: Objective, cfg: DiagnosticsConfig, seed: int) -> Values:
     found: Values = {}
     for suffix, rho, t in _metrics(objective, cfg):
-        sigma = rho / math.sqrt(len(objective.zeros()))  # E |z|^2 = rho^2: the same radius as the others
+        sigma = rho / math.sqrt(len(objective.zeros()))  # so that E |delta|^2 = rho^2, the radius of the other kinds
         mean, error = sharpness.average_case(objective, sigma, t, num_pairs=cfg.num_pairs, seed=seed)
         found.update({f"average_case{suffix}": mean, f"average_case{suffix}_stderr": error})
     return found
@@ -110,11 +110,16 @@ def grouped(
     *arguments: object,
     memo: Memo | None = None,
 ) -> Values:
-    """Return the chosen quantities of a table, in its order, their keys as `group/key`; what is undefined is absent.
+    """Return the values of the chosen quantities of a table, in the table's order, with keys `group/key`.
+
+    Values that are undefined (NaN) are left out.
 
     Args:
-        memo: may know the values of a quantity from an attempt that was interrupted. A quantity takes its random
-            numbers from seeds of its own, so that the others can be left out without a change of its values.
+        table: name -> (group, function).
+        chosen: names of quantities.
+        arguments: arguments of each function.
+        memo: may know the values of a quantity from an interrupted attempt. Each quantity takes its random numbers from
+            seeds of its own, so its values do not depend on which other quantities are computed.
     """
     values: Values = {}
     for name, (group, quantity) in table.items():

@@ -1,4 +1,4 @@
-"""The training samples of any loop, as the measurements read them: from tensors, a data set, or batches."""
+"""The training samples of any loop, from tensors, a data set or batches, in the form that the measurements read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fsamlab.data.sampling import draw_other
 from fsamlab.diagnostics.context import random_state_restored
 from fsamlab.seeding import Stream, derive_seed
 
-Coming = Callable[[], Iterable[Batch]]  # the batches of the coming steps, in order; `indices` are those of the source
+Coming = Callable[[], Iterable[Batch]]  # returns the batches of the next steps; `indices` point into the source
 TAKEN = "a pair of tensors (inputs, targets), a Dataset or DataLoader of such pairs, or an iterable of batches"
 
 
 class Source(Protocol):
-    """The training samples; a part of :class:`~fsamlab.data.TrainSource`. No method changes the source."""
+    """The training samples. No method changes the source. :class:`~fsamlab.data.TrainSource` has these methods too."""
 
     num_samples: int
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions, each the same in every call; `augmented` as training has them."""
+        """Return the samples at these positions, the same ones in every call; `augmented`: as training sees them."""
         ...
 
     def other(self, step: int, size: int) -> Batch:
@@ -35,26 +35,26 @@ class Source(Protocol):
 
 
 class DatasetSource:
-    """Implements :class:`Source` on a function that reads samples of a data set.
+    """Implements :class:`Source` with a function that reads samples of a data set.
 
-    Samples may be augmented at random while they are read, as the transforms of torchvision do. The random state is
-    set for each sample and restored afterwards, so that a measurement repeats itself and training does not see it.
+    Reading may augment samples at random, as the transforms of torchvision do. The random state is set for each sample
+    and restored afterwards, so that a measurement can be repeated and does not change training.
 
     Args:
-        num_samples: of the training set.
+        num_samples: number of samples of the training set.
         read: positions -> (inputs, targets) of the samples at these positions.
-        seed: of the draws.
+        seed: seed of the random draws.
     """
 
     def __init__(self, num_samples: int, read: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int) -> None:
         self.num_samples, self._read, self._seed = num_samples, read, seed
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions; both kinds are the same, as `read` gives them."""
+        """Return the samples at these positions as `read` gives them, whether `augmented` or not."""
         return self._batch(indices, Stream.PROBE)
 
     def other(self, step: int, size: int) -> Batch:
-        """Return `size` samples that are drawn at random for this step."""
+        """Return `size` random samples; the draw depends on the step."""
         return self._batch(draw_other(self.num_samples, size, self._seed, step), Stream.OTHER_BATCH, step)
 
     def _batch(self, indices: Tensor, *stream: int) -> Batch:
@@ -70,11 +70,11 @@ class DatasetSource:
 def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # numpy takes no more
+    np.random.seed(seed % 2**32)  # numpy takes 32 bits
 
 
 class TensorSource:
-    """Implements :class:`Source` on two tensors."""
+    """Implements :class:`Source` with two tensors."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, seed: int) -> None:
         if len(inputs) != len(targets):
@@ -82,12 +82,12 @@ class TensorSource:
         self.num_samples, self._inputs, self._targets, self._seed = len(inputs), inputs, targets, seed
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
-        """Return the samples at these positions; nothing augments them."""
+        """Return the samples at these positions, without augmentation."""
         inputs, targets = (column[indices.to(column.device)] for column in (self._inputs, self._targets))
         return Batch(inputs, targets, indices)
 
     def other(self, step: int, size: int) -> Batch:
-        """Return `size` samples that are drawn at random for this step."""
+        """Return `size` random samples; the draw depends on the step."""
         return self.at(draw_other(self.num_samples, size, self._seed, step))
 
 
@@ -95,14 +95,14 @@ def source_of(data: Any, batch_size: int | None = None, seed: int = 0) -> tuple[
     """Return the samples of `data`, and the batch size of training.
 
     Args:
-        data: a pair of tensors (inputs, targets); a torch Dataset or a DataLoader, of which only the samples that are
-            measured are read; or an iterable of batches, all of which are kept. The sampler of a DataLoader is not
-            asked: where it leaves samples out, give the DataLoader of a `torch.utils.data.Subset`.
-        batch_size: of training; None takes that of the DataLoader, or the size of the first batch.
-        seed: of the draws.
+        data: a pair of tensors (inputs, targets); or a torch Dataset or DataLoader, of which only the measured samples
+            are read; or an iterable of batches, which are all kept in memory. The sampler of a DataLoader is ignored.
+            If the sampler leaves samples out, give the DataLoader of a `torch.utils.data.Subset`.
+        batch_size: batch size of training. None means the batch size of the DataLoader, or the size of the first batch.
+        seed: seed of the random draws.
 
     Raises:
-        TypeError: data of another kind.
+        TypeError: data that is none of these.
         ValueError: no samples, or no batch size.
     """
     source, found = _source_of(data, seed)
@@ -123,7 +123,7 @@ def _source_of(data: Any, seed: int) -> tuple[Source, int | None]:
         return _of_dataset(data, default_collate, seed), None
     if isinstance(data, Tensor | Dataset) or not isinstance(data, Iterable):
         raise TypeError(f"data of type {type(data).__name__} cannot be measured on; give {TAKEN}")
-    with random_state_restored():  # a shuffling loader draws
+    with random_state_restored():  # a loader that shuffles draws random numbers
         batches = list(data)
     for batch in batches:
         if not _is_pair(batch):

@@ -1,9 +1,9 @@
 """Sharpness as a rise of the loss: L(w + delta) - L(w) for delta in a ball of radius rho.
 
-The ball is |T^-1 delta| <= rho with a diagonal T: 1 (plain) or ASAM's |w| + eta (adaptive). In
-coordinates z = T^-1 delta it is a plain ball and the gradient is T g, so that nothing is divided by a
-weight that may be zero. Each rise is split into its first-order part <g, delta> and the rest, which
-is what curvature contributes: early in training nearly all of a rise is first order.
+The ball is |T^-1 delta| <= rho with a diagonal T: 1 (plain) or ASAM's |w| + eta (adaptive). In the coordinates
+z = T^-1 delta the ball is plain and the gradient is T g, so nothing is divided by a weight, which may be zero. Each
+rise is split into its first-order part <g, delta> and the rest, the contribution of curvature. Early in training nearly
+all of a rise is first order.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def one_step(objective: Objective, rho: float, t: Tensor | None = None) -> Rise:
 def m_sharpness(objective: Objective, rho: float, t: Tensor | None = None) -> tuple[Rise, Rise]:
     """Return (one-step sharpness, m-sharpness) from one loop; m is the size of the objective's batches.
 
-    m-sharpness is the mean over the batches, weighted by size, of the rise on each along its own
-    gradient (2010.01412, section 3; 2206.06232). It grows as m shrinks. Costs one G and two F.
+    m-sharpness is a mean over the batches, weighted by size: of the rise of a batch's loss along the gradient of the
+    same batch (2010.01412, section 3; 2206.06232). It grows as m shrinks. Costs one G and two F.
     """
     total, all_losses = objective.zeros(), []
     rise = first = 0.0
@@ -94,15 +94,16 @@ def worst_case(
     num_restarts: int = 2,
     seed: int = 0,
 ) -> Rise:
-    """Return the largest rise over all samples that projected gradient ascent finds; never less than one step's.
+    """Return the largest rise over all samples that projected gradient ascent finds; never below :func:`one_step`.
 
-    A step goes a length alpha along the normalised gradient and back into the ball; alpha starts at 2 rho
-    and is halved, and the search set back to the best point, whenever the loss does not rise. The first
-    run starts at w, further ones at random points of the ball: at a saddle the gradient at w shows no way, and in a
-    net with symmetries it shows only the symmetric ways.
+    A step has length alpha along the normalised gradient, and is then projected back into the ball. alpha starts at
+    2 rho. If the loss does not rise, the search returns to its best point and halves alpha. The first run starts at w,
+    further runs at random points of the ball: at a saddle point the gradient at w is zero, and in a network with
+    symmetries the gradient at w only leads to symmetric points.
 
     Args:
         num_steps: gradient evaluations of each run (the reference code of 2302.07011 uses 20).
+        num_restarts: number of runs, the run from w included.
 
     Costs num_restarts * num_steps (G + F) at most, and one F for each restart.
     """
@@ -127,9 +128,9 @@ def m_worst_case(
     num_restarts: int = 2,
     seed: int = 0,
 ) -> Rise:
-    """Return the mean over the objective's batches of :func:`worst_case` on each, weighted by size.
+    """Return the mean of :func:`worst_case` over the objective's batches, weighted by size.
 
-    This is the worst-case sharpness of 2302.07011, with a point of the ball for each batch of m samples.
+    This is the worst-case sharpness of 2302.07011: each batch of m samples has its own worst point of the ball.
     """
     total = first = 0.0
     for part in objective.parts():
@@ -149,11 +150,11 @@ def _ascent(
     t: Tensor | None,
     num_steps: int,
 ) -> tuple[float, Tensor]:
-    """Return the best rise found from `z`, a point of the ball in its own coordinates, and where.
+    """Return (the largest rise found from `z`, the point of that rise); points are in the coordinates z.
 
     Args:
-        gradient: at w + T z, where it is known.
-        losses: at w.
+        gradient: the gradient at w + T z, if it is known.
+        losses: the losses at w.
     """
     best = objective.rise(_times(t, z), losses) if gradient is None else 0.0
     alpha, here = 2 * rho, z
@@ -173,7 +174,7 @@ def _ascent(
         if rise > best:
             best, here, gradient = rise, candidate, None
         else:
-            alpha /= 2  # and again from here, where the gradient is known
+            alpha /= 2  # the search stays at the best point, where the gradient is known already
     return best, here
 
 
@@ -182,8 +183,8 @@ def average_case(
 ) -> tuple[float, float]:
     """Return the mean rise under delta = sigma T z, z ~ N(0, I), and its standard error over the draws.
 
-    Each draw is used with both signs, which removes the first-order part: what is left is curvature,
-    (1/2) sigma^2 tr(T H T) for a quadratic loss. Costs 2 num_pairs + 1 F.
+    Each draw is used with both signs, which removes the first-order part. The curvature remains: for a quadratic loss
+    (1/2) sigma^2 tr(T H T). Costs 2 num_pairs + 1 F.
     """
     losses, like = objective.losses(), objective.zeros()
     rises = []

@@ -1,4 +1,4 @@
-"""A training at one step: all that the measurements read of the loop that trains."""
+"""The state of a training at one step, as far as the measurements need it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fsamlab.optim import SharpnessAware
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training at one step, between two steps: the weights are unperturbed.
+    """The state of a training between two steps, with unperturbed weights.
 
-    Model and optimizer are the loop's own, not copies; a measurement leaves them bitwise as they were. A loop that
-    sets nothing but the first three has all measured values but one, `perturbation/cos_ema_full_predicted`.
+    Model and optimizer are the loop's own objects and not copies. A measurement leaves them bitwise as they were. The
+    first three attributes are enough for all measured values except `perturbation/cos_ema_full_predicted`.
 
     Attributes:
         model: the network.
-        optimizer: any torch optimizer. Of one from fsamlab.optim its EMA and the radii of its groups are read.
-        step: optimizer steps that have been made.
+        optimizer: any torch optimizer. If it is from fsamlab.optim, its EMA and the radii of its groups are read.
+        step: number of optimizer steps so far.
         seed: the random numbers of a training step (masks of dropout) are a function of this seed and the step.
-        sampling: how training draws its batches, which the prediction for the EMA needs; None where it is not told.
-        coming: gives the batches that training is about to make, which are then taken apart; None where nobody knows
-            them: batches that are drawn at random take their place.
-        memory_format: of the inputs in training.
+        sampling: how training draws its batches, for the prediction of the EMA; None if it is not known.
+        coming: returns the batches of the next steps, for the decomposition; None if they are not known, and then
+            random batches are decomposed.
+        memory_format: memory format of the inputs in training.
     """
 
     model: nn.Module
@@ -41,5 +41,5 @@ class Snapshot:
 
     @property
     def sharpness_aware(self) -> SharpnessAware | None:
-        """The optimizer where it is one of this family."""
+        """The optimizer if it is from fsamlab.optim, else None."""
         return self.optimizer if isinstance(self.optimizer, SharpnessAware) else None

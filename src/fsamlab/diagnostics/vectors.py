@@ -1,8 +1,7 @@
 """Flat vectors of all parameters, with inner products summed in float64.
 
-Over millions of float32 entries a float32 sum is off by 1e-4, which is what sharpness is about. Here
-every inner product converts pieces of its operands to float64 first; no float64 copy of a whole vector
-is made.
+A float32 sum over millions of float32 entries has an error of 1e-4, as large as the differences that sharpness consists
+of. Every inner product here converts pieces of its operands to float64 first, without a float64 copy of a whole vector.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 18  # entries converted at a time: 2 MiB, which stay in the cache
+PIECE = 1 << 18  # number of entries converted at a time: 2 MiB, which fit into the cache
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the tensors' entries as one vector (P,)."""
+    """Return the entries of all tensors as one vector (P,)."""
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
@@ -49,19 +48,19 @@ def norm(x: Tensor) -> float:
 
 
 def cosine(x: Tensor, y: Tensor) -> float:
-    """Return the cosine of the angle between two vectors (P,); NaN where one of them is zero."""
+    """Return the cosine of the angle between two vectors (P,); NaN if a vector is zero."""
     product = norm(x) * norm(y)
     return dot(x, y) / product if product else math.nan
 
 
 def gaussian(like: Tensor, seed: int) -> Tensor:
-    """Draw a vector from N(0, I), the same one on every device."""
+    """Draw a vector from N(0, I). A seed gives the same vector on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def rademacher(like: Tensor, seed: int) -> Tensor:
-    """Draw a vector of independent signs, the same one on every device."""
+    """Draw a vector of independent random signs. A seed gives the same vector on every device."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
     return signs.mul_(2).sub_(1).to(device=like.device, dtype=like.dtype)

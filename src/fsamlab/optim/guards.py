@@ -1,7 +1,7 @@
-"""What a second pass over a batch must not leave behind, and must not find.
+"""Guards for the second forward and backward pass of a step, at the perturbed weights.
 
-It must not leave traces in batch norms' running statistics and in the random state; it must not find
-copies of the weights that were made before the weights moved.
+The second pass must not change the running statistics of batch norms or the random state. And it must not read copies
+of the weights that torch made before the weights were perturbed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch.nn.utils import parametrize
 
 @contextmanager
 def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
-    """Leave running statistics of batch (and tracked instance) norms alone inside the context.
+    """Keep the running statistics of batch norms (and of tracking instance norms) unchanged inside the context.
 
     Modules in training mode still normalise with the statistics of the batch; `running_mean`,
     `running_var` and `num_batches_tracked` keep their values, also where `momentum` is None. Modules in
     evaluation mode are not touched. The context may be nested and restores after exceptions. No copies
     are made and nothing waits for the device.
     """
-    # A training-mode module that does not track passes no buffers to the kernel: exactly what is wanted.
-    # An inner context finds nothing left to switch off, so only the outermost one switches on again.
+    # A batch norm in training mode with tracking off passes no buffers to the kernel, so the kernel cannot write them.
+    # An inner context finds no module that tracks, so only the outermost context switches tracking on again.
     tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
-    # Instance norms pass theirs all the same, and so have to lose them for a while.
+    # An instance norm passes its buffers even with tracking off, so the buffers are taken away for the time.
     buffers = [(m, m.running_mean, m.running_var) for m in tracking if isinstance(m, _InstanceNorm)]
 
     def switch_on() -> None:
@@ -52,11 +52,11 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
 
 
 def forget_weight_copies(model: nn.Module | None = None) -> None:
-    """Drop what torch keeps of weights that have just changed in place, so that the next forward reads the weights.
+    """Drop torch's copies of weights that have just changed in place, so that the next forward pass reads the weights.
 
     These are the low-precision copies of an open `torch.autocast` block, the results of an open
     `torch.nn.utils.parametrize.cached()` block, and the gathered weights that `fully_shard` modules of `model`
-    (given only where there are such modules) keep after a backward pass. None of them notices a change in place.
+    (given only where there are such modules) keep after a backward pass. No such copy follows a change in place.
     """
     torch.clear_autocast_cache()
     parametrize._cache.clear()

@@ -40,7 +40,7 @@ COMMON = (  # what submitit calls by the same name on every cluster
     *("timeout_min", "stderr_to_stdout"),
 )
 AT_ONCE = 256  # submitit's array_parallelism where none is given
-QUIET_POLLS = 2  # in a row without a sign of a job, before it is taken for gone
+QUIET_POLLS = 2  # a job that is not active in so many polls in a row has ended; SLURM may forget a job for one poll
 
 
 class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
