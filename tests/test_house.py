@@ -18,10 +18,10 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "config": "checks axes",
     "optim": "axes config",
     "models": "config storage",
-    "task": "config",
+    "task": "config metrics",
     "data": "config storage seeding task",
     "rundir": "config storage",
-    "terminal": "config rundir",
+    "terminal": "config rundir metrics",
     "diagnostics": "axes config seeding optim data task",
     "train": "config seeding optim data diagnostics task metrics",
     "results": "axes config storage rundir terminal metrics",
@@ -30,7 +30,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "sweep": "checks config storage rundir terminal results",
     "run": "config seeding optim models data rundir terminal diagnostics train tracking task",
     "report": "storage rundir terminal results figures sweep metrics",
-    "command": "axes config storage models data rundir terminal results tracking sweep run report",
+    "command": "axes metrics config storage models data rundir terminal results tracking sweep run report",
 }
 BACK_UP: dict[tuple[str, str], str] = {}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")

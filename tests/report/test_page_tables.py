@@ -26,6 +26,35 @@ def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
     assert [row[-1].text for row in table.rows] == ["2.00x", "2.00x", "1.00x"]
 
 
+MSE = {"headline": "mse", "title": "mean squared error", "higher_is_better": False, "percent": False}
+
+
+def test_the_results_of_a_regression_are_errors_and_the_lowest_is_the_best(tmp_path):
+    recorded = {f"task/{key}": value for key, value in MSE.items()}
+    for optimizer, level in (("sgd", 0.6), ("sam", 0.5)):
+        for seed in (0, 1):
+            value = level + 0.01 * seed
+            rows = [{"step": 10, "epoch": 1.0, "time": 1.0, "test/mse": value, "test/acc1": 0.0}]
+            found = {"best/test/mse": value - 0.1, "best/val/mse": 0.3, **recorded}
+            make_run(tmp_path / "made" / f"{optimizer}{seed}", optimizer, seed, epochs=1, rows=rows, summary=found)
+    gathered = gather([tmp_path / "made"])
+    table = results(gathered)
+    headings = [h[0] for h in table.headings][2:6]
+    assert headings == [f"mse: test, {h}" for h in ("best epoch", "at the end", "at the end − SGD")] + [
+        "mse: validation, best"
+    ]
+    assert "lower, which is better" in table.headings[4][1]
+    lines = {row[0].text: row[2:5] for row in table.rows}
+    assert [cell.text for cell in lines["SAM"]] == ["0.4050 ± 0.0071", "0.5050 ± 0.0071", "-0.1 ± 0 (2 of 2)"]
+    assert [cell.bold for cell in lines["SAM"]] == [True, True, False]
+    assert not any(cell.bold for cell in lines["SGD"])
+    data = data_of(written(tmp_path / "made")[0])
+    assert data["results"] == ["best/test/mse", "final/test/mse"]
+    assert "final/test/mse" not in data["percent"]
+    first = next(metric for metric in data["metrics"] if metric["key"] == "test/mse")
+    assert first["headline"]
+
+
 def test_gains_over_sgd_and_the_cost_of_a_whole_training(tmp_path):
     for seed in range(2):
         make_run(tmp_path / "made" / f"sgd{seed}", "sgd", seed, summary={"cost/steps": 100})

@@ -1,23 +1,16 @@
 """A user's own task by task.import_path: trained, chosen by its own headline, measured; wrong ones are refused."""
 
 import pytest
-from support.runs import ROOT
+from support.runs import compose_diabetes
 
-from fsamlab.config import ConfigError, typed
-from fsamlab.config.compose import register
+from fsamlab.config import ConfigError
 from fsamlab.run import run
 from fsamlab.rundir.inputs import look
 from fsamlab.rundir.rows import read_rows
 
 
 def compose_own(name, *overrides):
-    from hydra import compose, initialize_config_dir
-
-    register()
-    fixed = ("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8")
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        overrides = [*fixed, f"task.import_path=support.foreign_task:{name}", *overrides]
-        return typed(compose("config", overrides=overrides))
+    return compose_diabetes(f"task.import_path=support.foreign_task:{name}", *overrides)
 
 
 def test_an_own_task_is_trained_measured_and_named_in_the_summary(tmp_path):

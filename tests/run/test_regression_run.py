@@ -7,24 +7,15 @@ import signal
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from support.processes import CONTEXT, FileFunction
-from support.runs import ROOT, build_trainer
+from support.runs import build_trainer, compose_diabetes
 
-from fsamlab.config import ConfigError, from_plain, to_plain, typed
-from fsamlab.config.compose import register
+from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.record import RunRecord
 from fsamlab.rundir.rows import read_rows
-
-
-def compose_diabetes(*overrides):
-    register()
-    fixed = ("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8")
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return typed(compose("config", overrides=[*fixed, *overrides]))
 
 
 def evaluated(directory):

@@ -35,6 +35,16 @@ def compose_tiny(*overrides: str) -> Config:
         return typed(compose("config", overrides=[*TINY, *overrides]))
 
 
+DIABETES = ("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8")
+
+
+def compose_diabetes(*overrides: str) -> Config:
+    """Compose conf/ with a small regression and `overrides`."""
+    register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", overrides=[*DIABETES, *overrides]))
+
+
 def build_trainer(config: Config) -> Any:
     """Build the trainer exactly as a run does."""
     import torch

@@ -197,6 +197,22 @@ def test_the_page(tmp_path, fake, capsys):
     assert "10/10" not in out
 
 
+def test_the_page_shows_the_headline_of_each_task(tmp_path, fake, capsys):
+    mse = {"headline": "mse", "title": "mean squared error", "higher_is_better": False, "percent": False}
+    put(tmp_path / "a", "finished", latest={"val/mse": 0.5, "test/mse": 0.25}, task=mse)
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"val mse ┃ test mse", out)
+    assert re.search(r"│ +0.5 │ +0.25 │", out)
+    put(tmp_path / "b", "finished", latest={"val/acc1": 0.5, "test/acc1": 0.75})
+    put(tmp_path / "c", "queued")
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r" val +┃ +test ┃", out)
+    assert re.search(r"│ +mse 0.5 │ +mse 0.25 │", out)
+    assert re.search(r"│ +acc1 50.00 % │ +acc1 75.00 % │", out)
+
+
 def test_one_run_of_an_array_does_not_offer_to_cancel_the_others(tmp_path, fake, capsys):
     fake(squeue=lines("7_0|RUNNING|None|n1|8", "7_1|RUNNING|None|n2|7"))
     record(tmp_path, 1, {"a": "7_0", "b": "7_1"})

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from support.runs import ROOT
 from fsamlab.command.check_view import print_check
 from fsamlab.command.main import main
 from fsamlab.command.status_view import age
+from fsamlab.metrics import CLASSIFICATION, Headline
 from fsamlab.results import summary
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.terminal import text as terminal
 from fsamlab.terminal.board import SweepBoard
-from fsamlab.terminal.progress import print_run, progress
+from fsamlab.terminal.progress import describe, print_run, progress
 
 ODD = ("[red]x[/red]", "[/]", ":boom: [link=a]b", "[bold")
 
@@ -147,7 +149,7 @@ def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    trainer = SimpleNamespace(step=0, last_step=2, epoch=0, epochs=1, last_row={})
+    trainer = SimpleNamespace(step=0, last_step=2, epoch=0, epochs=1, last_row={}, headline=CLASSIFICATION)
     with progress(trainer, odd, True) as bar:
         bar.update(trainer)
     assert odd in capsys.readouterr().err
@@ -160,6 +162,29 @@ def test_one_run_and_its_progress(tmp_path, monkeypatch, capsys, odd):
     text = capsys.readouterr().err
     assert f" {odd}  " in text.partition("failed: ")[0]
     assert f"failed: {odd}" in text
+
+
+MSE = Headline("mse", "mean squared error", higher_is_better=False, percent=False)
+HITS = Headline("hits", "hits within 0.5", higher_is_better=True, percent=True)
+
+
+def test_a_row_in_words_shows_the_headline_of_the_task():
+    row = {"train/loss": 0.25, "val/mse": 0.51234567, "test/mse": 1234.5678, "val/hits": 0.75, "val/acc1": 0.5}
+    assert describe(row, MSE) == "loss 0.250  val mse 0.51235  test mse 1234.6"
+    assert describe(row, HITS) == "loss 0.250  val hits 75.00 %"
+    assert describe(row) == "loss 0.250  val 50.00 %"
+
+
+def test_the_table_of_one_run_shows_the_headline_of_its_task(tmp_path, capsys):
+    config = SimpleNamespace(optimizer=SimpleNamespace(name="sam"), data=SimpleNamespace(name="diabetes"), seed=0)
+    found = {f"cost/{part}_seconds": 1.0 for part in ("train", "eval", "diagnostics")}
+    found |= {"cost/steps": 1, "cost/epochs": 9, "cost/step_ms": 1.0, "best/epoch": 4.0}
+    found |= {"final/val/mse": 0.6, "final/test/mse": 0.7, "best/val/mse": 0.4, "best/test/mse": 0.5}
+    print_run(config, tmp_path, {**found, **{f"task/{k}": v for k, v in MSE.record().items()}}, None)
+    text = capsys.readouterr().out
+    assert re.search(r"epoch +┃ train loss ┃ val mse ┃ test mse", text)
+    assert re.search(r"at the end +│ +9 │ +- │ +0.6 │ +0.7 ", text)
+    assert re.search(r"at the best validation mean squared error │ +4 │ +│ +0.4 │ +0.5 ", text)
 
 
 def closing(*words, read=0, code="import sys; from fsamlab.command.main import main; sys.exit(main(sys.argv[1:]))"):

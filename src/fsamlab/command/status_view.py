@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fsamlab.config import ConfigError
+from fsamlab.metrics import CLASSIFICATION, Headline
 from fsamlab.rundir.find import what_varies
 from fsamlab.rundir.reading import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
@@ -25,11 +27,12 @@ from fsamlab.terminal import output
 from fsamlab.terminal.errors import report
 from fsamlab.terminal.tables import Column, wrapped
 from fsamlab.terminal.tables import table as fitting
-from fsamlab.terminal.text import console, counted, percent, project_relative
+from fsamlab.terminal.text import console, counted, project_relative, quantity
 
 ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
 COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}
 COLOURS |= {"not begun": "yellow", **dict.fromkeys(BAD, "red")}
+PARTS = ("val", "test")  # the columns of the headline metric; its name or unit stands behind
 IDLE_LOOKS = 3  # between two jobs of a local sweep, for a moment no job runs
 assert set(ORDER) == {*STATUSES, "not begun"}
 
@@ -112,8 +115,8 @@ COLUMNS = (
     Column("step", right=True, rank=2),
     Column("%", right=True, rank=4),
     Column("loss", right=True, rank=6),
-    Column("val %", right=True, rank=3),
-    Column("test %", right=True, rank=1),
+    Column("val", right=True, rank=3),
+    Column("test", right=True, rank=1),
     Column("updated", right=True, rank=7),
     Column("SLURM", rank=8),
 )
@@ -122,6 +125,7 @@ COLUMNS = (
 def table(runs: Sequence[RunState], width: int | None = None) -> Table:
     """Return a table with a row for each run; `setting` is there if the runs differ in more than their names show."""
     settings = what_varies([r.run.overrides for r in runs])
+    headlines = list(dict.fromkeys(Headline.of(r.disk.get("task") or {}) for r in runs if "latest" in r.disk))
     rows: list[list[str | Text]] = []
     for r, setting in zip(runs, settings):
         get, latest = r.disk.get, r.disk.get("latest") or {}
@@ -137,14 +141,24 @@ def table(runs: Sequence[RunState], width: int | None = None) -> Table:
                 "-" if step is None else f"{step}/{last}" if last else str(step),
                 f"{100 * step / last:.0f}" if step is not None and last else "-",
                 "-" if loss is None else f"{loss:.3f}",
-                percent(latest.get("val/acc1")),
-                percent(latest.get("test/acc1")),
+                *_values(latest, Headline.of(get("task") or {}), len(headlines) > 1),
                 age(seconds_since(get("updated"))),
                 slurm,
             ]
         )
+    common = headlines or [CLASSIFICATION]  # before the first row no run tells
+    heading = f" {common[0].heading}" if len(common) == 1 else ""
+    columns = [replace(c, heading=c.heading + heading) if c.heading in PARTS else c for c in COLUMNS]
     shown = [i for i, column in enumerate(COLUMNS) if column.heading != "setting" or any(settings)]
-    return fitting([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
+    return fitting([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
+
+
+def _values(latest: dict[str, float], headline: Headline, named: bool) -> list[str]:
+    """Return the validation and the test value of a run; `named` where the runs of the table have several headlines."""
+    name = f"{headline.name} " if named else ""
+    values = [latest.get(f"{part}/{headline.name}") for part in PARTS]
+    unit = " %" if named and headline.percent else ""
+    return ["-" if value is None else f"{name}{quantity(value, headline.percent)}{unit}" for value in values]
 
 
 def age(seconds: float | None) -> str:

@@ -1,7 +1,8 @@
 """Accuracy by method, radius and batch size (arXiv 2403.12350, Figures 2 to 4 and A5).
 
 Means are over finished runs; bars and bands are one standard deviation (n - 1) over seeds. `metric` is a column of
-`collect`: AT_END, which selects nothing, or AT_BEST, at the epoch that the validation split chose.
+`collect`: None is the headline metric of the runs' task on test data at the end, which selects nothing; for accuracies
+AT_END is the same, and AT_BEST is at the epoch that the validation split chose.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fsamlab.figures.canvas import BAND, dashes, heading, label_y, legend_below, line, look, new, panel_grid, seeds
 from fsamlab.figures.labels import axis_label, value_label
-from fsamlab.metrics import RATIOS, factor
-from fsamlab.results.frames import AT_END, comparable, having_key, mean_std, methods_of, need, parts_of, with_values
+from fsamlab.metrics import RATIOS, Declared, factor
+from fsamlab.results.frames import comparable, having_key, mean_std, methods_of, need, parts_of, with_values
 from fsamlab.results.methods import GREY, style
 from fsamlab.results.settings import METHOD, values_of
 from fsamlab.results.study import Runs, Study
@@ -38,7 +39,7 @@ DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
 
 
 @look()
-def by_method(runs: Runs, metric: str = AT_END, panel: str | None = None) -> Figure:
+def by_method(runs: Runs, metric: str | None = None, panel: str | None = None) -> Figure:
     """Return a metric of `collect` by method, mean and standard deviation; a panel for each value of a config key.
 
     Runs without that key are left out.
@@ -48,6 +49,7 @@ def by_method(runs: Runs, metric: str = AT_END, panel: str | None = None) -> Fig
     """
     by = [METHOD] if panel is None else [panel, METHOD]
     study = comparable(having_key(runs, panel), by)
+    metric = metric or study.headline.at_end
     done = study.runs
     table = mean_std(done, by, metric)
     shown = study.where(done[parts_of(metric)[0]].notna())
@@ -59,26 +61,33 @@ def by_method(runs: Runs, metric: str = AT_END, panel: str | None = None) -> Fig
         table_here, runs_here, having_here = (
             part if value is None else part[part[panel] == value] for part in (table, done, having)
         )
-        draw_dots(axes, table_here, metric, methods_of(having_here), runs_here)
+        draw_dots(axes, table_here, metric, methods_of(having_here), runs_here, study.headlines)
         if value is not None:
             axes.set_title(value_label(str(panel), value))
     if len(panels) == 1:
-        panels[0].set_xlabel(axis_label(metric))
+        panels[0].set_xlabel(axis_label(metric, study.headlines))
     else:  # as wide as a panel
-        figure.supxlabel(axis_label(metric), fontsize=8)
+        figure.supxlabel(axis_label(metric, study.headlines), fontsize=8)
     heading(figure, "\n".join([seeds(table["n"], metric in RATIOS), *shown.tie_words(by)]))
     return figure
 
 
-def draw_dots(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
+def draw_dots(
+    axes: Axes,
+    table: pd.DataFrame,
+    metric: str,
+    methods: Sequence[str],
+    runs: pd.DataFrame,
+    declared: Declared = (),
+) -> None:
     """Draw one line for each of `methods`, the first on top: its mean with a bar of one standard deviation.
 
     Where that is of fewer runs than the method has among `runs`, its n stands above it; where it has none, why.
     """
-    num_runs = runs[METHOD].value_counts()
+    num_runs, times = runs[METHOD].value_counts(), factor(metric, declared)
     for row in table.to_dict("records"):
-        one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else factor(metric) * row["std"]
-        mean, place = factor(metric) * row["mean"], methods.index(row[METHOD])
+        one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else times * row["std"]
+        mean, place = times * row["mean"], methods.index(row[METHOD])
         axes.errorbar(mean, place, xerr=bar, fmt=one.marker, color=one.colour, capsize=2, label=one.label)
         if row["n"] < num_runs[row[METHOD]]:
             beside(axes, mean, place, f"n = {row['n']}")
@@ -105,7 +114,7 @@ def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[
         axes.set_xticks([])
 
 
-def components(runs: Runs, metric: str = AT_END) -> Figure:
+def components(runs: Runs, metric: str | None = None) -> Figure:
     """Return Figure 2a: SAM, SAM-full and F-SAM, a panel for each base optimizer.
 
     Of `+sweeps=fig2a_components_sgd` and `+sweeps=fig2a_components_adamw`, whose runs may be given together. SAM-full
@@ -122,7 +131,7 @@ def components(runs: Runs, metric: str = AT_END) -> Figure:
     return by_method(study.where(shown), metric, panel="optimizer.base")
 
 
-def other_batch(runs: Runs, metric: str = AT_END) -> Figure:
+def other_batch(runs: Runs, metric: str | None = None) -> Figure:
     """Return Figure 2b: the perturbation from another batch (sam_db) beside SAM and SGD.
 
     Of `+sweeps=fig2b_other_batch`.
@@ -139,7 +148,7 @@ def other_batch(runs: Runs, metric: str = AT_END) -> Figure:
 
 
 @look()
-def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
+def versus(runs: Runs, key: str, metric: str | None = None) -> Figure:
     """Return a metric of `collect` against a numeric config key, a line for each method.
 
     A method without the key (SGD has no rho, SAM no ascent_batch_size) is a horizontal line. Values that grow by
@@ -150,6 +159,8 @@ def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
             seed.
     """
     study = comparable(runs, [METHOD, key])
+    metric = metric or study.headline.at_end
+    times = factor(metric, study.headlines)
     done = study.runs
     if pd.to_numeric(done[key], errors="coerce").isna().all():
         raise ValueError(f"{key} is no number; by_method(runs, panel={key!r}) has a panel for each value")
@@ -165,9 +176,9 @@ def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
         one, here = style(method), table[METHOD] == method
         varied = table[here & ~fixed]
         if len(varied):
-            line(axes, varied[key], factor(metric) * varied["mean"], factor(metric) * varied["std"], one, marker=True)
+            line(axes, varied[key], times * varied["mean"], times * varied["std"], one, marker=True)
         for _, row in table[here & fixed].iterrows():
-            mean, std = factor(metric) * row["mean"], factor(metric) * row["std"]
+            mean, std = times * row["mean"], times * row["std"]
             axes.axhline(mean, color=one.colour, linestyle=dashes(one), label=one.label)
             if row["n"] > 1:
                 axes.axhspan(mean - std, mean + std, color=one.colour, alpha=BAND, linewidth=0)
@@ -176,13 +187,13 @@ def versus(runs: Runs, key: str, metric: str = AT_END) -> Figure:
         axes.set_xticks(values, [f"{v:g}" for v in values])
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
-    label_y(axes, axis_label(metric))
+    label_y(axes, axis_label(metric, study.headlines))
     shown = study.where(done[parts_of(metric)[0]].notna())
     legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *shown.tie_words([METHOD, key])]))
     return figure
 
 
-def ascent_batch(runs: Runs, metric: str = AT_END) -> Figure:
+def ascent_batch(runs: Runs, metric: str | None = None) -> Figure:
     """Return Figures 2c and A5: accuracy against the batch size of the perturbation, the descent's fixed.
 
     Of `+sweeps=fig2c_perturbation_batch`. A thin line marks the descent batch: there sam_batch is SAM.
@@ -201,11 +212,11 @@ def ascent_batch(runs: Runs, metric: str = AT_END) -> Figure:
     return figure
 
 
-def rho(runs: Runs, metric: str = AT_END) -> Figure:
+def rho(runs: Runs, metric: str | None = None) -> Figure:
     """Return Figure 3: accuracy against the radius; of `+sweeps=fig3_rho`. Errors of :func:`versus`."""
     return versus(runs, "optimizer.rho", metric)
 
 
-def batch_size(runs: Runs, metric: str = AT_END) -> Figure:
+def batch_size(runs: Runs, metric: str | None = None) -> Figure:
     """Return Figure 4: accuracy against the batch size; of `+sweeps=fig4_batch_size`. Errors of :func:`versus`."""
     return versus(runs, "data.batch_size", metric)

@@ -17,10 +17,10 @@ CONFIG_LABELS = {
 BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 
 
-def axis_label(column: str) -> str:
+def axis_label(column: str, declared: metrics.Declared = ()) -> str:
     """Return the text at the axis of a metric, a column of the summary or a config key."""
-    known = CONFIG_LABELS.get(column) or metrics.axis(column)
-    return known or column + (" (%)" if metrics.of(column).percent else "")
+    known = CONFIG_LABELS.get(column) or metrics.axis(column, declared)
+    return known or column + (" (%)" if metrics.of(column, declared).percent else "")
 
 
 def value_label(key: str, value: object) -> str:

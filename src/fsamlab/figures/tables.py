@@ -1,4 +1,4 @@
-"""Tables of a sweep as Markdown: accuracies (as LaTeX too), costs, measured values and their conventions.
+"""Tables of a sweep as Markdown: the headline metric (as LaTeX too), costs, measured values and their conventions.
 
 Means are over finished runs, standard deviations with n - 1.
 """
@@ -11,9 +11,8 @@ from typing import Any
 
 from fsamlab.figures.markup import FORMS, markdown
 from fsamlab.figures.measured import SHARPNESS
+from fsamlab.metrics import Headline
 from fsamlab.results.frames import (
-    AT_BEST,
-    AT_END,
     advice,
     comparable,
     convention_columns,
@@ -34,14 +33,13 @@ from fsamlab.results.settings import (
     plain,
 )
 from fsamlab.results.study import Runs, Study
-from fsamlab.terminal.text import fixed, percent_spread
+from fsamlab.terminal.text import fixed, spread
 
-HEADINGS = {AT_BEST: "at best validation epoch", AT_END: "at the end"}
 LABEL = "method"  # a column: the method's name and those of its parameters that vary
 
 
 def accuracy_table(runs: Runs, form: str = "markdown") -> str:
-    """Return test accuracies in per cent: mean ± standard deviation over seeds, and n.
+    """Return the headline metric on test data (accuracies in per cent): mean ± standard deviation over seeds, and n.
 
     As `markdown`, or as `latex` for a paper: a tabular with the rules of booktabs, its title as a comment before it.
     Where a value is there for fewer than n runs, its own n is behind it.
@@ -54,24 +52,34 @@ def accuracy_table(runs: Runs, form: str = "markdown") -> str:
     Settings that change together with those that name a line are named below the tables (in LaTeX as comments).
 
     Raises:
-        ValueError: no finished run, none with a test accuracy, a seed that is there twice, or another `form`.
+        ValueError: no finished run, none with the metric on test data, a seed that is there twice, or another `form`.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
     study = finished(runs)
     keys = study.keys
     study = comparable(study, keys)
-    table = study.settings(list(HEADINGS))
-    metrics = [metric for metric in HEADINGS if f"{metric} mean" in table]
+    headline = study.headline
+    headings = headings_of(headline)
+    table = study.settings()
+    metrics = [metric for metric in headings if f"{metric} mean" in table]
     if not metrics:
-        raise ValueError(f"no run has {AT_END}; {advice(AT_END)}")
-    table = table.assign(**{f"{metric} best": table.index.isin(clear_best(table, metric)) for metric in metrics})
-    settings = with_labels(in_order(table)[1], [key for key in keys if key.startswith("optimizer.")])
+        raise ValueError(f"no run has {headline.at_end}; {advice(headline.at_end)}")
+    best = {f"{metric} best": table.index.isin(clear_best(table, metric, (headline,))) for metric in metrics}
+    settings = with_labels(in_order(table.assign(**best))[1], [key for key in keys if key.startswith("optimizer.")])
     conditions = conditions_of(keys)
-    parts = [by_column(settings, conditions, m) for m in metrics] if conditions else [by_line(settings, metrics)]
+    if conditions:
+        parts = [by_column(settings, conditions, metric, headline) for metric in metrics]
+    else:
+        parts = [by_line(settings, metrics, headline)]
     comment = "% " if form == "latex" else ""
     texts = [f"{comment}{title}\n\n{FORMS[form](*table)}" for title, *table in parts]
     return "\n\n".join([*texts, *(f"{comment}{note}" for note in study.tie_notes(keys))])
+
+
+def headings_of(headline: Headline) -> dict[str, str]:
+    """Return {column of the summary: heading} of the headline metric on test data."""
+    return {headline.at_best: "at best validation epoch", headline.at_end: "at the end"}
 
 
 Setting = dict[Any, Any]  # a row of Study.settings()
@@ -94,14 +102,15 @@ def with_labels(settings: Sequence[Setting], keys: Sequence[str]) -> list[Settin
 Parts = tuple[str, list[str], list[list[str]], int]  # title, header, lines, number of columns that name a line
 
 
-def by_line(settings: Sequence[Setting], metrics: Sequence[str]) -> Parts:
+def by_line(settings: Sequence[Setting], metrics: Sequence[str], headline: Headline) -> Parts:
     """Return a table with a line for each method and a column for each metric."""
-    lines = [[row[LABEL], str(row["n"]), *(cell(row, metric, row["n"]) for metric in metrics)] for row in settings]
-    title = "Test accuracy in %, mean ± standard deviation over n seeds"
-    return title, [LABEL, "n", *(HEADINGS[metric] for metric in metrics)], lines, 1
+    percent, headings = headline.percent, headings_of(headline)
+    lines = [[row[LABEL], str(row["n"]), *(cell(row, m, row["n"], percent) for m in metrics)] for row in settings]
+    title = f"Test {headline.words}, mean ± standard deviation over n seeds"
+    return title, [LABEL, "n", *(headings[metric] for metric in metrics)], lines, 1
 
 
-def by_column(settings: Sequence[Setting], conditions: list[str], metric: str) -> Parts:
+def by_column(settings: Sequence[Setting], conditions: list[str], metric: str, headline: Headline) -> Parts:
     """Return a table with a line for each condition and a column for each method; n in the title, or in each cell."""
     settings = [row for row in settings if row[f"{metric} n"] > 0]
     names = list(dict.fromkeys(row[LABEL] for row in settings))
@@ -110,18 +119,19 @@ def by_column(settings: Sequence[Setting], conditions: list[str], metric: str) -
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in sorted(settings, key=lambda row: [place(key, row[key]) for key in conditions]):
         condition = tuple(plain(row[key]) for key in conditions)
-        cells.setdefault(condition, {})[row[LABEL]] = cell(row, metric, told)
+        cells.setdefault(condition, {})[row[LABEL]] = cell(row, metric, told, headline.percent)
     lines = [[*condition, *(found.get(name, "-") for name in names)] for condition, found in cells.items()]
-    title = f"Test accuracy in % {HEADINGS[metric]}, mean ± standard deviation over {told or '(n)'} seeds"
+    when = headings_of(headline)[metric]
+    title = f"Test {headline.words} {when}, mean ± standard deviation over {told or '(n)'} seeds"
     return title, [*(key.removesuffix(".name") for key in conditions), *names], lines, len(conditions)
 
 
-def cell(row: Setting, metric: str, told: int | None) -> str:
+def cell(row: Setting, metric: str, told: int | None, percent: bool) -> str:
     """Return `mean ± std`, bold where clearly the best, with the cell's own n where that is not the n `told` above."""
     n = int(row[f"{metric} n"])
     if n == 0:
         return "-"
-    text = percent_spread(row[f"{metric} mean"], row[f"{metric} std"]) + own_n(n, told)
+    text = spread(row[f"{metric} mean"], row[f"{metric} std"], percent) + own_n(n, told)
     return f"**{text}**" if row[f"{metric} best"] else text
 
 
@@ -149,7 +159,9 @@ def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
 
 
 def paired_table(runs: Runs) -> str:
-    """Return what each setting gains over SGD in test accuracy, in points, seed by seed: mean ± standard deviation.
+    """Return the difference of each setting to SGD on test data, seed by seed: mean ± standard deviation.
+
+    The metric is the headline of the runs' task; accuracies are in points.
 
     A seed is one draw of validation split, label noise and initial weights for all methods, so the deviation of a
     difference is without what the draw does to both.
@@ -159,18 +171,25 @@ def paired_table(runs: Runs) -> str:
     """
     study = finished(runs)
     table = study.settings()
-    metrics = [metric for metric in HEADINGS if f"{metric} vs sgd mean" in table]
+    headline = study.headline
+    metrics = {key: text for key, text in headings_of(headline).items() if f"{key} vs sgd mean" in table}
     if not metrics:
         raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
     gained = table[[f"{metric} vs sgd mean" for metric in metrics]].notna().any(axis=1)
     keys, settings = in_order(table[gained])
     lines = [
-        [label(row[METHOD]), *(plain(row[key]) for key in keys[1:]), *(gain(row, metric) for metric in metrics)]
+        [
+            label(row[METHOD]),
+            *(plain(row[key]) for key in keys[1:]),
+            *(gain(row, metric, (headline,)) for metric in metrics),
+        ]
         for row in settings
     ]
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
-    title = "Test accuracy minus that of SGD with the same seed, in points (seeds in which it is higher)"
-    found = markdown([*names, *(HEADINGS[metric] for metric in metrics)], lines, len(keys))
+    better = "higher" if headline.higher_is_better else "lower, which is better"
+    points = ", in points" if headline.percent else ""
+    title = f"Test {headline.title} minus that of SGD with the same seed{points} (seeds in which it is {better})"
+    found = markdown([*names, *metrics.values()], lines, len(keys))
     return with_notes(f"{title}\n\n{found}", study, keys)
 
 

@@ -54,6 +54,8 @@ def draw_curves(
 ) -> tuple[list[int], list[str]]:
     """Draw what :func:`curves` returns into `axes`; return the numbers of seeds, and what is missing in the lines."""
     study = comparable(having_key(runs, by), [by])
+    declared = study.headlines
+    times = factor(key, declared)
     table, ends = history(rows, study, key, by)
     looks = styles(pd.Series(list(ends)), by)
     if len(looks) > MOST_LINES:
@@ -67,23 +69,23 @@ def draw_curves(
     for value, one in looks.items():
         here = table[table[by] == value]
         if len(here):
-            line(axes, here["epoch"], factor(key) * here["mean"], factor(key) * here["std"], one)
-        notes += end_of_line(axes, here, factor(key), ends[value], one)
+            line(axes, here["epoch"], times * here["mean"], times * here["std"], one)
+        notes += end_of_line(axes, here, times, ends[value], one)
     if table["mean"].isna().any():
         notes.append(f"gaps: the mean of {parts_of(key)[1]} is not positive")
     if log_y:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], factor(key) * float(table["mean"].min()) / 2))
-    elif is_accuracy(key):
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], times * float(table["mean"].min()) / 2))
+    elif is_accuracy(key, declared):
         later = table[table["epoch"] >= EARLY * table["epoch"].max()]
         low, high = later["mean"] - later["std"].fillna(0), table["mean"] + table["std"].fillna(0)
-        axes.set_ylim(factor(key) * float(low.min()) - MARGIN, factor(key) * float(high.max()) + MARGIN)
+        axes.set_ylim(times * float(low.min()) - MARGIN, times * float(high.max()) + MARGIN)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if axis(key):
-        label_y(axes, axis(key))
+    if axis(key, declared):
+        label_y(axes, axis(key, declared))
     else:  # most keys are longer than the axis
-        axes.set_title(axis_label(key))
+        axes.set_title(axis_label(key, declared))
     return list(table["n"]), notes
 
 
@@ -109,7 +111,9 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
 
 @look()
 def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
-    """Return Figure 1: test accuracy over training by what is perturbed along; of `+sweeps=fig1_decomposition`.
+    """Return Figure 1: the headline metric on test data over training, by what is perturbed along.
+
+    Of `+sweeps=fig1_decomposition`.
 
     Methods: sgd, sam, sam_component (the batch gradient's projection on the full gradient), sam_noise (what remains).
     Where it was measured (diagnostics=paper), a second panel has the share of the full gradient in the batch
@@ -125,7 +129,7 @@ def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
     key = "perturbation/full_share"
     measured = any(column in rows and rows[column].notna().any() for column in (key, f"measured/{key}"))
     figure, panels = new(2 if measured else 1)
-    counts, notes = draw_curves(panels[0], rows, study, "test/acc1")
+    counts, notes = draw_curves(panels[0], rows, study, f"test/{study.headline.name}")
     if measured:
         shares, more = draw_curves(panels[1], rows, study, key)
         counts, notes = counts + shares, list(dict.fromkeys(notes + more))

@@ -8,14 +8,18 @@ checkpoint as `measured/...`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
+from typing import Literal
 
+from fsamlab.metrics.headline import CLASSIFICATION, Headline
 from fsamlab.metrics.row import Chart, Column, Metric
 from fsamlab.metrics.table import DIRECTIONS, FAMILIES, OF_A_STEP, PATTERNS, ROWS, SECTIONS
 
 __all__ = [
     "AT_CHECKPOINT",
+    "CLASSIFICATION",
     "DIRECTIONS",
     "FAMILIES",
     "OF_A_STEP",
@@ -24,10 +28,14 @@ __all__ = [
     "SECTIONS",
     "Chart",
     "Column",
+    "Declared",
+    "Headline",
     "Metric",
     "axis",
+    "columns_of",
     "factor",
     "family",
+    "higher_is_better",
     "is_accuracy",
     "is_convention",
     "is_measured",
@@ -44,49 +52,98 @@ RATIOS = {
     for row in ROWS
     if row.ratio_of
 }
+Declared = tuple[Headline, ...]  # the headlines that the tasks of the runs have declared
 _BY_KEY = {row.key: row for row in ROWS}
+_PARTS = (("test", "test"), ("val", "validation"), ("train", "training"))
 
 
 @cache
-def of(key: str) -> Metric:
-    """Return the row of a logged key or of a column of the summary; the row of a pattern where the key has none."""
+def of(key: str, declared: Declared = ()) -> Metric:
+    """Return the row of a logged key or of a column of the summary.
+
+    A key without a row in the table has the row that its task declares, and else the row of a pattern.
+    """
+    for headline in declared:
+        if key in _rows_of(headline):
+            return _rows_of(headline)[key]
     if key in _BY_KEY:
         return _BY_KEY[key]
     for source in SOURCES:
         if key.startswith(source):
-            return of(key.removeprefix(source))
+            return of(key.removeprefix(source), declared)
     return next(row for row in PATTERNS if fnmatchcase(key, row.key))
 
 
-def title(key: str) -> str:
+@cache
+def _rows_of(headline: Headline) -> dict[str, Metric]:
+    """Return the rows of a task's headline metric: the table's where it has them, first among the charts."""
+    percent, text = headline.percent, headline.title
+    better: Literal["max", "min"] = "max" if headline.higher_is_better else "min"
+    made = partial(Metric, unit="fraction" if percent else "-", section="accuracy", percent=percent, better=better)
+    unit = " (%)" if percent else ""
+    found = {}
+    for place, (part, words) in enumerate(_PARTS, 1):
+        key = f"{part}/{headline.name}"
+        new = made(key, title=f"{words} {text}" + (", %" if percent else ""), axis=f"{words} {text}{unit}")
+        row = _BY_KEY.get(key, new)
+        found[key] = row if row.headline else replace(row, headline=place)
+    for key, axis in (
+        (headline.at_best, f"test {text} at best validation epoch{unit}"),
+        (headline.at_end, f"test {text} at the end{unit}"),
+    ):
+        found[key] = _BY_KEY.get(key) or made(key, axis=axis, final=False)
+    return found
+
+
+def columns_of(headline: Headline) -> dict[str, Column]:
+    """Return {key: column} of the page's results, for the headline metric of a task."""
+    name = headline.title
+    return {
+        headline.at_best: Column(
+            "", "test, best epoch", f"test {name} at the epoch with the best validation {name}", judged=True
+        ),
+        headline.at_end: Column("", "test, at the end", f"test {name} after the last epoch", judged=True),
+        headline.chosen: Column("", "validation, best", f"the validation {name} that chose the epoch"),
+    }
+
+
+def higher_is_better(key: str, declared: Declared = ()) -> bool:
+    """Return the direction of a metric; where neither of two values is the better one, the higher one comes first."""
+    return of(key, declared).better != "min"
+
+
+def title(key: str, declared: Declared = ()) -> str:
     """Return the text above the chart of a metric on the page."""
-    name, row = key.removeprefix(AT_CHECKPOINT), of(key)
+    name, row = key.removeprefix(AT_CHECKPOINT), of(key, declared)
     text = row.title or name + (", %" if row.percent else "")
     return text + (" (measured at a checkpoint)" if key.startswith(AT_CHECKPOINT) else "")
 
 
-def axis(key: str) -> str:
-    """Return the text at a figure's axis that the table has for exactly this key; empty where the table has none."""
-    return _BY_KEY[key].axis if key in _BY_KEY else ""
+def axis(key: str, declared: Declared = ()) -> str:
+    """Return the text at a figure's axis that exactly this key has; empty where there is none."""
+    row = of(key, declared)
+    return row.axis if row.key == key else ""
 
 
-def ordered(keys: Iterable[str]) -> list[str]:
+def ordered(keys: Iterable[str], declared: Declared = ()) -> list[str]:
     """Return metrics in the order of a page: by section, the headlines first, then by name."""
 
     def place(key: str) -> tuple[int, float, str]:
-        return SECTIONS.index(of(key).section), of(key).headline or float("inf"), key
+        row = of(key, declared)
+        return SECTIONS.index(row.section), row.headline or float("inf"), key
 
     return sorted(keys, key=place)
 
 
-def factor(key: str) -> int:
+def factor(key: str, declared: Declared = ()) -> int:
     """Return 100 for fractions that are shown in per cent, else 1."""
-    return 100 if of(key).percent else 1
+    return 100 if of(key, declared).percent else 1
 
 
-def is_accuracy(key: str) -> bool:
+def is_accuracy(key: str, declared: Declared = ()) -> bool:
     """Return whether a metric is an accuracy: a fraction whose chart starts below the values of a trained network."""
-    return of(key).percent and of(key).section == "accuracy"
+    row = of(key, declared)
+    return row.percent and row.section == "accuracy"
 
 
 def family(key: str) -> str | None:

@@ -82,22 +82,14 @@ ROWS: tuple[Metric, ...] = (
         axis="test accuracy at best validation epoch (%)",
         final=False,
         charts=(Chart("accuracy", "test accuracy at the best validation accuracy", x=None),),
-        columns=(
-            Column("", "test, best epoch", "test accuracy at the epoch with the best validation accuracy", judged=True),
-        ),
     ),
     _accuracy(
         "final/test/acc1",
         axis="test accuracy at the end (%)",
         final=False,
         charts=(Chart("accuracy", "test accuracy at the end", x=None),),
-        columns=(Column("", "test, at the end", "test accuracy after the last epoch", judged=True),),
     ),
-    _accuracy(
-        "best/val/acc1",
-        final=False,
-        columns=(Column("", "validation, best", "the validation accuracy that chose the epoch"),),
-    ),
+    _accuracy("best/val/acc1", final=False),
     # ---------------------------------------------------------------- loss
     _loss(
         "train/loss",
@@ -134,17 +126,6 @@ ROWS: tuple[Metric, ...] = (
         Metric(f"{part}/r2", section="accuracy", title=f"{words} R2, explained share of the variance", better="max")
         for part, words in _PARTS_OF_DATA
     ),
-    _error(
-        "best/test/mse",
-        axis="test mean squared error at best validation epoch",
-        columns=(Column("", "test mse, best epoch", "test error at the epoch with the best validation error"),),
-    ),
-    _error(
-        "final/test/mse",
-        axis="test mean squared error at the end",
-        columns=(Column("", "test mse, at the end", "test error after the last epoch"),),
-    ),
-    _error("best/val/mse", columns=(Column("", "validation mse, best", "the validation error that chose the epoch"),)),
     # ---------------------------------------------------------------- schedule
     Metric("train/lr", title="learning rate", headline=1, charts=(Chart("loss", "learning rate", BY_STEP),)),
     # ---------------------------------------------------------------- sharpness
@@ -364,6 +345,8 @@ ROWS: tuple[Metric, ...] = (
     *(_summary(f"data/num_{part}", COUNT) for part in ("train", "val", "test")),
     _summary("data/effective_label_noise", FRACTION),
     _summary("data/split_hash", TEXT),
+    *(_summary(f"task/{key}", TEXT) for key in ("headline", "title")),
+    *(_summary(f"task/{key}", "true or false") for key in ("higher_is_better", "percent")),
     # ---------------------------------------------------------------- conventions of measured values
     *(
         _summary(f"diagnostics/{key}", unit, family=OF_SAMPLES)

@@ -85,7 +85,7 @@ def render(gathered: Gathered, title: str) -> str:
 
 def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
     """Return what the page's script draws from, ready for JSON."""
-    frame = gathered.frame
+    frame, declared = gathered.frame, gathered.study.headlines
     methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metrics.DIRECTIONS])
     numbers = {str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if _is_shown(str(c))}
     return {
@@ -102,17 +102,18 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "metrics": [
             {
                 "key": key,
-                "group": metrics.of(key).section,
-                "title": metrics.title(key),
-                "headline": metrics.of(key).headline > 0,
-                "percent": metrics.is_accuracy(key),
+                "group": metrics.of(key, declared).section,
+                "title": metrics.title(key, declared),
+                "headline": metrics.of(key, declared).headline > 0,
+                "percent": metrics.is_accuracy(key, declared),
                 "notFinite": gathered.curves.not_finite.get(key, 0),
             }
-            for key in metrics.ordered(gathered.curves.by_metric)
+            for key in metrics.ordered(gathered.curves.by_metric, declared)
         ],
         "groups": metrics.SECTIONS,
         "ratios": metrics.RATIOS,
-        "percent": [key for key in {**gathered.curves.by_metric, **numbers} if metrics.of(key).percent],
+        "percent": [key for key in {**gathered.curves.by_metric, **numbers} if metrics.of(key, declared).percent],
+        "results": [key for headline in declared for key in (headline.at_best, headline.at_end)],
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
         "sensitivities": sensitivities(gathered),
         "directions": metrics.DIRECTIONS,

@@ -12,13 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.metrics import AT_CHECKPOINT, ROWS, of
+from fsamlab.metrics import AT_CHECKPOINT, CLASSIFICATION, ROWS, Declared, Headline, columns_of, higher_is_better, of
+from fsamlab.metrics import Column as TableColumn
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.results.methods import label
 from fsamlab.results.settings import clear_best, conditions_of, gain, keys_of, plain
-from fsamlab.terminal.text import counted, percent_spread
+from fsamlab.terminal.text import counted, spread
 
-COLUMNS = sorted(  # of the table of results, each with its key in the summary; those of a checkpoint are the last
+COLUMNS = sorted(  # beside those of the headline, each with its key in the summary; those of a checkpoint are the last
     ((f"{column.source}{row.key}", column) for row in ROWS for column in row.columns),
     key=lambda found: found[1].source == AT_CHECKPOINT,
 )
@@ -28,7 +29,6 @@ COST = (  # column of by_setting, heading, what it is, form
     ("step_vs_sgd", "vs SGD", "time of a step, SGD's being 1", "{:.2f}x"),
     ("total_vs_sgd", "total", "time of a whole training's steps, SGD's being 1", "{:.2f}x"),
 )
-GAINS = "final/test/acc1"  # the differences to SGD are shown of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def results(gathered: Gathered) -> Table | None:
 
     Settings that are compared with each other stand together, methods in the order of the sweep.
     """
-    metrics = [found for found in COLUMNS if found[0] in gathered.frame]
+    declared = gathered.study.headlines
+    of_headlines = [(key, _named(column, h, declared)) for h in declared for key, column in columns_of(h).items()]
+    metrics = [found for found in (*of_headlines, *COLUMNS) if found[0] in gathered.frame]
+    gains = {headline.at_end for headline in declared}  # the differences to SGD are shown of these
     table = gathered.study.settings([key for key, _ in metrics])
     if table.empty:
         return None
@@ -83,12 +86,15 @@ def results(gathered: Gathered) -> Table | None:
     columns = [*map(_of_key, keys), Column("n", counted_runs, lambda i, row: Cell(str(row["n"]), row["n"]))]
     for key, of_key in metrics:
         if f"{key} mean" in table:
-            best = clear_best(table, key) if of_key.judged else set()
-            heading = of_key.heading + (",\u00a0%" if of(key).percent else "")
-            columns.append(Column(heading, of_key.text, partial(_mean, key, best)))
-        if key == GAINS and f"{key} vs sgd mean" in table:
-            text = f"{of_key.text} minus SGD's with the same seed, in points (seeds in which it is higher)"
-            columns.append(Column(f"{of_key.heading} − SGD", text, partial(_gain, key)))
+            best = clear_best(table, key, declared) if of_key.judged else set()
+            percent = of(key, declared).percent
+            heading = of_key.heading + (",\u00a0%" if percent else "")
+            columns.append(Column(heading, of_key.text, partial(_mean, key, percent, best)))
+        if key in gains and f"{key} vs sgd mean" in table:
+            points = ", in points" if of(key, declared).percent else ""
+            better = "higher" if higher_is_better(key, declared) else "lower, which is better"
+            text = f"{of_key.text} minus SGD's with the same seed{points} (seeds in which it is {better})"
+            columns.append(Column(f"{of_key.heading} − SGD", text, partial(_gain, key, declared)))
     columns += [
         Column(heading, text, partial(_plain, key, form))
         for key, heading, text, form in COST
@@ -105,15 +111,22 @@ def _of_key(key: str) -> Column:
     return Column(key.removesuffix(".name"), f"the configuration's {key}", cell, numeric=False)
 
 
-def _mean(key: str, best: set[Any], index: Any, row: pd.Series) -> Cell:
-    cell = spread_cell(row[f"{key} mean"], row[f"{key} std"], of(key).percent, index in best)
+def _named(column: TableColumn, headline: Headline, declared: Declared) -> TableColumn:
+    """Return the column of a headline metric, with the name of the metric where it is not the accuracy of all runs."""
+    if declared == (CLASSIFICATION,):
+        return column
+    return replace(column, heading=f"{headline.name}: {column.heading}")
+
+
+def _mean(key: str, percent: bool, best: set[Any], index: Any, row: pd.Series) -> Cell:
+    cell = spread_cell(row[f"{key} mean"], row[f"{key} std"], percent, index in best)
     fewer = 0 < row[f"{key} n"] < row["n"]
     return replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell
 
 
-def _gain(key: str, index: Any, row: pd.Series) -> Cell:
+def _gain(key: str, declared: Declared, index: Any, row: pd.Series) -> Cell:
     mean = row[f"{key} vs sgd mean"]
-    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key), mean)
+    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key, declared), mean)
 
 
 def _plain(key: str, form: str, index: Any, row: pd.Series) -> Cell:
@@ -139,14 +152,7 @@ def spread_cell(mean: float, std: float, percent: bool, bold: bool) -> Cell:
     """Return `mean ± std`; `–` where there is no value, the mean alone where there is no deviation."""
     if math.isnan(mean):
         return Cell("–", "")
-    if percent:
-        return Cell(percent_spread(mean, std), mean, bold)
-    if std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
-        std = 0.0
-    if math.isnan(std) or not 1e-6 < std < 1e5:
-        return Cell(f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}"), mean, bold)
-    decimals = max(0, 1 - math.floor(math.log10(std)))  # two digits of the deviation, the mean with as many decimals
-    return Cell(f"{mean:.{decimals}f} ± {std:.{decimals}f}", mean, bold)
+    return Cell(spread(mean, std, percent), mean, bold)
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:

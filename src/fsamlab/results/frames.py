@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fsamlab.metrics import OF_A_STEP, RATIOS, family, is_measured, of
+from fsamlab.metrics import CLASSIFICATION, OF_A_STEP, RATIOS, family, is_measured, of
 from fsamlab.results.methods import METHODS
 from fsamlab.results.settings import METHOD, as_text, numbers, over_seeds
 from fsamlab.results.study import Runs, Study
 
-AT_END, AT_BEST = "final/test/acc1", "best/test/acc1"
+AT_END, AT_BEST = CLASSIFICATION.at_end, CLASSIFICATION.at_best
 
 
 def methods_of(runs: pd.DataFrame) -> list[str]:

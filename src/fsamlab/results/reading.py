@@ -58,6 +58,7 @@ def collect_run(directory: Path) -> Row:
     row.update(read_whole(read_summary, directory, damage) or {})
     row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
     status = current_status(directory)
+    row.update({f"task/{key}": value for key, value in (status.get("task") or {}).items()})
     row.update({key: status.get(key) for key in ("run_id", "status", "exception")})
     if damage:
         words = [str(status["exception"])] if status["status"] == "damaged" else []

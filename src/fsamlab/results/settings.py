@@ -10,10 +10,10 @@ import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
 from fsamlab.axes import rules
+from fsamlab.metrics import Declared, higher_is_better, of
 from fsamlab.results.methods import METHODS
-from fsamlab.terminal.text import percent
+from fsamlab.terminal.text import spread
 
-ACCURACIES = ("best/test/acc1", "final/test/acc1")
 METHOD = "optimizer.name"
 MAX_NAMED = 4  # of several keys or values in a line
 
@@ -67,15 +67,17 @@ def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
     return table
 
 
-def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
+def by_setting(
+    finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], declared: Declared = ()
+) -> pd.DataFrame:
     """Return one row for each setting: the number n of its runs, statistics of `metrics`, relative step time.
 
     Columns, for each metric that any run has:
         `METRIC mean`, `METRIC std`, `METRIC n`: as :func:`over_seeds`; n counts the runs with a finite value.
         `METRIC vs sgd mean`, `... std`, `... n`, `... ahead`: of the differences to the SGD run with the same seed,
-            where one SGD setting agrees with the row in all but the optimizer's keys. `ahead` is the number of positive
-            differences. Methods can be compared seed by seed because a seed is one draw of the validation split, the
-            label noise and the initial weights, the same draw for all methods.
+            where one SGD setting agrees with the row in all but the optimizer's keys. `ahead` is the number of seeds in
+            which the method is better than SGD. Methods can be compared seed by seed because a seed is one draw of the
+            validation split, the label noise and the initial weights, the same draw for all methods.
 
     And once: `step_ms`, the median time of a step; `steps`, their mean number; `step_vs_sgd`, step_ms over SGD's in the
     same remaining setting; `total_vs_sgd`, the same ratio of steps × step_ms.
@@ -84,6 +86,7 @@ def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[st
         finished: finished runs, each once.
         keys: the config keys that tell the settings apart, METHOD among them.
         metrics: columns of `finished`; a column that is not there is left out.
+        declared: the headlines of the runs' tasks, which say the directions.
     """
     present = [metric for metric in metrics if metric in finished and numbers(finished[metric]).notna().any()]
     finished = finished.reset_index(drop=True).assign(**{metric: numbers(finished[metric]).array for metric in present})
@@ -106,7 +109,8 @@ def by_setting(finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[st
         found = pd.concat([pd.Series(dtype=float), *differences]).dropna()
         if len(found):
             groups = found.groupby(setting_of)
-            pairs = over_seeds(groups).assign(ahead=(found > 0).groupby(setting_of).sum())
+            better = found > 0 if higher_is_better(metric, declared) else found < 0
+            pairs = over_seeds(groups).assign(ahead=better.groupby(setting_of).sum())
             table = table.join(pairs.add_prefix(f"{metric} vs sgd "))
     return table
 
@@ -173,28 +177,32 @@ def own_n(n: int, told: int | None) -> str:
     return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
-def gain(setting: Mapping[Any, Any] | pd.Series, metric: str) -> str:
-    """Return `+3.96 ± 1.83 (3 of 3)`: the points gained over SGD, and in how many of the seeds; `-` where unknown."""
+def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared = ()) -> str:
+    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to SGD, and in how many seeds it is a gain; `-` where unknown.
+
+    The difference is in points for a metric that is shown in per cent.
+    """
     mean, std, n, ahead = (setting[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
     if math.isnan(mean):
         return "-"
-    spread = "" if math.isnan(std) else f" ± {percent(std)}"
-    return f"{100 * mean:+.2f}{spread} ({ahead:.0f} of {n:.0f})"
+    text = spread(mean, std, of(metric, declared).percent)
+    return f"{'' if mean < 0 else '+'}{text} ({ahead:.0f} of {n:.0f})"
 
 
-def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
+def clear_best(table: pd.DataFrame, metric: str, declared: Declared = ()) -> set[Any]:
     """Return the index of each setting of :func:`by_setting` that is best in `metric` by more than the spread.
 
     Compared are the settings that agree in all but the optimizer's keys. The best one is clear when its mean is
-    above the second's by more than the larger of the two standard deviations; without both there is no answer.
+    better than the second's by more than the larger of the two standard deviations; without both there is no answer.
     """
+    higher = higher_is_better(metric, declared)
     mean, std = f"{metric} mean", f"{metric} std"
     if mean not in table:
         return set()
     others = conditions_of(keys_of(table))
     best = set()
     for _, rivals in table.groupby(others, dropna=False) if others else [((), table)]:
-        ranked = rivals[rivals[mean].notna()].sort_values(mean, ascending=False, kind="stable")
+        ranked = rivals[rivals[mean].notna()].sort_values(mean, ascending=not higher, kind="stable")
         if len(ranked) < 2:
             continue
         first, second = ranked.iloc[0], ranked.iloc[1]
@@ -204,8 +212,11 @@ def clear_best(table: pd.DataFrame, metric: str) -> set[Any]:
 
 
 def clearly_ahead(mean: float, std: float, other_mean: float, other_std: float) -> bool:
-    """Return whether a mean's lead exceeds the larger of the two standard deviations; false where one is not known."""
-    return not (math.isnan(std) or math.isnan(other_std)) and mean - other_mean > max(std, other_std)
+    """Return whether the lead of the better mean exceeds the larger of the two standard deviations.
+
+    It does not where a deviation is not known.
+    """
+    return not (math.isnan(std) or math.isnan(other_std)) and abs(mean - other_mean) > max(std, other_std)
 
 
 def conditions_of(keys: Sequence[str]) -> list[str]:

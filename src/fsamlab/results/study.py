@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from fsamlab.config.identity import NEUTRAL
-from fsamlab.metrics import family, is_convention
+from fsamlab.metrics import CLASSIFICATION, Headline, family, is_convention
 from fsamlab.results.reading import read_run_rows
-from fsamlab.results.settings import ACCURACIES, MAX_NAMED, METHOD, as_text, by_setting, more
+from fsamlab.results.settings import MAX_NAMED, METHOD, as_text, by_setting, more
 
 FIRST = (METHOD, "model.name", "data.name")  # the keys that name a method, before those that refine it
 
@@ -87,6 +87,39 @@ class Study:
     def known(self) -> Study:
         """The runs whose configuration is known: a damaged run may have none."""
         return self if self.runs.empty else self.where(self.runs[METHOD] != "unknown")
+
+    # ---------------------------------------------------------------------------------- headline
+
+    @cached_property
+    def headlines(self) -> tuple[Headline, ...]:
+        """What the tasks of the runs declare of their headline metrics, each once, in order of appearance."""
+        if "task/headline" not in self.runs:
+            return (CLASSIFICATION,)
+        return tuple(dict.fromkeys(self._headline_of_each)) or (CLASSIFICATION,)
+
+    @property
+    def _headline_of_each(self) -> list[Headline]:
+        return [Headline.of(run, "task/") for run in self.runs.to_dict("records")]
+
+    @property
+    def headline(self) -> Headline:
+        """The headline metric of all runs.
+
+        Raises:
+            ValueError: the runs have several.
+        """
+        if len(self.headlines) > 1:
+            names = " and ".join(headline.name for headline in self.headlines)
+            raise ValueError(f"these runs have different headline metrics, {names}: give runs of one task, or a metric")
+        return self.headlines[0]
+
+    @cached_property
+    def by_headline(self) -> list[Study]:
+        """A study for each of :attr:`headlines`; this study itself where there is one."""
+        if len(self.headlines) == 1:
+            return [self]
+        each = pd.Series(self._headline_of_each, index=self.runs.index)
+        return [self.where(each == headline) for headline in self.headlines]
 
     # ---------------------------------------------------------------------------------- settings
 
@@ -199,13 +232,17 @@ class Study:
                 found.setdefault(kind, []).append(column)
         return found
 
-    def settings(self, metrics: Sequence[str] = ACCURACIES) -> pd.DataFrame:
+    def settings(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """Return one row for each setting of the finished runs, each run once.
 
-        The columns are those of :func:`~fsamlab.results.settings.by_setting`; without finished runs there are none.
+        `metrics` are columns of the summary; None takes the headline metric on test data, at the best epoch and at the
+        end. The columns are those of :func:`~fsamlab.results.settings.by_setting`; without finished runs there are
+        none.
         """
         done = self.finished.distinct
-        return pd.DataFrame() if done.runs.empty else by_setting(done.runs, done.keys, metrics)
+        if metrics is None:
+            metrics = [key for headline in done.headlines for key in (headline.at_best, headline.at_end)]
+        return pd.DataFrame() if done.runs.empty else by_setting(done.runs, done.keys, metrics, done.headlines)
 
 
 Runs: TypeAlias = "pd.DataFrame | Study"  # what figures and tables are made of

@@ -14,19 +14,20 @@ from rich.text import Text
 
 from fsamlab.metrics import ROWS, ordered
 from fsamlab.results.reading import collect
-from fsamlab.results.settings import ACCURACIES, in_order, own_n, plain
+from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import FOLDER, latest
 from fsamlab.terminal.tables import Column, table, wrapped
-from fsamlab.terminal.text import console, fixed, percent_spread, project_relative
+from fsamlab.terminal.text import console, fixed, project_relative, spread
 
 
 def settings_table(study: Study, width: int | None = None) -> Table:
-    """Return the accuracies and costs by setting, in the order of :func:`in_order`.
+    """Return the headline metric and the costs by setting, in the order of :func:`in_order`.
 
-    A mean over fewer than n runs has its own n beside it.
+    A mean over fewer than n runs has its own n beside it. All runs have the same headline metric.
     """
+    headline = study.headline
     keys, settings = in_order(study.settings())
     columns = [
         *(Column(key.removesuffix(".name")) for key in keys),
@@ -39,26 +40,29 @@ def settings_table(study: Study, width: int | None = None) -> Table:
     ]
     rows: list[list[str | Text]] = []
     for row in settings:
-        accuracies = [accuracy(row, metric) for metric in ACCURACIES]
+        values = [mean_of(row, metric, headline.percent) for metric in (headline.at_best, headline.at_end)]
         ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
         step = fixed(row["step_ms"], 1, " ms")
-        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *accuracies, step, *ratios])
-    return table(columns, rows, width, "Test accuracy in %, mean ± standard deviation over seeds")
+        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *values, step, *ratios])
+    return table(columns, rows, width, f"Test {headline.words}, mean ± standard deviation over seeds")
 
 
 def print_settings(study: Study, screen: Console) -> None:
-    """Print the table of the finished runs, if there are any, and which settings change together."""
-    if len(study.finished.runs):
-        screen.print(settings_table(study, screen.width))
-        for note in study.tie_notes():
+    """Print the table of the finished runs, if there are any, and which settings change together.
+
+    Runs of tasks with different headline metrics are in different tables.
+    """
+    for part in study.finished.by_headline if len(study.finished.runs) else []:
+        screen.print(settings_table(part, screen.width))
+        for note in part.tie_notes():
             screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
 
 
-def accuracy(row: dict[Any, Any], metric: str) -> str:
+def mean_of(row: dict[Any, Any], metric: str, percent: bool) -> str:
     """Return the mean and deviation of a setting of `by_setting`, with its own n where that is not the setting's."""
     n = row.get(f"{metric} n", 0)
     own = own_n(int(n), row["n"]) if n > 0 else ""
-    return percent_spread(row.get(f"{metric} mean"), row.get(f"{metric} std")) + own
+    return spread(row.get(f"{metric} mean"), row.get(f"{metric} std"), percent) + own
 
 
 BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened

@@ -226,7 +226,7 @@ def _train(
         bookkeeper.save()
         summary = {
             **trainer.summary(),
-            **{f"task/{k}": v for k, v in trainer.task.headline_facts().items()},
+            **{f"task/{k}": v for k, v in trainer.headline.record().items()},
             **{f"data/{k}": v for k, v in facts.items()},
             **{f"diagnostics/{k}": v for k, v in trainer.conventions().items()},
         }

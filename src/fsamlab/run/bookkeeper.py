@@ -53,12 +53,13 @@ class Bookkeeper:
         """Write a row to metrics.jsonl, then mirror it."""
         self.record.append(row)
         self.tracker.log(row, int(row["step"]))
-        headline = self.trainer.task.headline
-        evaluated = f"val/{headline}" in row or f"test/{headline}" in row
+        headline = self.trainer.headline
+        evaluated = f"val/{headline.name}" in row or f"test/{headline.name}" in row
         if evaluated or time.monotonic() - self.last_status > STATUS_SECONDS:
-            latest = {k: v for k, v in row.items() if k.endswith(f"/{headline}") or "loss" in k}
+            latest = {k: v for k, v in row.items() if k.endswith(f"/{headline.name}") or "loss" in k}
             progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
-            self.record.set_status("running", **progress, latest=latest)
+            told = {"task": headline.record()} if headline.record() else {}
+            self.record.set_status("running", **progress, latest=latest, **told)
             self.last_status = time.monotonic()
 
     def boundary(self) -> None:

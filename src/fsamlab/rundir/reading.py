@@ -16,6 +16,7 @@ STATUS = {  # key -> type of its value in status.json
     **{"attempts": int, "pid": int, "resumed_at": int, "starts_here": int, "forced": bool},
     **{"starting_over": bool, "life": str},
     **{"step": int, "last_step": int, "epoch": NUMBER, "latest": {str: NUMBER}},
+    "task": {str: str | bool},  # of the headline metric; absent for a classification
 }
 
 

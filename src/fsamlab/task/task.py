@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsamlab.metrics import Headline
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -90,25 +92,16 @@ class Task(ABC):
         """Return what a measured loss depends on besides model and samples: it is written beside measured values."""
         return {"loss": self.name}
 
-    def headline_facts(self) -> dict[str, str | bool]:
-        """Return what a run's summary says of the headline metric, so that tables and figures need no task.
-
-        The headline of runs that say nothing is `acc1`: it was the only one before there were tasks.
-        """
-        if self.headline == "acc1" and self.higher_is_better:
-            return {}
+    @property
+    def declaration(self) -> Headline:
+        """Return what a run records of the headline metric, so that screens, tables and figures need no task."""
         metric = self.metric_names.get(self.headline, Metric("loss", higher_is_better=False))
-        return {
-            "headline": self.headline,
-            "higher_is_better": self.higher_is_better,
-            "title": metric.title,
-            "percent": metric.percent,
-        }
+        return Headline(self.headline, metric.title, metric.higher_is_better, metric.percent)
 
     @property
     def higher_is_better(self) -> bool:
         """Return the direction of the headline metric."""
-        return self.headline != "loss" and self.metric_names[self.headline].higher_is_better
+        return self.declaration.higher_is_better
 
     def is_better(self, value: float, than: float) -> bool:
         """Return whether a value of the headline metric is better than another one; NaN and equal values are not."""

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -14,6 +15,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from fsamlab.metrics import Headline
 from fsamlab.rundir.find import current_status
 from fsamlab.terminal.progress import WIDE, describe, text_column
 from fsamlab.terminal.tables import fitted, told, wrapped
@@ -69,7 +71,7 @@ class SweepBoard:
         for index in indices:
             status = current_status(self.directories[index])
             done = status.get("step", 0) / max(1, status.get("last_step", 1))
-            self.bar.update(self.tasks[index], completed=done, text=describe(status.get("latest") or {}))
+            self.bar.update(self.tasks[index], completed=done, text=_outcome(status))
 
     def ended(self, index: int, exitcode: int) -> None:
         """Print one line for a job that has ended."""
@@ -78,7 +80,7 @@ class SweepBoard:
         self.bar.update(self.total, completed=self.num_ended, text=f"{self.num_ended}/{len(self.directories)}")
         status = current_status(self.directories[index])
         if exitcode == 0:
-            outcome = describe(status.get("latest") or {})
+            outcome = _outcome(status)
         elif exitcode < 0:
             outcome = f"killed by {signal.Signals(-exitcode).name}"
         else:
@@ -92,3 +94,8 @@ class SweepBoard:
             lines = (f"{number}{self.names[index]}", f"{indent}{seconds:.0f} s  {outcome}")
             line = "\n".join(wrapped(self.screen, text, hang=len(number)) for text in lines)
         self.screen.print(line, soft_wrap=True, style=None if exitcode == 0 else "red")
+
+
+def _outcome(status: dict[str, Any]) -> str:
+    """Return the newest loss and headline metric of a run in a few words."""
+    return describe(status.get("latest") or {}, Headline.of(status.get("task") or {}))

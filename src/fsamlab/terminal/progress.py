@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,9 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from fsamlab.config import Config
+from fsamlab.metrics import CLASSIFICATION, Headline
 from fsamlab.terminal.tables import Column, table
-from fsamlab.terminal.text import console, percent, project_relative
+from fsamlab.terminal.text import console, project_relative, quantity
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ class Training(Protocol):
         """Number of epochs in the whole training."""
 
     @property
+    def headline(self) -> Headline:
+        """What the task declares of its headline metric."""
+
+    @property
     def last_row(self) -> dict[str, float]:
         """The newest row of metrics; empty before the first row."""
 
@@ -73,12 +78,13 @@ class _Lines:
 
     def update(self, trainer: Training) -> None:
         row = trainer.last_row
-        if not row or row["step"] == self.last_step or not {"val/acc1", "test/acc1"} & row.keys():
+        evaluated = {f"{part}/{trainer.headline.name}" for part in ("val", "test")}
+        if not row or row["step"] == self.last_step or not evaluated & row.keys():
             return
         if time.monotonic() - self.last_time < 10 and trainer.step < trainer.last_step:
             return
         self.last_step, self.last_time = int(row["step"]), time.monotonic()
-        log.info("epoch %.4g of %d  %s", row["epoch"], trainer.epochs, describe(row))
+        log.info("epoch %.4g of %d  %s", row["epoch"], trainer.epochs, describe(row, trainer.headline))
 
 
 class _Bar:
@@ -93,15 +99,22 @@ class _Bar:
             return
         self.last_time = moment
         epoch = f"epoch {trainer.epoch}/{trainer.epochs}"
-        self.bar.update(self.task, completed=trainer.step, epoch=epoch, latest=describe(trainer.last_row))
+        self.bar.update(
+            self.task, completed=trainer.step, epoch=epoch, latest=describe(trainer.last_row, trainer.headline)
+        )
 
 
-def describe(row: dict[str, float]) -> str:
-    """Return loss and accuracies of a row in a few words."""
+def describe(row: Mapping[str, float], headline: Headline = CLASSIFICATION) -> str:
+    """Return the training loss and the headline metric of a row in a few words: `loss 0.412  val 83.20 %`."""
     words = []
     if "train/loss" in row or "train/loss_perturbed" in row:
         words.append(f"loss {row.get('train/loss', row.get('train/loss_perturbed')):.3f}")
-    words += [f"{part} {percent(row[f'{part}/acc1'])} %" for part in ("val", "test") if f"{part}/acc1" in row]
+    name = "" if headline == CLASSIFICATION else f"{headline.name} "
+    unit = " %" if headline.percent else ""
+    for part in ("val", "test"):
+        value = row.get(f"{part}/{headline.name}")
+        if value is not None:
+            words.append(f"{part} {name}{quantity(value, headline.percent)}{unit}")
     return "  ".join(words)
 
 
@@ -136,15 +149,18 @@ def print_run(config: Config, directory: Path, summary: dict[str, Any], url: str
         summary: as in summary.json.
         url: of the run in W&B, if there is one.
     """
-    columns = [Column(""), *(Column(c, right=True) for c in ("epoch", "train loss", "val acc %", "test acc %"))]
-    rows: list[list[str]] = []
+    headline = Headline.of(summary, "task/")
+    name = "acc %" if headline == CLASSIFICATION else headline.heading
+    columns = [Column(""), *(Column(c, right=True) for c in ("epoch", "train loss", f"val {name}", f"test {name}"))]
+
+    def line(text: str, epoch: float, loss: str, source: str) -> list[str]:
+        values = [summary.get(f"{source}/{part}/{headline.name}") for part in ("val", "test")]
+        return [text, f"{epoch:g}", loss, *(quantity(value, headline.percent) for value in values)]
+
     loss = summary.get("final/train/loss", summary.get("final/train/loss_perturbed"))
-    final = (summary["cost/epochs"], loss, summary.get("final/val/acc1"), summary.get("final/test/acc1"))
-    shown_loss = "-" if loss is None else f"{loss:.4f}"
-    rows.append(["at the end", f"{final[0]:g}", shown_loss, percent(final[2]), percent(final[3])])
-    if "best/val/acc1" in summary:
-        best = (summary["best/epoch"], summary["best/val/acc1"], summary["best/test/acc1"])
-        rows.append(["at the best validation accuracy", f"{best[0]:g}", "", percent(best[1]), percent(best[2])])
+    rows = [line("at the end", summary["cost/epochs"], "-" if loss is None else f"{loss:.4f}", "final")]
+    if headline.chosen in summary:
+        rows.append(line(f"at the best validation {headline.title}", summary["best/epoch"], "", "best"))
     screen = console()
     title = f"{config.optimizer.name} on {config.data.name}, seed {config.seed}"
     screen.print(table(columns, rows, screen.width, title))

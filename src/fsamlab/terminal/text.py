@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -48,11 +49,26 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def percent_spread(mean: float | None, std: float | None) -> str:
-    """Return `mean ± std` in per cent; only the mean where std is None or NaN; `-` where there is no mean."""
+def quantity(value: float | None, in_percent: bool) -> str:
+    """Return a value of a metric, in per cent or with five significant digits; `-` for None."""
+    return "-" if value is None else percent(value) if in_percent else f"{value:.5g}"
+
+
+def spread(mean: float | None, std: float | None, in_percent: bool = True) -> str:
+    """Return `mean ± std`; only the mean where std is None or NaN; `-` where there is no mean.
+
+    In per cent both have two digits. Else the deviation has two significant digits, and the mean as many decimals.
+    """
     if mean is None or mean != mean:
         return "-"
-    return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
+    if in_percent:
+        return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
+    if std is not None and std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
+        std = 0.0
+    if std is None or not 1e-6 < std < 1e5:
+        return f"{mean:.4g}" + ("" if std is None or std != std else f" ± {std:.2g}")
+    decimals = max(0, 1 - math.floor(math.log10(std)))
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
 def fixed(value: float, decimals: int, unit: str = "") -> str:

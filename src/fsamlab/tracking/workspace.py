@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from fsamlab.config import ConfigError
-from fsamlab.metrics import ROWS, Chart
+from fsamlab.metrics import CLASSIFICATION, ROWS, Chart
 from fsamlab.results.methods import METHODS
 from fsamlab.tracking.wandb_server import CannotUpload, WandbServer, one_line
 
@@ -36,7 +36,8 @@ NOTE = (
     "seeds alone, filter the runs (by group or config key), or add the keys that vary to the grouping of the runs."
 )
 OPEN = ("accuracy", "loss")  # the others load when they are opened
-COLUMNS = ("summary:best/test/acc1", "summary:final/test/acc1")  # of the table of runs
+# of the table of runs: a dashboard is of a project, and no run tells its headline before there is one
+COLUMNS = tuple(f"summary:{key}" for key in (CLASSIFICATION.at_best, CLASSIFICATION.at_end))
 
 
 def build(project: str, entity: str, name: str) -> Any:

@@ -124,6 +124,11 @@ class Trainer:
         """Finished epochs."""
         return self.step // self.steps_per_epoch
 
+    @property
+    def headline(self) -> metrics.Headline:
+        """What the task declares of its headline metric."""
+        return self.task.declaration
+
     def fit(self, observer: Observer) -> dict[str, float]:
         """Train from the current state to the end; return the last row."""
         self._observer = observer

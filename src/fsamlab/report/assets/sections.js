@@ -179,13 +179,20 @@ function buildDecomposition() {
   document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
 }
 
+/* A run's value of the headline metric, as the table shows it. */
+function resultOf(name, run) {
+  const value = DATA.summary[name][run];
+  if (value === null) return "–";
+  return percentFactor(name) > 1 ? (100 * value).toFixed(2) : String(Number(value.toPrecision(5)));
+}
+
 function buildRuns() {
   const details = document.getElementById("runs");
   details.addEventListener(
     "toggle",
     () => {
       const keys = Object.keys(DATA.keys);
-      const results = ["best/test/acc1", "final/test/acc1"].filter((name) => name in DATA.summary);
+      const results = DATA.results.filter((name) => name in DATA.summary);
       const head = (text) => element("th", { scope: "col" }, element("button", { type: "button" }, text));
       const cell = (value, text) => element("td", { "data-value": value ?? "" }, text);
       const said = ({ status, diverged }) => (diverged === null ? status : `${status}, diverged at step ${diverged}`);
@@ -196,10 +203,10 @@ function buildRuns() {
           element("th", { scope: "row", "data-value": name }, name),
           cell(said(state), said(state)),
           ...keys.map((key) => cell(DATA.keys[key][run], shownValue(key, DATA.keys[key][run]))),
-          ...results.map((r) => cell(DATA.summary[r][run], DATA.summary[r][run] === null ? "–" : (100 * DATA.summary[r][run]).toFixed(2))),
+          ...results.map((r) => cell(DATA.summary[r][run], resultOf(r, run))),
         ),
       );
-      const heads = ["run", "status", ...keys, ...results.map((r) => `${r}, %`)].map(head);
+      const heads = ["run", "status", ...keys, ...results.map((r) => `${r}${percentFactor(r) > 1 ? ", %" : ""}`)].map(head);
       const table = element(
         "table",
         { class: "sortable" },

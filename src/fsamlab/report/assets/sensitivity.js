@@ -92,6 +92,6 @@ function buildSensitivity() {
   const root = document.getElementById("sensitivity-body");
   const names = Object.keys(DATA.summary);
   if (!names.length) return; // finished runs without a summary
-  const start = ["best/test/acc1", "final/test/acc1"].find((name) => names.includes(name)) ?? names[0];
+  const start = DATA.results.find((name) => names.includes(name)) ?? names[0];
   DATA.sensitivities.forEach((sensitivity) => buildSensitivityTo(root, sensitivity, names, start));
 }
