@@ -15,8 +15,8 @@ from fsamlab.rundir.reading import read_overrides
 from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
 from fsamlab.sweep.launches import read_launches
 
-BAD = ("failed", "cancelled", "lost", "damaged")  # what makes the exit code 1
-LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # ended, and nobody says that the run failed
+BAD = ("failed", "cancelled", "lost", "damaged")  # these statuses make the exit code 1
+LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # the job ended without reporting failure
 TAIL_BYTES = 4096
 
 
@@ -219,46 +219,50 @@ def _jobs(run: SweepRun, disk: Mapping[str, Any]) -> tuple[tuple[JobRef, str], .
 def _judge(
     run: SweepRun, disk: dict[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
 ) -> RunState:
-    """Weigh the run's own word against the scheduler's.
+    """Decide the status of a run from its status.json (`disk`) and the scheduler's answers (`jobs`).
 
-    The process that writes is asked first: where it lives, a second job that was refused the directory, or another
-    cluster that knows of no such job, says nothing. Then what is active, and then what came last.
+    The two may contradict each other: a killed job cannot write its end, and a scheduler forgets old jobs. The first
+    rule that applies decides. The order puts the process that writes the files before other jobs of the run, because
+    another job may have been refused the directory, and another cluster may not know the job.
     """
     word, own_word = disk["status"], disk.get("exception")
-    lives = word == "running" and not run.copied  # else `lost`: current_status has looked at the heartbeat
+    # current_status has checked the heartbeat: "running" means that the process is alive, "lost" that it is not
+    lives = word == "running" and not run.copied
     if run.copied and word == "running":
         own_word = "ran where the sweep was copied from"
-    if word == "lost":
+    if word == "lost":  # the heartbeat has stopped; the scheduler may know why
         word = "running"
     writer = _writers(disk, refs, jobs)
     active = [ref for ref, _ in refs if ref in jobs and jobs[ref].active]
     status, busy, unsure, chosen = word, False, False, None
-    if word == "finished":
+    if word == "finished":  # the summary is on disk, so the scheduler cannot change the status
         chosen = writer or next((ref for ref, _ in refs), None)
     elif word == "damaged":
         busy, chosen = bool(active), next(iter(active), None)
-    elif active:
+    elif active:  # SLURM runs the job or will run it, whatever an earlier attempt has written
         chosen = writer if writer in active else active[0]
         busy = True
         if jobs[chosen].waiting and not lives:
             status = "queued"
-        elif word != "failed" or chosen != writer:  # failed: the job is about to end
+        elif word != "failed" or chosen != writer:  # a job that has written "failed" itself is about to end
             status = "running"
+    # alive by its heartbeat; not alive if SLURM knows a definite end of the job: the heartbeat is then an old one
     elif lives and not (writer is not None and writer in jobs and jobs[writer].state not in LOST_STATES):
         busy, chosen = True, writer
     elif run.waits_since is not None and str(disk.get("updated", "")) < run.waits_since:
-        status, busy = "queued", True
+        status, busy = "queued", True  # a living local launcher has not started the run yet
     elif (run.copied and not refs) or _last_was_local(disk, refs):
-        status = "lost" if word == "running" else word
-    elif refs:
+        status = "lost" if word == "running" else word  # no job of SLURM can say more
+    elif refs:  # the last attempt was a SLURM job, and the job has ended
         latest = refs[0][0]
+        # "running" and "preempted" are words of a killed writer, so the end of the writer's job explains them
         chosen = writer if writer is not None and writer in jobs and word in ("running", "preempted") else latest
         job = jobs.get(chosen)
-        if job is None:  # nobody could be asked: what the disk says stays
+        if job is None:  # no scheduler could be asked, so the word on disk stays
             unsure = word in ("running", "queued")
         else:
             status = _ended(word, job, by_other=writer is not None and chosen != writer)
-        if disk["status"] == "lost":  # the scheduler and the log know more than that a process is gone
+        if disk["status"] == "lost":  # its message says only that the process is gone; scheduler and log say why
             own_word = None
     elif word == "running":
         status = "lost"

@@ -1,6 +1,6 @@
-"""Where rows go besides the run's own metrics.jsonl, which is the ground truth.
+"""Trackers mirror the rows of a run; the run's own metrics.jsonl remains the record.
 
-A tracker mirrors. None of its failures may stop, slow down or hang training, or lose a local row.
+No failure of a tracker may stop, slow down or hang training, or lose a local row.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """A mirror of one run's rows.
+    """A mirror of the rows of one run.
 
     Attributes:
-        url: where to look at them; None when nothing is mirrored.
+        url: the page that shows the rows; None if nothing is mirrored.
     """
 
     url: str | None
@@ -27,11 +27,11 @@ class Tracker(Protocol):
         """Mirror one row."""
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """Mirror the summary and end the run there; may be called again."""
+        """Mirror the summary and end the mirrored run. Calling it again does nothing."""
 
 
 class NullTracker:
-    """Mirrors nothing, so that no caller has to ask."""
+    """Mirrors nothing, so that callers need no check for None."""
 
     url: str | None = None
 
@@ -70,17 +70,19 @@ def build_tracker(
     start_step: int,
     metrics: Path | None = None,
 ) -> Tracker:
-    """Return the tracker that `cfg` asks for; one that cannot work is a warning, and mirrors nothing.
+    """Return the tracker that `cfg` asks for. If that tracker cannot work, warn and return one that mirrors nothing.
 
     Args:
-        run_id: stable over restarts of the run.
-        group: the sweep.
-        job_type: the method.
+        cfg: the config of the tracker.
+        run_id: id of the run, the same after a restart.
+        name: name that W&B shows for the run.
+        group: name of the sweep.
+        job_type: name of the method.
         config: plain nested dictionaries.
-        directory: common to the runs of a sweep; W&B keeps its files in `directory/wandb`.
-        start_step: the step training resumes from.
-        metrics: the run's metrics.jsonl, cut to `start_step`. From it come the rows that an earlier,
-            killed attempt did not get through to the server.
+        directory: the same directory for all runs of a sweep; W&B keeps its files in `directory/wandb`.
+        start_step: the step from which training resumes.
+        metrics: the run's metrics.jsonl, cut to `start_step`. Rows that an earlier, killed attempt could not send are
+            read from this file.
     """
     mode = _mode(cfg)
     if mode == "disabled":
@@ -91,13 +93,13 @@ def build_tracker(
         tracker = WandbTracker(cfg, mode, start_step, metrics)
         tracker.start(run_id=run_id, name=name, group=group, job_type=job_type, config=config, directory=directory)
         return tracker
-    except Exception as e:  # no thread to be had, a broken installation: not a reason for not training
+    except Exception as e:  # for example no new thread, or a broken installation; training goes on
         log.warning("%s", not_used(e))
         return NullTracker()
 
 
 def _mode(cfg: TrackerConfig) -> str:
-    """Decide between online, offline and disabled."""
+    """Return the mode of this run: online, offline or disabled."""
     if cfg.name == "none" or cfg.mode in ("disabled", "offline"):
         return "disabled" if cfg.name == "none" else cfg.mode
     try:
@@ -114,12 +116,12 @@ def _mode(cfg: TrackerConfig) -> str:
         if mode == "auto":
             probe(environment, min(PROBE_SECONDS, cfg.init_timeout))
         return "online"
-    except Exception as e:  # what an unusual home, settings file or address can raise has no end
+    except Exception as e:  # an unusual home, settings file or address can raise almost anything
         log.log(logging.WARNING if cfg.mode == "online" else logging.INFO, "%s", not_used(e))
         return "disabled"
 
 
 def not_used(why: Exception) -> str:
-    """Return the line for a W&B that cannot work here."""
+    """Return the line that says why W&B is not used."""
     said = " ".join(str(why).split()) or type(why).__name__
     return f"W&B is not used ({said}); the run's own files have everything, for `fsamlab sync`"

@@ -1,4 +1,4 @@
-"""A run's files, as W&B is to have them: rows, summary, exit code, and where they go."""
+"""What `fsamlab sync` sends for a run: the rows, the summary, the exit code, and the place in W&B."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from fsamlab.tracking.wandb_session import wandb_id
 
 @dataclasses.dataclass(frozen=True)
 class LocalRun:
-    """A run's files, as W&B is to have them.
+    """What W&B receives for a run, read from the run's files.
 
     Attributes:
-        rows: of metrics.jsonl; their steps grow.
-        summary: summary.json, and what was measured at the last measured step as `measured/...`.
-        exit_code: 0 for a finished run, 1 for one that ended otherwise.
-        resumed_at: the step its last attempt went on from.
+        directory: the run directory.
+        arguments: as :func:`~fsamlab.tracking.wandb_arguments` returns them.
+        tracker: project, entity and tags.
+        rows: the rows of metrics.jsonl, with growing steps.
+        summary: summary.json, and the measurements of the last measured step as `measured/...`.
+        exit_code: 0 for a finished run, 1 for any other run.
+        resumed_at: the step from which the last attempt resumed.
     """
 
     directory: Path
@@ -42,12 +45,17 @@ class LocalRun:
 
     @property
     def last_step(self) -> int:
-        """The last row's step, -1 if there is none."""
+        """The step of the last row, -1 without rows."""
         return int(self.rows[-1]["step"]) if self.rows else -1
 
 
 def read_run(run: Path, project: str | None, entity: str | None, timeout: float) -> LocalRun | str:
-    """Return a run's files, or why there is nothing to upload yet.
+    """Return what to upload for a run, or a text that says why there is nothing to upload yet.
+
+    Args:
+        run: the run directory.
+        project, entity: used instead of the run's own tracker.project and tracker.entity; None keeps these.
+        timeout: seconds for the upload.
 
     Raises:
         Damaged: a file that cannot be used.
@@ -55,7 +63,7 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
     status = current_status(run)
     if status["status"] == "queued":
         return "has not started"
-    if status["status"] == "running":  # its process may be mirroring it, and two writers of one W&B run lose rows
+    if status["status"] == "running":  # its process may mirror it too, and two writers of one W&B run lose rows
         return "is running; sync it when it has ended"
     if status["status"] == "damaged":
         raise Damaged(status["exception"])
@@ -81,7 +89,7 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
 def _place(
     run: Path, status: dict[str, Any], project: str | None, entity: str | None, timeout: float
 ) -> tuple[dict[str, Any], TrackerConfig]:
-    """Return what a run is in W&B, and where it is to go."""
+    """Return the arguments of the W&B run, and the config that names its project, entity and tags."""
     config = read_config(run)
     if status.get("run_id") is None:
         raise Damaged(f"{run / 'status.json'} has no run_id")

@@ -1,8 +1,8 @@
-"""`fsamlab sync`: local runs into W&B, as training would have mirrored them; a second time sends nothing.
+"""`fsamlab sync`: upload local runs to W&B, as training would have mirrored them. A second sync sends nothing.
 
-A run's files are replayed into the W&B run of the same id: the rows after the server's last step, the summary, the exit
-code. Before and after, the server is asked what it has, since neither a finished upload nor wandb's word for it is
-proof that the rows are there.
+The files of a run are replayed into the W&B run of the same id: the rows after the server's last step, the summary and
+the exit code. Before and after the upload the server is asked what it has, because an upload that ends without an error
+does not prove that the rows have arrived.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from fsamlab.tracking.wandb_session import WandbSession, kill_service
 from fsamlab.tracking.wandb_tracker import GRACE_SECONDS, KILL_SECONDS
 from fsamlab.tracking.worker import within
 
-SHOWN_SECONDS = 10.0  # until an uploaded row has to be in the server's answers
-ROW_SECONDS = 0.02  # handing one row to wandb-core takes a hundredth of that
-STATES = {0: ("finished",), 1: ("failed", "crashed", "killed")}  # exit code -> what W&B makes of it
-OTHER_PLACE = "`--project` sends all of the run to another project, where its id is new"
+SHOWN_SECONDS = 10.0  # within this time after an upload, the server must show the rows
+ROW_SECONDS = 0.02  # allowed for handing one row to wandb-core, which takes a hundredth of it
+STATES = {0: ("finished",), 1: ("failed", "crashed", "killed")}  # exit code -> states that W&B may show for it
+OTHER_PLACE = "`--project` sends the whole run to another project, where its id is new"
 
 
 class CannotSync(RuntimeError):
-    """One run that could not be uploaded whole; the others can."""
+    """One run could not be uploaded completely. Other runs can still be uploaded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one run.
+    """The result of one run's upload.
 
     Attributes:
-        num_sent: rows sent now, with `dry_run` those that would be.
-        num_there: rows that the server had before; None where it could not be asked.
-        url: where the server shows the run.
-        skipped: why it was left alone.
-        failed: why it is not whole on the server.
+        num_sent: number of rows sent; with `dry_run` the number of rows to send.
+        num_there: number of rows that the server had before; None if the server could not be asked.
+        url: page of the run on the server.
+        skipped: why the run was not uploaded; None if it was.
+        failed: why the run is not complete on the server; None if it is.
     """
 
     num_sent: int = 0
@@ -61,15 +61,18 @@ def sync_runs(
     timeout: float = 120.0,
     dry_run: bool = False,
 ) -> Iterator[tuple[Path, Outcome]]:
-    """Upload runs one after another, and yield what became of each.
+    """Upload runs one after another, and yield the outcome of each.
 
     Args:
-        project, entity: in place of the runs' own tracker.project and tracker.entity.
+        runs: the run directories.
+        project, entity: used instead of the runs' own tracker.project and tracker.entity.
         timeout: seconds for the upload of one run.
-        dry_run: only say what would be sent; without a key all rows, since the server cannot be asked what it has.
+        dry_run: send nothing, and count the rows to send. Without a key all rows are counted, because the server cannot
+            be asked which rows it has.
 
     Raises:
-        CannotUpload: no key or no server; where it comes later, what was yielded is done and the rest was not tried.
+        CannotUpload: no key or no server. If it is raised later, the runs that were yielded are done, and the runs
+            after them were not tried.
     """
     server = None if dry_run and not environment_here().has_key else WandbServer()
     seen: dict[tuple[str, str | None, str], Path] = {}
@@ -95,10 +98,10 @@ def sync_runs(
 
 
 def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool) -> Outcome:
-    """Upload what the server lacks of one run, and see that it is there.
+    """Upload what the server lacks of one run, and check that the server has it.
 
     Raises:
-        CannotSync: the server's history is not of this run, or not whole afterwards.
+        CannotSync: the server's history belongs to another training of this run, or is not complete after the upload.
         CannotUpload: the upload failed.
     """
     before = _ask(local, server)
@@ -109,7 +112,7 @@ def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool)
     gap = len(local.rows) - len(missing) - num_there
     after: ServerRun | None
     if before is not None and not missing and not _differs(local, before, num_there):
-        sent, after = 0, before  # all there: opening the run would only make it a running one for a while
+        sent, after = 0, before  # complete: to open the W&B run would set its state to running for a while
     elif dry_run:
         sent, after = len(missing), before
     else:
@@ -124,19 +127,20 @@ def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool)
 
 
 def check_belongs(local: LocalRun, there: ServerRun) -> None:
-    """Refuse to go on with a W&B run whose history cannot be this one's.
+    """Refuse a W&B run whose history is not that of the files.
 
-    A run that was started over (force=true) keeps its W&B id, and its steps begin again below the server's last.
+    A run that was started over (force=true) keeps its W&B id, but its steps begin again, below the server's last step.
 
     Raises:
-        CannotSync: the server is further than the files, or has other values at its last step.
+        CannotSync: the server has a later step than the files, or other values at its last step.
     """
     step = there.last_step
     over = "the run was started over (force=true), or resumed from before that"
     if step > local.last_step:
         raise CannotSync(f"W&B has step {step}, the files end at {local.last_step}: {over}; {OTHER_PLACE}")
     row = next((row for row in local.rows if row["step"] == step), None)
-    if row is None or step > local.resumed_at > 0:  # an earlier attempt's row, made again since: not bit-identical
+    # Past the step of the last resume, the server's row is from an earlier attempt; its last bits may differ.
+    if row is None or step > local.resumed_at > 0:
         return
     times = {"step", "time", "time/step_ms"}
     other = [k for k, v in row.items() if k not in times and not same(v, there.last_row.get(k, v))]
@@ -146,10 +150,10 @@ def check_belongs(local: LocalRun, there: ServerRun) -> None:
 
 
 def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scratch: Path) -> list[str]:
-    """Send rows, summary and exit code; return what wandb warned of. wandb's own files are left nowhere.
+    """Send rows, summary and exit code, and return the warnings of wandb. No files of wandb remain.
 
     Raises:
-        CannotUpload: wandb failed, or was not done in time.
+        CannotUpload: wandb failed or took too long.
     """
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as directory:
 
@@ -164,15 +168,16 @@ def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scr
         try:
             return list(within(seconds, send, "upload"))
         except BaseException as e:
-            within(KILL_SECONDS, kill_service, "ending wandb-core")  # the next run gets a new one, and the end none
-            server.forget()  # not before: what wandb sends when it is dropped would meet the dying wandb-core
+            # the next run starts a new wandb-core, and the interpreter does not wait for the old one at its end
+            within(KILL_SECONDS, kill_service, "ending wandb-core")
+            server.forget()  # only now: the connection sends a last message when it is dropped, which could hang
             if not isinstance(e, Exception):
                 raise
             raise CannotUpload(f"{type(e).__name__}: {one_line(e)}") from e
 
 
 def _shown(local: LocalRun, server: WandbServer, num_rows: int, problems: list[str]) -> ServerRun:
-    """Wait until the server has everything, and return it."""
+    """Wait until the server shows all of the run, and return what it shows."""
     deadline = time.monotonic() + SHOWN_SECONDS
     while True:
         after = _ask(local, server)
@@ -190,7 +195,7 @@ def _ask(local: LocalRun, server: WandbServer) -> ServerRun | None:
 
 
 def _differs(local: LocalRun, there: ServerRun, num_rows: int) -> str | None:
-    """Return in what the server's run is not yet the local one, None where it is."""
+    """Return the first difference between the server's run and the local run in words, None without a difference."""
     if there.num_rows != num_rows or there.last_step != local.last_step:
         return f"{there.num_rows} rows to step {there.last_step}, not {num_rows} to step {local.last_step}"
     other = [k for k, v in local.summary.items() if v is not None and not same(v, there.summary.get(k))]
@@ -202,7 +207,7 @@ def _differs(local: LocalRun, there: ServerRun, num_rows: int) -> str | None:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Return whether two values agree after a way through W&B, where NaN and infinity may become null or strings."""
+    """Return whether two values agree. On its way through W&B, NaN or infinity may have become null or a string."""
     if isinstance(ours, float) and not math.isfinite(ours):
         names = {json.dumps(ours), str(ours)} | ({"inf"} if ours > 0 else set())
         return theirs is None or theirs == ours or str(theirs) in names

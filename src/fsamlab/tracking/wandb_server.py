@@ -1,6 +1,7 @@
-"""What the W&B server has of a run, asked before and after an upload; one line for whatever stands against asking.
+"""Questions to the W&B server: what it has of a run, before and after an upload.
 
-Importing this module does not import wandb; opening a server does.
+An error is one line that says why the server could not be asked. Importing this module does not import wandb; opening a
+server does.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from fsamlab.tracking.wandb_environment import (
     read_environment,
 )
 
-QUERY_SECONDS = 19  # for one answer; wandb repeats a failed request for so long
+QUERY_SECONDS = 19  # for one answer; wandb repeats a failed request for this time
 
-# the fields by which wandb itself decides where a resumed run goes on, and the state
+# These are the fields by which wandb itself decides where a resumed run goes on, and the state. The public
+# `wandb.Api().run` would answer too, but it does not have the last row, and it creates a directory for each run.
 RECORD = """
 query RunRecord($project: String, $entity: String, $name: String!) {
   model(name: $project, entityName: $entity) {
@@ -34,7 +36,7 @@ query RunRecord($project: String, $entity: String, $name: String!) {
 
 
 class CannotUpload(RuntimeError):
-    """W&B cannot be used here and now; one line for the user."""
+    """W&B cannot be used now; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class ServerRun:
     """What the server has of one run.
 
     Attributes:
-        num_rows: rows of its history.
-        last_row: the last one, {} if there is none.
-        state: as the server calls it: running, finished, failed, crashed, ...
-        url: where it is shown.
+        num_rows: number of rows in the history.
+        last_row: the last row, {} without rows.
+        summary: the values of the summary.
+        state: the server's word: running, finished, failed, crashed, ...
+        url: the page of the run.
     """
 
     num_rows: int
@@ -56,15 +59,15 @@ class ServerRun:
 
     @property
     def last_step(self) -> int:
-        """The last row's step, -1 if there is none."""
+        """The step of the last row, -1 without rows."""
         return int(self.last_row.get("_step", -1))
 
 
 class WandbServer:
-    """The W&B server that this machine is configured for.
+    """The W&B server that is configured on this machine.
 
     Raises:
-        CannotUpload: no key, no answer, or a key that the server refuses.
+        CannotUpload: there is no key, the server does not answer, or the server refuses the key.
     """
 
     def __init__(self) -> None:
@@ -73,10 +76,15 @@ class WandbServer:
         self._open()
 
     def run(self, project: str, entity: str | None, run_id: str) -> ServerRun | None:
-        """Return what the server has of a run, None if it does not know it; `run_id` is W&B's.
+        """Return what the server has of a run, None if the server does not know the run.
+
+        Args:
+            project: name of the project.
+            entity: team or user; None means the default of the key.
+            run_id: id of the W&B run.
 
         Raises:
-            CannotUpload: no answer, or none of use.
+            CannotUpload: the server did not answer, or the answer cannot be used.
         """
         self._open()
         variables = {"project": project, "entity": entity, "name": run_id}
@@ -98,10 +106,10 @@ class WandbServer:
         )
 
     def default_entity(self) -> str:
-        """Return the team or user that runs go to when none is named.
+        """Return the team or user that receives runs without an entity.
 
         Raises:
-            CannotUpload: no answer, or the key belongs to nobody.
+            CannotUpload: the server did not answer, or names no default.
         """
         try:
             entity = self._api.settings["entity"] or self._api.default_entity
@@ -112,7 +120,7 @@ class WandbServer:
         return str(entity)
 
     def answers(self) -> bool:
-        """Return whether the server answers at all."""
+        """Return whether the server answers a request."""
         try:
             probe(self.environment)
         except OSError:
@@ -120,7 +128,7 @@ class WandbServer:
         return True
 
     def forget(self) -> None:
-        """Open a connection of its own for the next question: wandb-core, which held this one, was killed."""
+        """Drop the connection, because wandb-core, which held it, was killed; the next question opens a new one."""
         self._api = None
 
     def _open(self) -> None:
@@ -135,22 +143,22 @@ class WandbServer:
 
 
 def environment_here() -> WandbEnvironment:
-    """Return which W&B server this machine uses, and whether there is a key for it.
+    """Return which W&B server this machine uses, and whether a key is configured for it.
 
     Raises:
         CannotUpload: wandb refuses what it finds, for example a key that has the wrong form.
     """
     try:
         return read_environment()
-    except Exception as e:  # what an unusual home, settings file or key makes wandb raise has no end
+    except Exception as e:  # an unusual home, settings file or key can make wandb raise almost anything
         raise CannotUpload(f"W&B cannot be used: {one_line(e)}") from e
 
 
 def usable_environment() -> WandbEnvironment:
-    """Return where wandb would send a run.
+    """Return where wandb would send a run, after a request to the server.
 
     Raises:
-        CannotUpload: no key, or no answer.
+        CannotUpload: there is no key, or the server does not answer.
     """
     environment = environment_here()
     if not environment.has_key:
@@ -166,10 +174,10 @@ def usable_environment() -> WandbEnvironment:
 
 
 def check_place(project: str | None, entity: str | None) -> None:
-    """Refuse names that W&B would refuse; None passes.
+    """Check the names of a project and a team or user; None is allowed.
 
     Raises:
-        ConfigError: which, and what is allowed.
+        ConfigError: W&B would refuse the name.
     """
     for option, value in (("project", project), ("entity", entity)):
         if value is not None:
@@ -177,5 +185,5 @@ def check_place(project: str | None, entity: str | None) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message as one line, its type's name where it has none."""
+    """Return the message of an error as one line; without a message the name of its type."""
     return " ".join(str(error).split()) or type(error).__name__

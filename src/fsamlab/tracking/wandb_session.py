@@ -16,27 +16,32 @@ from fsamlab.tracking.wandb_environment import Messages, import_wandb
 
 
 def wandb_id(run_id: str) -> str:
-    """Return the id without what wandb refuses in one: :;,#?/' and the like. Two ids stay two.
+    """Return the id with a hyphen for each character that wandb refuses, such as :;,#?/'.
 
-    An id that has such characters ends with a digest of itself: `a b` and `a-b` are two runs.
+    Different ids stay different: an id with such characters gets a digest of itself at its end. `a b` and `a-b` are two
+    runs.
     """
     plain = re.sub(r"[^\w.=+-]", "-", run_id)
     return plain if plain == run_id else f"{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 class WandbSession:
-    """Opens the W&B run of this id, new or for going on with it.
+    """Opens the W&B run of an id, a new run or an existing one.
 
     Args:
-        machine: whether wandb adds what it finds out about this machine, process and repository.
+        cfg: project, entity, tags and bounds on time.
+        mode: online or offline.
+        run_id, name, group, job_type, config: as :func:`~fsamlab.tracking.wandb_arguments` returns them.
+        directory: wandb writes its files below this directory.
+        machine: whether wandb also sends facts about this machine, process and repository.
 
     Attributes:
-        url: where the server shows the run; None offline.
-        server_step: the last step the server has; -1 for a new run, and offline, where nobody knows.
-        problems: what wandb warned of and did not raise.
+        url: page of the run on the server; None if offline.
+        server_step: the last step that the server has; -1 for a new run, and if offline.
+        problems: the warnings of wandb, which it does not raise.
 
     Raises:
-        Exception: whatever wandb raises, in `__init__` and in every method.
+        Exception: any error of wandb, in `__init__` and in every method.
     """
 
     def __init__(
@@ -61,9 +66,9 @@ class WandbSession:
             console="off",
             silent=True,
             init_timeout=cfg.init_timeout,
-            finish_timeout=0.8 * cfg.finish_timeout,  # ends before the tracker's own bound
+            finish_timeout=0.8 * cfg.finish_timeout,  # so that wandb gives up before the tracker does
             finish_timeout_raises=True,
-            x_transaction_log_flush_interval=5,  # what a kill -9 may lose of an offline run, in seconds
+            x_transaction_log_flush_interval=5,  # seconds of an offline run that a kill -9 may lose
             x_disable_machine_info=not machine,
             x_disable_stats=not machine,
             x_disable_meta=not machine,
@@ -93,11 +98,11 @@ class WandbSession:
         self.server_step = self._run.starting_step - 1 if self._run.resumed else -1
 
     def log(self, row: dict[str, float], step: int) -> None:
-        """Send one row as step `step`; steps have to grow."""
+        """Send one row as step `step`. Steps must grow."""
         self._run.log({**{k: v for k, v in row.items() if k != "step"}, "global_step": step}, step=step)
 
     def finish(self, summary: dict[str, Any], exit_code: int) -> None:
-        """Set the summary, key by key as given, and end the run when everything is uploaded.
+        """Set the summary with its keys as they are, and end the run when everything is uploaded.
 
         Raises:
             TimeoutError: not everything is uploaded within 80 % of finish_timeout.
@@ -108,7 +113,7 @@ class WandbSession:
 
 
 def service_process() -> Any:
-    """Return the `subprocess.Popen` of wandb-core, the process that uploads; None if this process has none."""
+    """Return the `subprocess.Popen` of wandb-core, the process that uploads; None if it was not started."""
     from wandb.sdk import wandb_setup
 
     connection = wandb_setup.singleton()._connection
@@ -116,13 +121,13 @@ def service_process() -> Any:
 
 
 def kill_service() -> None:
-    """Kill wandb-core and forget it, so that neither the interpreter's end nor the next run waits for it."""
+    """Kill wandb-core and make wandb forget it, so that neither the interpreter's end nor the next run waits."""
     import wandb
 
     process = service_process()
     if process is not None:
         process.kill()
-    # its connection is gone with it: teardown removes wandb's exit hook and then stumbles over that,
-    # or raises SystemExit with the killed process's return code
+    # teardown removes wandb's exit hook; after that it fails on the lost connection, or raises SystemExit with the
+    # return code of the killed process
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()

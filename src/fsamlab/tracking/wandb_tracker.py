@@ -1,8 +1,8 @@
-"""The W&B mirror behind its guard: whatever W&B does, training neither fails nor waits.
+"""The W&B mirror with a guard: whatever W&B does, training does not fail and does not wait.
 
-All calls are made in order by one thread. `log` only queues, so it takes microseconds even when W&B
-hangs; `start` and `finish` wait for a bounded time. The first failure that a restart cannot mend is one
-warning, and the end of W&B for this run.
+One thread makes all calls of wandb, in order. `log` only puts a row into a queue, so it takes microseconds even if W&B
+hangs. `start` and `finish` wait for a bounded time. A failure that a restart of wandb-core does not repair gives one
+warning, and W&B is given up for this run.
 """
 
 from __future__ import annotations
@@ -21,23 +21,29 @@ from fsamlab.tracking.worker import Worker, wait, within
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 10_000  # rows; a mirror that is so far behind has stopped
+MAX_WAITING = 10_000  # rows in the queue; with more rows waiting, W&B has stopped
 MAX_RESTARTS = 1
-GRACE_SECONDS = 5.0  # beyond init_timeout, for importing wandb and starting wandb-core
+GRACE_SECONDS = 5.0  # added to init_timeout for the import of wandb and the start of wandb-core
 KILL_SECONDS = 5.0
 
 
 class WandbTracker:
-    """One W&B run with a stable id. A row that the server has already is not sent again.
+    """Mirrors one run to W&B under a stable id. A row that the server has already is not sent again.
+
+    Args:
+        cfg: the config of the tracker.
+        mode: online or offline.
+        start_step: the step from which training resumes.
+        metrics: the run's metrics.jsonl, from which missing rows are sent; None sends no missing rows.
 
     Attributes:
-        url: where the server shows the run; None offline, and when it could not be opened.
+        url: page of the run on the server; None if offline, or if the run could not be opened.
     """
 
     def __init__(self, cfg: TrackerConfig, mode: str, start_step: int, metrics: Path | None) -> None:
         self.url: str | None = None
         self._cfg, self._mode, self._metrics = cfg, mode, metrics
-        self._last_step = start_step  # the last one that needs no sending
+        self._last_step = start_step  # rows up to this step need not be sent
         self._restarts = 0
         self._ended = False
         self._warned = False
@@ -45,7 +51,7 @@ class WandbTracker:
         self._worker = Worker("wandb-tracker")
 
     def start(self, **arguments: Any) -> None:
-        """Open the run, or go on with it; `arguments` are those of :class:`WandbSession`."""
+        """Open a new or an existing run; `arguments` are those of :class:`WandbSession`."""
         self._open = partial(WandbSession, self._cfg, self._mode, **arguments)
         future = self._worker.submit(self._guarded("init", self._start))
         self._wait(future, self._cfg.init_timeout + GRACE_SECONDS, "init")
@@ -53,7 +59,7 @@ class WandbTracker:
             log.info("W&B: %s", self.url)
 
     def log(self, row: dict[str, float], step: int) -> None:
-        """Queue one row; returns at once."""
+        """Put one row into the queue, and return at once."""
         if self._ended:
             return
         if self._worker.num_waiting >= MAX_WAITING:
@@ -62,9 +68,9 @@ class WandbTracker:
         self._worker.submit(self._guarded("log", partial(self._log, dict(row), step)))
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """Send what is left and end the run.
+        """Send the remaining rows and end the run.
 
-        Returns within cfg.finish_timeout, and at most 5 s later when wandb-core has to be killed.
+        Returns within cfg.finish_timeout, or at most 5 s later if wandb-core has to be killed.
         """
         if self._ended:
             return
@@ -75,7 +81,7 @@ class WandbTracker:
     def _start(self) -> None:
         start_step = self._last_step
         self._session = self._open()
-        if self._ended:  # given up while it opened: leave nothing that the interpreter's end would wait for
+        if self._ended:  # `start` gave up while this was opening; the interpreter would wait for wandb-core at its end
             kill_service()
             return
         if self._mode == "online" and self._metrics is not None:
@@ -95,14 +101,18 @@ class WandbTracker:
         self._session.finish(summary, exit_code)
 
     def _replay(self, up_to: float = float("inf")) -> None:
-        """Send the rows of metrics.jsonl that the server lacks: what died with a killed wandb-core."""
+        """Send the rows of metrics.jsonl that the server lacks, because a killed wandb-core has not sent them."""
         assert self._metrics is not None
         for row in read_rows(self._metrics):
             if row["step"] <= up_to:
                 self._log(row, int(row["step"]))
 
     def _guarded(self, what: str, call: Callable[[], None]) -> Callable[[], None]:
-        """Return `call` for the worker: nothing once W&B has been dropped; at most one restart when wandb-core dies."""
+        """Return a function for the worker that makes `call`.
+
+        The function does nothing after W&B has been given up. If wandb-core has died, it restarts wandb-core and calls
+        again, at most once in a run.
+        """
 
         def guarded() -> None:
             if self._ended:
@@ -117,16 +127,19 @@ class WandbTracker:
                     call()
                 if self._session is not None and self._session.problems:
                     self._warn(f"W&B reported: {' '.join(self._session.problems)}")
-            except (Exception, SystemExit) as e:  # wandb.teardown raises SystemExit; this is not the main thread
+            except (Exception, SystemExit) as e:  # wandb.teardown raises SystemExit, which must not end this thread
                 self._drop(what, e)
 
         return guarded
 
     def _can_restart(self) -> bool:
-        """Whether wandb-core died, as of a signal to all processes of a job, and a restart would leave no gap."""
+        """Return whether wandb-core has died and a restart would leave no gap.
+
+        SLURM signals all processes of a job, and wandb-core dies of signals that training survives.
+        """
         if self._session is None or self._mode != "online" or self._metrics is None or self._restarts == MAX_RESTARTS:
             return False
-        time.sleep(0.1)  # its socket closes before it can be waited for
+        time.sleep(0.1)  # a dying process closes its socket a moment before poll() sees its end
         process = service_process()
         return process is not None and process.poll() is not None
 
@@ -140,18 +153,18 @@ class WandbTracker:
     def _wait(self, future: Any, seconds: float, what: str) -> None:
         try:
             wait(future, seconds, what)
-        except Exception as e:  # whatever it is: a mirror does not end what it mirrors
+        except Exception as e:  # no failure of a mirror may end the training
             self._drop(what, e)
 
     def _warn(self, what: str) -> None:
-        """Log the one warning of this run."""
+        """Log a warning, unless this run has logged one already."""
         if not self._warned:
             self._warned = True
             advice = "training and the run's own files are not affected; `fsamlab sync` sends what is missing"
             log.warning("%s (%s)", " ".join(what.split()), advice)
 
     def _drop(self, what: str, why: BaseException, patience: float = KILL_SECONDS) -> None:
-        """Say once that W&B failed, and make sure that nothing waits for it any more."""
+        """Give W&B up for this run: warn once, and end wandb-core so that nothing waits for it."""
         if self._ended:
             return
         self._ended = True
@@ -163,7 +176,7 @@ class WandbTracker:
 
 
 def read_rows(metrics: Path) -> Iterator[dict[str, float]]:
-    """Yield the rows of a metrics.jsonl, none if there is no file; a line that is still being written is left out."""
+    """Yield the rows of a metrics.jsonl, if the file exists. A line that is still being written is left out."""
     if not metrics.exists():
         return
     with metrics.open(encoding="utf-8") as f:

@@ -1,4 +1,4 @@
-"""A thread that makes calls in order, so that the caller decides how long it waits."""
+"""A thread that makes calls in order, so that the caller can bound its waiting."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 class Worker:
     """Makes submitted calls one after another in a daemon thread.
 
-    A daemon, unlike the threads of `concurrent.futures`: a call that never returns must not keep the
-    interpreter from ending.
+    The thread is a daemon, unlike the threads of `concurrent.futures`, so that a call that never returns does not keep
+    the interpreter from ending.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,11 +22,11 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        """The number of calls that have not begun."""
+        """The number of calls in the queue."""
         return self._calls.qsize()
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """Queue a call; returns at once."""
+        """Put a call into the queue, and return its future at once."""
         future: Future[Any] = Future()
         self._calls.put((future, call))
         return future
@@ -36,24 +36,24 @@ class Worker:
             future, call = self._calls.get()
             try:
                 future.set_result(call())
-            except BaseException as e:  # SystemExit too, which wandb.teardown raises: it belongs to the caller
+            except BaseException as e:  # also SystemExit, which wandb.teardown raises; the caller has to see it
                 future.set_exception(e)
 
 
 def within(seconds: float, call: Callable[[], Any], name: str) -> Any:
-    """Return what `call` returns, or give it up.
+    """Make a call in a new thread and return its result.
 
     Raises:
-        TimeoutError: it has not returned after `seconds`; its thread is left behind.
+        TimeoutError: the call has not returned after `seconds`. Its thread is left running.
     """
     return wait(Worker(name).submit(call), seconds, name)
 
 
 def wait(future: Future[Any], seconds: float, what: str) -> Any:
-    """Return a future's result.
+    """Return the result of a future.
 
     Raises:
-        TimeoutError: there is none after `seconds`.
+        TimeoutError: there is no result after `seconds`; `what` names the call in the message.
     """
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())

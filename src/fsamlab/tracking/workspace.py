@@ -1,6 +1,6 @@
 """`fsamlab wandb-workspace`: the project's dashboard in W&B, as code.
 
-Runs are grouped by method: a line is the mean over the runs of a method, the band around it their standard deviation.
+Runs are grouped by method: a line is the mean over the runs of a method, and the band their standard deviation.
 Importing this module imports neither wandb nor wandb_workspaces.
 """
 
@@ -21,7 +21,7 @@ MAX_METHODS = 20  # lines of a panel; W&B's own default is 10
 
 
 def _by_section() -> dict[str, dict[Chart, list[str]]]:
-    """Return {section: {chart: keys}} as the metric table has them."""
+    """Return {section: {chart: keys}} from the metric table."""
     found: dict[str, dict[Chart, list[str]]] = {}
     for row in ROWS:
         for chart in row.charts:
@@ -35,16 +35,16 @@ NOTE = (
     "whatever else differs between the runs: radius, learning rate, model, data, number of epochs. For a mean over "
     "seeds alone, filter the runs (by group or config key), or add the keys that vary to the grouping of the runs."
 )
-OPEN = ("accuracy", "loss")  # the others load when they are opened
-# of the table of runs: a dashboard is of a project, and no run tells its headline before there is one
+OPEN = ("accuracy", "loss")  # sections that are open at first; W&B loads the other sections when they are opened
+# Columns of the table of runs: a dashboard belongs to a project, which may not have a run yet that tells its headline.
 COLUMNS = tuple(f"summary:{key}" for key in (CLASSIFICATION.at_best, CLASSIFICATION.at_end))
 
 
 def build(project: str, entity: str, name: str) -> Any:
-    """Return the workspace, a `wandb_workspaces.workspaces.Workspace`; needs neither a server nor a key.
+    """Return the workspace, a `wandb_workspaces.workspaces.Workspace`. This needs neither a server nor a key.
 
     Raises:
-        ConfigError: a name that W&B has no place for.
+        ConfigError: a name that W&B cannot store.
     """
     workspaces, reports, expr = _library()
     workspace = workspaces.Workspace(
@@ -69,7 +69,7 @@ def build(project: str, entity: str, name: str) -> Any:
     workspace._internal_runset_id = _id("runs")
     try:
         workspace.name = name
-    except ValueError as e:  # pydantic's
+    except ValueError as e:  # from pydantic
         raise ConfigError("--name", repr(name), "must have no emoji") from e
     if not name:
         raise ConfigError("--name", repr(name), "must not be empty")
@@ -77,19 +77,19 @@ def build(project: str, entity: str, name: str) -> Any:
 
 
 def as_json(workspace: Any) -> str:
-    """Return the workspace as W&B stores it: the same text each time."""
+    """Return the workspace in the form that W&B stores, the same text in each call."""
     spec = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
     return json.dumps(spec, indent=1)
 
 
 def save_workspace(project: str, entity: str | None, name: str) -> str:
-    """Save the workspace to the server as a new view; return its URL.
+    """Save the workspace to the server as a new view, and return its URL.
 
     Raises:
-        ConfigError: a name that W&B has no place for.
-        CannotUpload: no key, no server, or one that refuses.
+        ConfigError: a name that W&B cannot store.
+        CannotUpload: there is no key or no server, or the server refuses.
     """
-    build(project, "", name)  # refuses a name before anything is asked
+    build(project, "", name)  # checks the name before the server is asked
     server = WandbServer()
     workspace = build(project, entity or server.default_entity(), name)
     try:
@@ -99,7 +99,7 @@ def save_workspace(project: str, entity: str | None, name: str) -> str:
 
 
 def _panels(reports: Any) -> dict[str, list[Any]]:
-    """Return the panels of each section; the first section has the note on what is averaged at its end."""
+    """Return {section: panels}. The last panel of the first section is a note about the means."""
     sections = {title: [_panel(reports, *chart) for chart in charts.items()] for title, charts in SECTIONS.items()}
     note = reports.MarkdownPanel(markdown=NOTE)
     note._id = _id("note")
@@ -108,7 +108,7 @@ def _panels(reports: Any) -> dict[str, list[Any]]:
 
 
 def _panel(reports: Any, chart: Chart, keys: list[str]) -> Any:
-    """Return a chart as a panel: a mean line and band for each method, bars, or points."""
+    """Return a chart as a panel: lines with bands, bars, or points, one for each method."""
     group = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     panel: Any
     if chart.points:
@@ -131,13 +131,13 @@ def _panel(reports: Any, chart: Chart, keys: list[str]) -> Any:
 
 
 def _id(*parts: str) -> str:
-    """Return an id that stays the same, in place of the library's random ones."""
+    """Return an id that is the same in each call; the library's own ids are random."""
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:11]
 
 
 def _library() -> tuple[Any, Any, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, for the library's own older half
+        warnings.simplefilter("ignore", DeprecationWarning)  # from pydantic, about older code in the library
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
         from wandb_workspaces import expr
