@@ -1,5 +1,6 @@
 """A regression from its configuration to the summary: resumed after a kill, refused where nothing fits."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import torch
 from support.processes import CONTEXT, FileFunction
 from support.runs import build_trainer, compose_diabetes
 
-from fsamlab.config import ConfigError, from_plain, to_plain
+from fsamlab.config import ConfigError, TaskConfig, from_plain, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
@@ -95,7 +96,7 @@ def test_evaluation_is_the_formula_on_the_data():
 def test_the_task_is_in_the_record_and_not_in_the_run_id_unless_it_is_set():
     config = compose_diabetes()
     plain = to_plain(config)
-    assert plain["task"] == {"name": None, "import_path": None, "options": {}, "top5": False}
+    assert plain["task"] == dataclasses.asdict(TaskConfig())
     assert run_id(from_plain({k: v for k, v in plain.items() if k != "task"})) == run_id(config)
     own = compose_diabetes("task.import_path=support.foreign_task:huber")
     assert run_id(own) != run_id(config)

@@ -128,8 +128,9 @@ class Config:
             if self.data.is_table and self.train.channels_last:
                 raise ConfigError("train.channels_last", True, "is for images; leave it false")
         regression = self.task.name == "regression" or self.data.is_table
-        if self.train.label_smoothing and (regression or self.task.import_path is not None):
-            allowed = "has no effect in a regression, nor in a task of your own; leave it 0"
+        own = self.task.import_path is not None or self.task.loss is not None
+        if self.train.label_smoothing and (regression or own):
+            allowed = "has no effect in a regression, nor with a loss or a task of your own; leave it 0"
             raise ConfigError("train.label_smoothing", self.train.label_smoothing, allowed)
 
     def _takes_tables(self) -> bool:

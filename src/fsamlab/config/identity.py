@@ -35,7 +35,7 @@ NEUTRAL = frozenset(
         "data.num_workers",  # every sample has a seed of its own, whichever worker reads the sample
         "train.device",  # rounding only: a run may move to another machine
         "train.num_threads",
-        "task.top5",  # counts one more metric
+        *("task.top5", "task.metrics", "task.headline", "task.better"),  # what is counted, and which epoch is the best
         "train.eval_every_epochs",
         "train.log_every_steps",
         "train.checkpoint_every_minutes",

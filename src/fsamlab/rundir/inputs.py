@@ -26,11 +26,8 @@ from fsamlab.storage.writing import write_json
 log = logging.getLogger(__name__)
 
 FILE = "inputs.json"
-CODE = (
-    "data.import_path",
-    "model.import_path",
-    "task.import_path",
-)  # a change of these modules is treated as a change of src/
+# a change of these modules is treated as a change of src/
+CODE = ("data.import_path", "model.import_path", "task.import_path", "task.loss")
 IMAGE_FOLDERS = ("imagenet", "image_folder")
 
 Seen = dict[str, dict[str, str]]  # config key -> {"digest": 16 hex digits, "what": in words}
@@ -75,7 +72,8 @@ def look(
         add("data.root", of_fashion_mnist, root)
     if model.checkpoint is not None:
         add("model.checkpoint", of_file, in_project(model.checkpoint))
-    for key, import_path in zip(CODE, (data.import_path, model.import_path, config.task.import_path)):
+    paths = (data.import_path, model.import_path, config.task.import_path, config.task.loss)
+    for key, import_path in zip(CODE, paths):
         source = None if import_path is None else source_of(import_path.partition(":")[0])
         if source is not None:
             add(key, of_file, source)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fsamlab.config import ConfigError, TaskConfig
 from fsamlab.config.import_path import call_imported
 from fsamlab.task.classification import Classification
+from fsamlab.task.own import with_own_parts
 from fsamlab.task.regression import Regression
 from fsamlab.task.task import Task
 
@@ -17,14 +18,15 @@ TASKS: dict[str, Callable[[TaskConfig, float], Task]] = {
 
 
 def build_task(cfg: TaskConfig, of_data: str, label_smoothing: float = 0.0) -> Task:
-    """Build the task that `cfg` names, or the task of the data where it names none.
+    """Build the task that `cfg` names, or the task of the data where it names none, with the user's own parts.
 
     Args:
         of_data: the task that the data have targets for, `classification` or `regression`.
         label_smoothing: of training, `train.label_smoothing`.
 
     Raises:
-        ConfigError: a task that the data have no targets for, or an `import_path` that gives no task.
+        ConfigError: a task that the data have no targets for, an `import_path` that gives no task, or a loss, metric or
+            headline that cannot be used.
     """
     if cfg.import_path is not None:
         task: Task = call_imported("task.import_path", cfg.import_path, Task, **cfg.options)
@@ -35,7 +37,7 @@ def build_task(cfg: TaskConfig, of_data: str, label_smoothing: float = 0.0) -> T
         raise ConfigError("task.name", name, f"the data have the targets of a {of_data}; leave it null")
     if label_smoothing and name != "classification":
         raise ConfigError("train.label_smoothing", label_smoothing, f"has no effect in a {name}; leave it 0")
-    return TASKS[name](cfg, label_smoothing)
+    return with_own_parts(TASKS[name](cfg, label_smoothing), cfg)
 
 
 def check_own(path: str, task: Task) -> None:

@@ -60,8 +60,8 @@ class Best:
 
     def update(self, row: dict[str, float]) -> None:
         """Compare an evaluated row with the best row; `improved` tells whether the new row is the best so far."""
-        value = row.get(self.key)
-        self.improved = value is not None and (not self.row or self.task.is_better(value, than=self.row[self.key]))
+        value, best = row.get(self.key), self.row.get(self.key)  # a resumed run may have another headline
+        self.improved = value is not None and (best is None or self.task.is_better(value, than=best))
         if self.improved:
             self.row = dict(row)
 
