@@ -1,7 +1,7 @@
-"""A run that finished in two sweeps is shown once.
+"""Chooses which copy to show of a run that finished in two sweeps.
 
-Runs of one configuration and seed have one identity and the same weights. `diagnostics` is no part of the identity,
-so the copies may differ in the measured values: the copy with the most measured values is shown.
+Runs with the same configuration and seed have the same run id and the same weights. The run id does not depend on
+`diagnostics`, so the copies may differ in their measured values. The copy with the most measured values is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def copies(runs: Iterable[T], run_id: Callable[[T], str | None]) -> list[list[T]]:
     """Group runs by run id, in the order of first appearance.
 
-    `run_id` returns None for a run that has not finished: such a run is a group of its own.
+    `run_id` returns None for a run that has not finished; such a run is a group alone.
     """
     found: dict[Any, list[T]] = {}
     for number, run in enumerate(runs):
@@ -33,20 +33,21 @@ def measured_keys(row: Mapping[str, Any]) -> set[str]:
 
 
 def best_first(group: list[T], row: Callable[[T], Mapping[str, Any]], whole: Callable[[T], bool]) -> list[T]:
-    """Return the copies of a run, the copy to show first: one without damage, then the most measured values."""
+    """Sort the copies of a run. Copies without damage come first, and among these the one with most measured values."""
     if len(group) == 1:
         return group
     return sorted(group, key=lambda run: (not whole(run), -len(measured_keys(row(run)))))
 
 
 def notes_of(groups: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-    """Return what a reader must know of runs in several directories.
+    """Return notes about runs that lie in several directories.
 
     Args:
-        groups: for each run the rows of its copies, the copy that is shown first.
+        groups: for each run the rows of its copies; the copy that is shown is the first.
 
     Returns:
-        Which directories are not shown, and which values were measured only there: one line each, or none.
+        (the directories that are not shown, the values that were measured only there), each as a list with one line, or
+        with none.
     """
     hidden = [str(row["directory"]) for _, *others in groups for row in others]
     missing = sorted({key for shown, *others in groups for row in others for key in measured_keys(row) - shown.keys()})

@@ -1,6 +1,7 @@
-"""The frames of a study, runs and rows, and what of them may be averaged.
+"""Means over seeds, and the checks of what may be averaged.
 
-A mean over seeds is taken of finished runs of one setting only, each seed once. Everything else is refused by name.
+A mean is taken only over finished runs of one setting, with each seed once. Other runs are refused with an error that
+names the difference.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ AT_END, AT_BEST = CLASSIFICATION.at_end, CLASSIFICATION.at_best
 
 
 def methods_of(runs: pd.DataFrame) -> list[str]:
-    """Return the methods of a frame in the order of the style's table, unknown ones after them."""
+    """Return the methods of a frame in the order of METHODS; unknown methods come last."""
     known = {name: i for i, name in enumerate(METHODS)}
     return sorted(runs[METHOD].unique(), key=lambda name: (known.get(name, len(known)), name))
 
@@ -33,7 +34,7 @@ def finished(runs: Runs) -> Study:
     """Return the study of the finished runs.
 
     Raises:
-        ValueError: there are none, or the frame has no runs in its rows.
+        ValueError: no run has finished, or the frame is not a frame of runs.
     """
     study = Study.of(runs)
     _check_runs(study.runs)
@@ -43,16 +44,16 @@ def finished(runs: Runs) -> Study:
 
 
 def comparable(runs: Runs, by: Sequence[str], methods: Sequence[str] | None = None) -> Study:
-    """Return the study of the finished runs, where those that agree in the keys `by` differ in nothing but the seed.
+    """Return the study of the finished runs, after a check that runs of one setting differ only in the seed.
 
     Args:
         runs: a study, or its frame of runs.
-        by: config keys that tell the settings apart.
-        methods: only these, where given.
+        by: the config keys that tell the settings apart.
+        methods: keep only these methods; None keeps all.
 
     Raises:
-        ValueError: no finished run, a key of `by` that no run has, other keys that differ, or a seed that is there
-            twice.
+        ValueError: there is no finished run, no run has a key of `by`, runs of one setting differ in another key, or a
+            setting has a seed twice.
     """
     study = finished(runs)
     if methods is not None:
@@ -82,16 +83,16 @@ def comparable(runs: Runs, by: Sequence[str], methods: Sequence[str] | None = No
 
 
 def having_key(runs: Runs, key: str | None) -> Study:
-    """Return the study of the runs that have a value of a config key; of all runs where no run has the key."""
+    """Return the study of the runs that have a value of a config key; of all runs if no run has the key."""
     study = Study.of(runs)
     return study.where(study.runs[key].notna()) if key in study.runs else study
 
 
 def need(runs: Runs, methods: Sequence[str], sweep: str) -> None:
-    """Refuse runs without all of `methods`.
+    """Check that each of `methods` has a finished run.
 
     Raises:
-        ValueError: naming what is missing and the sweep that makes it.
+        ValueError: a method is missing; the message names the sweep that makes its runs.
     """
     frame = Study.of(runs).runs
     _check_runs(frame)
@@ -104,12 +105,12 @@ def need(runs: Runs, methods: Sequence[str], sweep: str) -> None:
 
 
 def parts_of(column: str) -> tuple[str, ...]:
-    """Return the columns that a mean of `column` is made of: itself, or numerator and denominator of a ratio."""
+    """Return the columns to average for a mean of `column`: the column, or a ratio's numerator and denominator."""
     return RATIOS.get(column, (column,))
 
 
 def with_values(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the rows with finite values of `column` (of both parts of a ratio), and those as floats."""
+    """Return the rows that have a finite value of `column` (for a ratio, of both parts), with the values as floats."""
     parts = list(parts_of(column))
     if not set(parts) <= set(frame.columns):
         return frame.iloc[:0].assign(**{part: 0.0 for part in parts})
@@ -118,10 +119,10 @@ def with_values(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
-    """Return one row for each setting that has a finite value: the keys `by`, mean, std (n - 1) and n of a column.
+    """Return one row for each setting that has a finite value: the keys `by`, and mean, std (n - 1) and n of a column.
 
-    Values that are not finite are missing ones. A ratio's mean is the ratio of the means, without std, and NaN where
-    that of the denominator is not positive: a mean of ratios would be one of their outliers.
+    Values that are not finite count as missing. The mean of a ratio is the ratio of the means, without std, because
+    outliers would dominate a mean of ratios. It is NaN if the mean of the denominator is not positive.
     """
     above, *below = parts_of(column)
     groups = with_values(frame, column).groupby(list(by), sort=True, dropna=False)
@@ -133,10 +134,10 @@ def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
 
 
 def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
-    """Return :func:`means` of the settings that have a mean.
+    """Return :func:`means` for the settings that have a mean.
 
     Raises:
-        ValueError: none has.
+        ValueError: no setting has a mean.
     """
     table = means(runs, by, column)
     table = table[table["mean"].notna()].reset_index(drop=True)
@@ -146,7 +147,7 @@ def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame
 
 
 def why_none(frame: pd.DataFrame, column: str) -> str:
-    """Return why there is no mean of a column."""
+    """Return the reason why no setting has a mean of a column."""
     for part in parts_of(column):
         if part not in frame or frame[part].isna().all():
             return f"no run has {part}; {advice(part)}"
@@ -156,22 +157,24 @@ def why_none(frame: pd.DataFrame, column: str) -> str:
 
 
 def history(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD) -> tuple[pd.DataFrame, dict[object, float]]:
-    """Return how a metric went: a row for each value of `by` and epoch, with mean, std (n - 1) and n over seeds.
+    """Return a metric over training, and where its lines end.
 
-    With it the last epoch at which any run of a value of `by` has the key: {value: epoch}. Finished runs only, and
-    epochs only where each run of the setting that ever has a finite value has one: a mean over fewer seeds would jump.
-    Values of training are taken; where there are none, those of `fsamlab measure`. Ratios are those of means, NaN as in
-    :func:`means`.
+    The first result has a row for each value of `by` and each epoch, with mean, std (n - 1) and n over seeds as in
+    :func:`means`. Only finished runs count. An epoch is left out if a run of the setting that has finite values
+    elsewhere has none there, because a mean over fewer seeds would jump. The second result is {value of `by`: the last
+    epoch at which a run has the key}.
+
+    The values are those of training, or, if training has none, those of `fsamlab measure`.
 
     Args:
-        rows: as a study has them.
+        rows: the rows of a study.
         runs: a study of the same directories, or its frame of runs.
-        key: a metric's key, of docs/metrics.md; with `measured/` before it what `fsamlab measure` found.
+        key: a key of docs/metrics.md; with `measured/` before it, the values of `fsamlab measure`.
         by: a config key; runs without it are left out.
 
     Raises:
-        ValueError: see :func:`comparable`; no row has the key, or no epoch a value; or it was measured under different
-            conventions.
+        ValueError: as in :func:`comparable`; or no row has the key, or no epoch has a value, or the values were
+            measured under different conventions.
     """
     done = comparable(having_key(runs, by), [by]).runs
     rows = rows[rows["directory"].isin(done["directory"])] if len(rows) else rows
@@ -185,7 +188,7 @@ def history(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD) -> tuple
     found = with_values(having, column).drop_duplicates(["directory", "epoch"], keep="last")
     if found.empty:
         raise ValueError(why_none(having, column))
-    # each measurement carries its conventions; those of training are the run's
+    # a row of `fsamlab measure` holds its conventions; those of training stand in the run's summary
     check_conventions(found if source else done[done["directory"].isin(found["directory"])], [key], source, by)
     table = means(found, [by, "epoch"], column)
     everyone = found.groupby(by)["directory"].nunique()
@@ -198,12 +201,13 @@ def history(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD) -> tuple
 
 
 def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> dict[str, str]:
-    """Return {key: column of `runs`} for the values at the end, of one source and under one set of conventions.
+    """Return {key: column of `runs`} for values at the end of training, all from one source.
 
-    What `fsamlab measure` found is taken before training's own; keys that no run has are left out.
+    The source is `fsamlab measure` if it has measured any of the keys, otherwise training. Keys that no run has are
+    left out.
 
     Raises:
-        ValueError: no key was measured, or under different conventions.
+        ValueError: no key was measured, or the values were measured under different conventions.
     """
     for source, prefix in (("measured/", "measured/"), ("", "final/")):
         found = {key: prefix + key for key in keys if prefix + key in runs and runs[prefix + key].notna().any()}
@@ -216,18 +220,19 @@ def end_columns(runs: pd.DataFrame, keys: Sequence[str], by: str = METHOD) -> di
 
 
 def convention_columns(runs: pd.DataFrame, source: str = "") -> list[str]:
-    """Return the columns of `runs` with the conventions of its measured values; `source` is "" or "measured/"."""
+    """Return the columns of `runs` that hold conventions of measured values; `source` is "" or "measured/"."""
     return [c for c in runs.columns if str(c).startswith(f"{source}diagnostics/")]
 
 
 def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "", by: str = METHOD) -> None:
-    """Refuse measured values that may not be compared (docs/metrics.md, conventions).
+    """Check that measured values may be compared (docs/metrics.md, conventions).
 
-    Runs of one seed must have been measured on the same samples, and all in the same way. Where `by` is not the
-    method, runs of different values of it may differ, since what is varied (a batch size) can be a convention too.
+    Runs with the same seed must have been measured on the same samples, and all runs with the same settings. If `by` is
+    not the method, only runs with the same value of `by` have to agree, because the varied key (a batch size) can be a
+    convention too.
 
     Raises:
-        ValueError: naming the convention and its values.
+        ValueError: values differ in a convention; the message names the convention and its values.
     """
     bound = [key for key in keys if is_measured(key)]
     if not bound:
@@ -254,7 +259,7 @@ def check_conventions(runs: pd.DataFrame, keys: Sequence[str], source: str = "",
 
 
 def advice(key: str) -> str:
-    """Return what makes the values of a metric's key or summary column."""
+    """Return what a user can do to get the values of a metric's key or summary column."""
     key = key.removeprefix("measured/").removeprefix("final/")
     if key.startswith("best/"):
         return "it needs a validation split, data.val_size above 0"

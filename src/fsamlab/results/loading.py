@@ -1,4 +1,4 @@
-"""Run directories -> the study that figures, tables and notebooks are made of."""
+"""Loads the runs of directories as a study, for figures, tables and notebooks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fsamlab.storage.reading import Damaged
 def load(*directories: str | Path, strict: bool = False) -> Study:
     """Return the study of the runs in directories; `runs, rows = load(...)` gives its two frames.
 
-    `runs` has a row for each run, `rows` a row for each row of their metrics. A run that finished in two directories
-    (same configuration and seed) is there once; `notes` of the study names the directory that is not shown, and a
-    warning the values that were measured only there. The content of a damaged file is left out with a warning, and
-    the `status` of its run is `damaged`; where only metrics.jsonl is damaged, the run stays and has no rows.
+    `runs` has a row for each run, and `rows` a row for each row of their metrics. If a run finished in two directories
+    (same configuration and seed), the study has one copy; its `notes` name the other directory, and a warning names the
+    values that were measured only there. The content of a damaged file is left out with a warning, and the `status` of
+    its run is `damaged`. If only metrics.jsonl is damaged, the run keeps its status and has no rows.
 
     Args:
-        directories: each a run's directory or one with runs in it.
-        strict: raise an error in place of the warning about a damaged file.
+        directories: run directories, or directories with runs in them.
+        strict: raise an error for a damaged file, instead of a warning.
 
     Raises:
-        ValueError: no directory, or no runs in one.
-        Damaged: a file that cannot be read, with `strict`.
+        ValueError: no directory was given, or a directory has no runs.
+        Damaged: a file cannot be read, and `strict` is true.
     """
     if not directories:
         raise ValueError("load() needs a directory of runs")

@@ -1,7 +1,7 @@
-"""One look for each method, the same in the report, the figures, the notebooks and W&B.
+"""The look of each method, the same in the report, the figures, the notebooks and W&B.
 
-Colours have a contrast of at least 3:1 (WCAG 2.1, graphics) on white and on the report's dark ground. Two methods
-whose colours may be confused by a colour-blind reader have different dashes and markers.
+Colours have a contrast of at least 3:1 (WCAG 2.1, graphics) on white and on the dark background of the report. If a
+colour-blind reader may confuse the colours of two methods, the methods have different dashes and markers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Style:
     """How a method is drawn.
 
     Attributes:
-        label: its name in texts.
+        label: name of the method in texts.
         colour: `#rrggbb`.
         dash: lengths of strokes and gaps in points, () for a solid line.
-        marker: in matplotlib's letters.
+        marker: letter of a matplotlib marker.
     """
 
     label: str
@@ -33,7 +33,7 @@ SOLID, DASHED, DOTTED, DASH_DOT = (), (5.0, 3.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.
 LONG, SHORT = (9.0, 3.0), (3.0, 1.5)
 GREY, BLUE, GREEN, VERMILION, GOLD = "#7a7a7a", "#0072b2", "#009e73", "#d55e00", "#b58900"
 PURPLE, PINK, TEAL, INDIGO, BROWN = "#8f5fd0", "#d6498f", "#00959f", "#5b6ee1", "#9a6a3c"
-PALETTE = (VERMILION, BLUE, GREEN, GOLD, PURPLE, PINK, TEAL, INDIGO, BROWN, GREY)  # of groups of several methods
+PALETTE = (VERMILION, BLUE, GREEN, GOLD, PURPLE, PINK, TEAL, INDIGO, BROWN, GREY)  # for groups of several methods
 
 METHODS: dict[str, Style] = {
     "sgd": Style("SGD", GREY, SOLID, "s"),
@@ -57,7 +57,7 @@ SPARE_MARKERS = ("1", "2", "3", "4", "+", "x")
 
 
 def style(method: str) -> Style:
-    """Return a method's look; for one that is not of this package's, always the same one chosen by its name."""
+    """Return the look of a method. The look of a method that METHODS does not have follows from its name."""
     if method in METHODS:
         return METHODS[method]
     number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4], "big")
@@ -66,10 +66,10 @@ def style(method: str) -> Style:
 
 
 def colour(method: str) -> str:
-    """Return a method's colour, `#rrggbb`."""
+    """Return the colour of a method, `#rrggbb`."""
     return style(method).colour
 
 
 def label(method: str) -> str:
-    """Return a method's name in texts."""
+    """Return the name of a method in texts."""
     return style(method).label

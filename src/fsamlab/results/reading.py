@@ -1,4 +1,4 @@
-"""One run directory -> its row of config and summary, and its rows of metrics."""
+"""Reads a run directory into one row of config and summary, and into its rows of metrics."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RunRows:
 
     Attributes:
         metrics: the rows of metrics.jsonl.
-        measured: the rows of `fsamlab measure`, their keys as `measured/...`.
-        damage: each file that cannot be read, and why; what that file holds is not in the rows.
+        measured: the rows of `fsamlab measure`, with keys `measured/...`.
+        damage: a line for each file that cannot be read, with the reason. The content of the file is left out.
     """
 
     metrics: list[Row]
@@ -33,12 +33,12 @@ class RunRows:
 
     @property
     def all(self) -> list[Row]:
-        """The rows of training, then those of `fsamlab measure`."""
+        """The rows of training, then the rows of `fsamlab measure`."""
         return [*self.metrics, *self.measured]
 
 
 def collect(directories: Iterable[Path]) -> pd.DataFrame:
-    """Return one row for each run: config keys (dotted), summary keys (with slashes), status, directory.
+    """Return one row for each run: config keys (with dots), summary keys (with slashes), status, directory.
 
     The values that `fsamlab measure` found at the last measured step of a run have the keys `measured/...`.
     """
@@ -48,8 +48,8 @@ def collect(directories: Iterable[Path]) -> pd.DataFrame:
 def collect_run(directory: Path) -> Row:
     """Return the row of a run in :func:`collect`.
 
-    The content of a damaged file is left out; then `status` is `damaged`, and `exception` names the file and the
-    remedy.
+    The content of a damaged file is left out. The `status` is then `damaged`, and `exception` names the file and what
+    to do.
     """
     damage: list[str] = []
     row: Row = {"directory": str(directory)}
@@ -67,7 +67,7 @@ def collect_run(directory: Path) -> Row:
 
 
 def read_run_rows(directory: Path) -> RunRows:
-    """Return the rows of a run; a damaged file is named and raises nothing, so that the other runs are shown."""
+    """Return the rows of a run. A damaged file raises no error, so that other runs can be shown; it is named."""
     damage: list[str] = []
     metrics = read_whole(read_rows, directory, damage) or []
     measured = read_whole(read_measurements, directory, damage) or []
@@ -75,13 +75,13 @@ def read_run_rows(directory: Path) -> RunRows:
 
 
 def measured_row(row: Row) -> Row:
-    """Return a row of `fsamlab measure` in the form of a row of training: step, epoch, and its keys `measured/...`."""
+    """Return a row of `fsamlab measure` in the form of a row of training: step, epoch, and keys `measured/...`."""
     values = {f"measured/{key}": value for key, value in row.items() if "/" in key}
     return {"step": row["step"], "epoch": row["epoch"], **values}
 
 
 def by_step(measured: Sequence[Row]) -> list[Row]:
-    """Return one row for each measured step; of a value that was measured twice at a step the newest counts."""
+    """Return one row for each measured step. If a value was measured twice at a step, the newest value counts."""
     found: dict[Any, Row] = {}
     for row in measured:
         found.setdefault(row["step"], {}).update(row)
@@ -89,7 +89,7 @@ def by_step(measured: Sequence[Row]) -> list[Row]:
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> Row:
-    """Return nested dictionaries as one with dotted keys."""
+    """Return nested dictionaries as one dictionary with dotted keys."""
     flat: Row = {}
     for key, value in node.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Finished runs -> a table with a row for each setting: means and spreads over seeds, pairs with SGD, clear bests."""
+"""Statistics over seeds: a table with a row for each setting, differences to SGD, and which setting is clearly best."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fsamlab.results.methods import METHODS
 from fsamlab.terminal.text import spread
 
 METHOD = "optimizer.name"
-MAX_NAMED = 4  # of several keys or values in a line
+MAX_NAMED = 4  # a line of text names so many keys or values, and counts the others
 
 
 def numbers(values: pd.Series) -> pd.Series:
-    """Return values as floats, NaN where one is missing or infinite: neither may enter a mean."""
+    """Return values as floats, with NaN for missing and infinite values, which may not enter a mean."""
     found = pd.to_numeric(values, errors="coerce").astype(float)
     return found.where(found.abs() < math.inf)
 
@@ -38,22 +38,22 @@ def values_of(runs: pd.DataFrame, key: str) -> pd.Series:
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """Return config values as texts, to tell settings apart; a missing one is a text too.
+    """Return config values as texts, to tell settings apart; a missing value becomes the text `null`.
 
-    `astype(str)` keeps missing values missing from pandas 3 on, and neither groupby nor nunique counts those.
+    From pandas 3 on `astype(str)` keeps missing values, and groupby and nunique would not count them.
     """
     return values.map(lambda value: "null" if value is None or value != value else str(value))
 
 
 def plain(value: Any) -> str:
-    """Return a config value as it is typed, for a table; one that is missing or None is null."""
+    """Return a config value as a user types it; `null` for a missing value and None."""
     if value is None or value != value:
         return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def more(texts: Sequence[str]) -> str:
-    """Return how many of several texts are not named."""
+    """Return ` and 3 more` if MAX_NAMED of the texts are named and 3 are not; an empty string if all are named."""
     return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
 
 
@@ -133,7 +133,7 @@ def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def _sgd_of(table: pd.DataFrame, keys: Sequence[str]) -> dict[Any, Any]:
-    """Return {setting: SGD setting to compare it with}; where several SGD settings agree, none is the one."""
+    """Return {setting: the SGD setting to compare with}, for each setting with exactly one such SGD setting."""
     found = {}
     for index, setting in table.iterrows():
         sgd = _alike(table, setting, keys).index
@@ -143,7 +143,10 @@ def _sgd_of(table: pd.DataFrame, keys: Sequence[str]) -> dict[Any, Any]:
 
 
 def _differences(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> pd.Series:
-    """Return each run's metric minus that of the SGD run with its seed; nothing where a seed is there twice."""
+    """Return each run's metric minus the metric of the SGD run with the same seed.
+
+    If several runs have one seed, the pairs are not defined and the result is empty.
+    """
     if runs["seed"].duplicated().any() or sgd["seed"].duplicated().any():
         return pd.Series(dtype=float)
     return runs[metric] - runs["seed"].map(sgd.set_index("seed")[metric])
@@ -155,16 +158,16 @@ def keys_of(table: pd.DataFrame) -> list[str]:
 
 
 def in_order(table: pd.DataFrame) -> tuple[list[str], list[dict[Any, Any]]]:
-    """Return the keys and the rows of :func:`by_setting` for a table that is read from top to bottom.
+    """Return the config keys and the rows of :func:`by_setting`, sorted for a table.
 
-    Methods come in the order of METHODS, then the other keys by their values.
+    Rows are sorted by method, in the order of METHODS, and then by the values of the other keys.
     """
     keys = keys_of(table)
     return keys, sorted(table.to_dict("records"), key=lambda row: [place(key, row[key]) for key in keys])
 
 
 def place(key: str, value: Any) -> tuple[int, float, str]:
-    """Return where a value of a config key comes: methods as in the style's table, numbers by size, null first."""
+    """Return the sort key of a config value: methods in the order of METHODS, numbers by size, null first."""
     if key == METHOD:
         return (list(METHODS).index(value) if value in METHODS else len(METHODS), 0.0, str(value))
     if value is None or value != value:
@@ -173,14 +176,19 @@ def place(key: str, value: Any) -> tuple[int, float, str]:
 
 
 def own_n(n: int, told: int | None) -> str:
-    """Return what stands behind a mean over n runs, where the reader was told of another n, or of none."""
+    """Return the note behind a mean over n runs: nothing if the table says n already, else the mean's own n.
+
+    Args:
+        n: number of runs in the mean.
+        told: the n that the table gives for this mean; None if the table gives none.
+    """
     return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
 def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared = ()) -> str:
-    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to SGD, and in how many seeds it is a gain; `-` where unknown.
+    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to SGD, and in how many seeds the method is better.
 
-    The difference is in points for a metric that is shown in per cent.
+    The difference is in points for a metric that is shown in per cent. Without a difference the text is `-`.
     """
     mean, std, n, ahead = (setting[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
     if math.isnan(mean):
@@ -190,10 +198,11 @@ def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared
 
 
 def clear_best(table: pd.DataFrame, metric: str, declared: Declared = ()) -> set[Any]:
-    """Return the index of each setting of :func:`by_setting` that is best in `metric` by more than the spread.
+    """Return the index of each setting of :func:`by_setting` that is clearly best in `metric`.
 
-    Compared are the settings that agree in all but the optimizer's keys. The best one is clear when its mean is
-    better than the second's by more than the larger of the two standard deviations; without both there is no answer.
+    Settings are compared if they agree in all keys except the optimizer's. The best setting is clearly best if its mean
+    is better than the second mean by more than the larger of the two standard deviations. If a standard deviation is
+    not known, no setting is clearly best.
     """
     higher = higher_is_better(metric, declared)
     mean, std = f"{metric} mean", f"{metric} std"
@@ -212,13 +221,10 @@ def clear_best(table: pd.DataFrame, metric: str, declared: Declared = ()) -> set
 
 
 def clearly_ahead(mean: float, std: float, other_mean: float, other_std: float) -> bool:
-    """Return whether the lead of the better mean exceeds the larger of the two standard deviations.
-
-    It does not where a deviation is not known.
-    """
+    """Return whether two means differ by more than the larger standard deviation; False if one is not known."""
     return not (math.isnan(std) or math.isnan(other_std)) and abs(mean - other_mean) > max(std, other_std)
 
 
 def conditions_of(keys: Sequence[str]) -> list[str]:
-    """Return the keys in which settings that are compared agree: all but the optimizer's (SGD has no rho)."""
+    """Return the keys that must agree for a comparison: all except the optimizer's keys (SGD has no rho)."""
     return [key for key in keys if not key.startswith("optimizer.")]

@@ -1,7 +1,7 @@
-"""One study: the frames of the runs that a page, a figure or a table is made of, and what follows from the frames.
+"""A study: the frames of some runs, and the settings, ties and tables that are computed from them.
 
-Everything is computed when it is first asked for, and once. Page, figures, notebooks and terminal use the same object,
-so that all of them agree on what a setting is and on what may be averaged.
+Each result is computed once, when it is first asked for. Page, figures, notebooks and terminal use the same object, so
+they agree on what a setting is and on what may be averaged.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fsamlab.metrics import CLASSIFICATION, Headline, family, is_convention
 from fsamlab.results.reading import read_run_rows
 from fsamlab.results.settings import MAX_NAMED, METHOD, as_text, by_setting, more
 
-FIRST = (METHOD, "model.name", "data.name")  # the keys that name a method, before those that refine it
+FIRST = (METHOD, "model.name", "data.name")  # these keys come before all other setting keys
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Runs and what follows from them. A study unpacks as its two frames: `runs, rows = study`.
+    """Runs and the results that are computed from them. A study unpacks as its two frames: `runs, rows = study`.
 
-    The frames must not be changed: results that were computed from them stay.
+    The frames must not be changed, because the study keeps results that it has computed from them.
 
     Attributes:
         runs: a row for each run, as :func:`~fsamlab.results.reading.collect` returns them.
@@ -40,13 +40,13 @@ class Study:
 
     @classmethod
     def of(cls, runs: Runs) -> Study:
-        """Return the study of a frame of runs; a study is returned as it is, with what it has computed."""
+        """Return the study of a frame of runs. If `runs` is a study already, return it, with its results."""
         return runs if isinstance(runs, Study) else cls(runs)
 
     def where(self, kept: pd.Series) -> Study:
-        """Return the study of the runs for which `kept` is true; where all are kept, this study itself.
+        """Return the study of the runs for which `kept` is true.
 
-        Nothing that this study has computed is computed again then.
+        If all runs are kept, return this study itself, so that its results are not computed again.
         """
         return self if kept.all() else Study(self.runs[kept])
 
@@ -55,16 +55,17 @@ class Study:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """A row for each row of metrics of the runs, with the run's `directory`; read when first asked for.
+        """A row for each row of metrics of the runs, with the run's `directory`. The files are read at the first use.
 
-        The values that `fsamlab measure` found at a step are a row of their own, with the keys `measured/...`. The
-        content of a damaged file is left out with a warning.
+        The values that `fsamlab measure` found at a step are a separate row, with the keys `measured/...`. The content
+        of a damaged file is left out with a warning.
         """
         rows: list[dict[str, Any]] = []
         for run in self.runs.to_dict("records"):
             directory = run["directory"]
             found = read_run_rows(Path(directory))
-            for damage in (line for line in found.damage if line not in str(run.get("exception"))):  # else said before
+            # load() has warned of the damage that stands in `exception`
+            for damage in (line for line in found.damage if line not in str(run.get("exception"))):
                 warn_caller(f"{damage}; the content of this file is left out")
             rows += [{"directory": directory, **row} for row in found.all]
         return pd.DataFrame(rows)
@@ -78,21 +79,21 @@ class Study:
 
     @cached_property
     def distinct(self) -> Study:
-        """The runs, each once: of a run that lies in two sweeps the first."""
+        """The runs without repetitions: if a run lies in two sweeps, the first copy."""
         if "run_id" not in self.runs:
             return self
         return self.where(self.runs["run_id"].isna() | ~self.runs["run_id"].duplicated())
 
     @cached_property
     def known(self) -> Study:
-        """The runs whose configuration is known: a damaged run may have none."""
+        """The runs whose configuration is known; the config.yaml of a damaged run may be unreadable."""
         return self if self.runs.empty else self.where(self.runs[METHOD] != "unknown")
 
     # ---------------------------------------------------------------------------------- headline
 
     @cached_property
     def headlines(self) -> tuple[Headline, ...]:
-        """What the tasks of the runs declare of their headline metrics, each once, in order of appearance."""
+        """The headline metrics that the tasks of the runs declare, without repetitions, in order of appearance."""
         if "task/headline" not in self.runs:
             return (CLASSIFICATION,)
         return tuple(dict.fromkeys(self._headline_of_each)) or (CLASSIFICATION,)
@@ -106,7 +107,7 @@ class Study:
         """The headline metric of all runs.
 
         Raises:
-            ValueError: the runs have several.
+            ValueError: the runs have several headline metrics.
         """
         if len(self.headlines) > 1:
             names = " and ".join(headline.name for headline in self.headlines)
@@ -115,7 +116,7 @@ class Study:
 
     @cached_property
     def by_headline(self) -> list[Study]:
-        """A study for each of :attr:`headlines`; this study itself where there is one."""
+        """A study for each of :attr:`headlines`; this study itself if there is one headline."""
         if len(self.headlines) == 1:
             return [self]
         each = pd.Series(self._headline_of_each, index=self.runs.index)
@@ -125,31 +126,31 @@ class Study:
 
     @cached_property
     def config_keys(self) -> list[str]:
-        """The keys of the configurations, dotted; `name` and `seed` are among them."""
+        """The dotted keys of the configurations, with `name` and `seed`."""
         return [c for c in map(str, self.runs.columns) if "/" not in c and ("." in c or c in ("name", "seed"))]
 
     @cached_property
     def varied(self) -> pd.DataFrame:
-        """The values of the config keys as texts, of all keys that have more than one value."""
+        """The values, as texts, of all config keys that have more than one value."""
         texts = {key: as_text(self.runs[key]) for key in self.config_keys}
         return pd.DataFrame({key: text for key, text in texts.items() if text.nunique() > 1}, index=self.runs.index)
 
     @cached_property
     def setting_keys(self) -> list[str]:
-        """The config keys that can change the trained weights, seeds left out; the keys in FIRST come first."""
+        """The config keys that can change the trained weights, without the seed; the keys in FIRST come first."""
         dotted = [key for key in self.config_keys if "." in key and key.split(".")[0] not in NEUTRAL]
         return [key for key in FIRST if key in dotted] + sorted(set(dotted) - {*FIRST, *NEUTRAL})
 
     @cached_property
     def texts(self) -> pd.DataFrame:
-        """The columns of :attr:`varied` that are setting keys, in the order of :attr:`setting_keys`."""
+        """The columns of :attr:`varied` for the setting keys, in the order of :attr:`setting_keys`."""
         return self.varied[[key for key in self.setting_keys if key in self.varied]]
 
     @cached_property
     def keys(self) -> list[str]:
-        """The fewest config keys that tell the settings apart, seeds left out.
+        """The fewest config keys that tell the settings apart, without the seed.
 
-        A key that follows from those before it (rho, where each method has its own) is left out.
+        A key is left out if its value follows from the keys before it, for example rho if each method has its own rho.
         """
         kept = [METHOD]
         varied = [METHOD] if METHOD in self.texts else []
@@ -163,10 +164,10 @@ class Study:
     # -------------------------------------------------------------------------------------- ties
 
     def ties(self, by: Sequence[str] | None = None) -> dict[str, list[str]]:
-        """Return what else changes, in the finished runs, with each of the keys `by` that name groups.
+        """Return {key of `by`: other config keys that change together with it}, among the finished runs.
 
-        A difference between the groups may be due to that as well. `by` are :attr:`keys` where none are given. What
-        the optimizer's own keys are for each method belongs to the method, and is not named.
+        A difference between the groups that `by` names may then be due to the other keys. `by` is :attr:`keys` if it is
+        None. The optimizer's own keys belong to the method and are not named beside it.
         """
         done = self.finished.known
         if done.runs.empty:
@@ -188,20 +189,20 @@ class Study:
                 bound = [] if other.startswith("optimizer.") else method
             else:
                 single = [key for key in refining if self._follows(other, [*method, key])]
-                bound = single or refining  # of several together where none alone decides
+                bound = single or refining  # if no key decides alone, all of them together do
             for key in bound:
                 found.setdefault(key, []).append(other)
         return found
 
     def _follows(self, key: str, of: Sequence[str]) -> bool:
-        """Return whether the values of the keys `of` decide that of `key`."""
+        """Return whether the values of the keys `of` determine the value of `key`."""
         texts = self._texts_of(of)
         if texts.empty:  # all runs agree in the keys `of`, and `key` has several values
             return False
         return len(texts.assign(**{key: self.texts[key]}).drop_duplicates()) == len(texts.drop_duplicates())
 
     def _texts_of(self, keys: Sequence[str]) -> pd.DataFrame:
-        """Return the texts of those keys that vary; a column that is no config key is always there."""
+        """Return the texts of those `keys` that vary, and of all `keys` that are not config keys."""
         others = {key: as_text(self.runs[key]) for key in keys if key not in self.config_keys}
         return pd.DataFrame({**{key: self.varied[key] for key in keys if key in self.varied}, **others})
 
@@ -214,16 +215,16 @@ class Study:
         return lines
 
     def tie_notes(self, by: Sequence[str] | None = None) -> list[str]:
-        """Return what stands below a table or a chart whose groups differ in more than their names say; a line each."""
+        """Return a line for each tie, for the text below a table or chart."""
         return [f"{words}: a difference between its values may be due to either." for words in self.tie_words(by)]
 
     # ------------------------------------------------------------------------- values and their table
 
     @cached_property
     def families(self) -> dict[str, list[str]]:
-        """The columns of measured values by :func:`~fsamlab.metrics.family`.
+        """{family: columns of measured values}. The values of one family depend on the same conventions.
 
-        The values of one family depend on the same conventions.
+        See :func:`~fsamlab.metrics.family`.
         """
         found: dict[str, list[str]] = {}
         for column in map(str, self.runs.columns):
@@ -233,11 +234,11 @@ class Study:
         return found
 
     def settings(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return one row for each setting of the finished runs, each run once.
+        """Return one row for each setting, over the finished runs without repetitions.
 
-        `metrics` are columns of the summary; None takes the headline metric on test data, at the best epoch and at the
-        end. The columns are those of :func:`~fsamlab.results.settings.by_setting`; without finished runs there are
-        none.
+        `metrics` are columns of the summary; None means the headline metric on test data, at the best epoch and at the
+        end. The columns of the table are those of :func:`~fsamlab.results.settings.by_setting`. Without finished runs
+        the table is empty.
         """
         done = self.finished.distinct
         if metrics is None:
@@ -245,11 +246,11 @@ class Study:
         return pd.DataFrame() if done.runs.empty else by_setting(done.runs, done.keys, metrics, done.headlines)
 
 
-Runs: TypeAlias = "pd.DataFrame | Study"  # what figures and tables are made of
+Runs: TypeAlias = "pd.DataFrame | Study"  # figures and tables take either
 
 
 def warn_caller(text: str) -> None:
-    """Warn at the line outside of this package that asked for the runs."""
+    """Warn, with the location of the caller outside of this package."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(("fsamlab.", "functools")):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""The table at the end of a sweep: what came out, what failed, where it lies, what to try next."""
+"""The text at the end of a sweep: results, failed runs, where the files are, and what to do next."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def print_settings(study: Study, screen: Console) -> None:
 
 
 def mean_of(row: dict[Any, Any], metric: str, percent: bool) -> str:
-    """Return the mean and deviation of a setting of `by_setting`, with its own n where that is not the setting's."""
+    """Return `mean ± std` of a row of `by_setting`, followed by its own n if that differs from the row's n."""
     n = row.get(f"{metric} n", 0)
     own = own_n(int(n), row["n"]) if n > 0 else ""
     return spread(row.get(f"{metric} mean"), row.get(f"{metric} std"), percent) + own
 
 
-BESIDE_VALUES = 38  # columns that the name of a run and its step take, the name shortened
+BESIDE_VALUES = 38  # characters for the (shortened) name of a run and its step
 HEADLINES = ordered(row.key for row in ROWS if row.terminal)
 
 
 def columns_in_parts(keys: Sequence[str], width: int) -> list[list[str]]:
-    """Return the keys of a table's columns in parts, each of which has room beside the names of the runs."""
+    """Divide the keys of a table's columns into parts that fit into `width` beside the names of the runs."""
     parts: list[list[str]] = [[]]
     room = left = width - BESIDE_VALUES
     for key in keys:
@@ -83,7 +83,7 @@ def columns_in_parts(keys: Sequence[str], width: int) -> list[list[str]]:
 
 
 def print_measurements(runs: Sequence[Path], screen: Console) -> None:
-    """Print what `fsamlab measure` has found: all of it for one run, the headlines for several."""
+    """Print the values of `fsamlab measure`: all values for one run, the most important ones for several runs."""
     rows = {run: latest(run) for run in runs}
     if len(rows) == 1:
         ((run, row),) = rows.items()
@@ -120,7 +120,7 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
 
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
-    """Print what did not finish, each with its last line and its log."""
+    """Print a line for each run that did not finish, with the reason and the log."""
     directories = [Path(d) for d in frame["directory"]]
     settings = dict(zip(directories, settings_of(directories))) if (frame["status"] != "finished").any() else {}
     for _, row in frame[frame["status"] != "finished"].iterrows():
@@ -129,7 +129,7 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
         reason = row["exception"] if known else why_unfinished(current_status(directory))
         setting = settings[directory]
         name = directory.name + (f" ({setting})" if setting else "")
-        # the directory does not say whether anything will start the run
+        # "not begun" and not "queued": the directory does not show whether something will start the run
         status = "not begun" if row["status"] == "queued" else row["status"]
         screen.print(wrapped(screen, f"{status:>9}  {name}: {reason}"), style="red", soft_wrap=True)
         if (directory / "run.log").exists():
@@ -137,7 +137,7 @@ def print_failures(frame: pd.DataFrame, screen: Console) -> None:
 
 
 def print_sweep(sweep_dir: Path, directories: Sequence[Path]) -> int:
-    """Print the end of a sweep; return how many of its runs did not finish."""
+    """Print the results of a sweep, and return the number of runs that did not finish."""
     screen = console()
     frame = collect(directories)
     print_settings(Study(frame), screen)
