@@ -24,7 +24,7 @@ from fsamlab.results.methods import GREY, style
 from fsamlab.results.settings import METHOD, values_of
 from fsamlab.results.study import Runs, Study
 
-GIVEN_BY = {  # the sweep of sweeps/ that varies a key
+GIVEN_BY = {  # key -> the sweep of sweeps/ that varies it
     "optimizer.rho": "fig3_rho",
     "optimizer.sigma": "ablation_sigma",
     "optimizer.lmbda": "ablation_lambda",
@@ -32,7 +32,7 @@ GIVEN_BY = {  # the sweep of sweeps/ that varies a key
     "data.batch_size": "fig4_batch_size",
     "data.label_noise": "table_label_noise",
 }
-DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
+DOUBLING = 1.5  # the axis is logarithmic if all ratios of neighbouring values are at least this
 
 
 # ------------------------------------------------------------------------------------ by method
@@ -40,9 +40,9 @@ DOUBLING = 1.5  # values whose ratios are above this go on a logarithmic axis
 
 @look()
 def by_method(runs: Runs, metric: str | None = None, panel: str | None = None) -> Figure:
-    """Return a metric of `collect` by method, mean and standard deviation; a panel for each value of a config key.
+    """Return a metric of `collect` by method, as mean and standard deviation.
 
-    Runs without that key are left out.
+    With `panel`, a config key, each value of the key has a panel, and runs without the key are left out.
 
     Raises:
         ValueError: no finished run, or runs of one method (and panel) that differ in more than the seed.
@@ -80,9 +80,10 @@ def draw_dots(
     runs: pd.DataFrame,
     declared: Declared = (),
 ) -> None:
-    """Draw one line for each of `methods`, the first on top: its mean with a bar of one standard deviation.
+    """Draw one line for each of `methods`, the first on top: the mean, with a bar of one standard deviation.
 
-    Where that is of fewer runs than the method has among `runs`, its n stands above it; where it has none, why.
+    If the mean is over fewer runs than the method has among `runs`, its n stands above the dot. If a method has no
+    mean, the reason stands in its line.
     """
     num_runs, times = runs[METHOD].value_counts(), factor(metric, declared)
     for row in table.to_dict("records"):
@@ -99,12 +100,12 @@ def draw_dots(
 
 
 def beside(axes: Axes, x: float, place: int, text: str) -> None:
-    """Write a few words just above a dot."""
+    """Write a short text just above a dot."""
     axes.annotate(text, (x, place), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", size=5.5)
 
 
 def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[str], runs: pd.DataFrame) -> None:
-    """Write into the lines of methods that were measured, and have no mean, why."""
+    """Write the reason into the lines of methods that were measured but have no mean."""
     for place, method in enumerate(methods):
         here = runs[runs[METHOD] == method]
         if method not in set(table[METHOD]) and here[parts_of(metric)[0]].notna().any():
@@ -151,11 +152,11 @@ def other_batch(runs: Runs, metric: str | None = None) -> Figure:
 def versus(runs: Runs, key: str, metric: str | None = None) -> Figure:
     """Return a metric of `collect` against a numeric config key, a line for each method.
 
-    A method without the key (SGD has no rho, SAM no ascent_batch_size) is a horizontal line. Values that grow by
-    factors go on a logarithmic axis to base 2.
+    A method without the key (SGD has no rho, SAM no ascent_batch_size) is a horizontal line. The axis is logarithmic to
+    base 2 if the values grow by factors.
 
     Raises:
-        ValueError: a key with fewer than two numbers, or runs of one method and value that differ in more than the
+        ValueError: the key has fewer than two values, or runs with the same method and value differ in more than the
             seed.
     """
     study = comparable(runs, [METHOD, key])

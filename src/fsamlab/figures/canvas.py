@@ -1,6 +1,6 @@
-"""Figures of publication size without pyplot: nothing global is changed, no display is needed.
+"""Figures of publication size, made without pyplot: no global state changes and no display is needed.
 
-Files are vectors with embedded fonts, and the same figure gives the same bytes.
+Files are vector graphics with embedded fonts. The same figure gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 
 from fsamlab.results.methods import Style
 
-ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # inches, those of a two-column page
-LEGEND_LINE, ACROSS_INCH = 0.15, 15  # of a legend: inches, characters in an inch
-AXIS_CHARACTERS = 26  # of a label beside an axis of the default height
-HEADING, ACROSS = 0.35, 3  # of a grid of panels: inches, panels in a row
-BAND = 0.18  # opacity
+ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # widths on a two-column page, in inches
+LEGEND_LINE, ACROSS_INCH = 0.15, 15  # height of a line of a legend in inches, and its characters per inch
+AXIS_CHARACTERS = 26  # longest line of a label beside an axis of the default height
+HEADING, ACROSS = 0.35, 3  # a grid of panels: height of its heading in inches, number of panels in a row
+BAND = 0.18  # opacity of a band
 RC = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -48,7 +48,7 @@ RC = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
-    "lines.scale_dashes": False,  # a style's dashes are in points
+    "lines.scale_dashes": False,  # the dashes of a Style are in points
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # TrueType; many submission systems refuse matplotlib's type 3
     "svg.fonttype": "path",
@@ -59,22 +59,25 @@ NO_DATE = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Give matplotlib's defaults and RC, whatever the user has set, while a figure is made or written.
+    """Use matplotlib's defaults and RC while a figure is made or written, and not the user's settings.
 
-    Also a decorator: `@look()`.
+    It is also a decorator, `@look()`.
     """
     with matplotlib.style.context(["default", RC]):
         yield
 
 
 def new(panels: int = 1, height: float = 2.4, rows: int = 1, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure, `height` inches high, and its panels: `rows` rows of `panels`; one alone is one column wide."""
+    """Return a figure, `height` inches high, and its panels, `rows` rows of `panels` each.
+
+    A figure with one panel in a row is one column wide, any other figure two columns.
+    """
     figure = Figure(figsize=(ONE_COLUMN if panels == 1 else TWO_COLUMNS, height), layout="constrained")
     return figure, list(figure.subplots(rows, panels, squeeze=False, sharey=sharey).flat)
 
 
 def panel_grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with room for a heading and its `count` panels, ACROSS in a row of `height` inches."""
+    """Return a figure with room for a heading, and its `count` panels: ACROSS in a row, each `height` inches high."""
     across = min(ACROSS, count)
     down = math.ceil(count / across)
     figure, panels = new(across, HEADING + down * height, down)
@@ -84,12 +87,17 @@ def panel_grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def dashes(style: Style) -> str | tuple[float, tuple[float, ...]]:
-    """Return a style's dashes as matplotlib takes them."""
+    """Return the dashes of a style in matplotlib's form."""
     return (0, style.dash) if style.dash else "-"
 
 
 def seeds(counts: Iterable[int], ratio: bool = False) -> str:
-    """Return what the bands and bars are, for a legend: over how many seeds; a `ratio` is one of means, without any."""
+    """Return the text of a legend that says what bands and bars are, and over how many seeds.
+
+    Args:
+        counts: the number of seeds of each mean.
+        ratio: the values are ratios of means, which have no bands and bars.
+    """
     low, high = min(counts := list(counts)), max(counts)
     if high == 1:
         return "one seed"
@@ -98,7 +106,7 @@ def seeds(counts: Iterable[int], ratio: bool = False) -> str:
 
 
 def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = None) -> None:
-    """Put the legend of `axes` below all panels, which keep their height; `title` says what the bands are."""
+    """Put the legend of `axes` below all panels. The figure grows by the legend, so the panels keep their height."""
     handles, labels = axes.get_legend_handles_labels()
     columns = columns or next(k for k in range(len(labels), 0, -1) if k == 1 or _fits(labels, k, figure))
     width = int(ACROSS_INCH * figure.get_figwidth())
@@ -109,7 +117,7 @@ def legend_below(figure: Figure, axes: Axes, title: str, columns: int | None = N
 
 
 def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
-    """Return whether a legend of so many columns is as narrow as the figure; a line takes 7 characters."""
+    """Return whether a legend with this number of columns fits the width of the figure."""
     deep = math.ceil(len(labels) / columns)
     lengths = [len(re.sub(r"\\[a-z]+", "x", label).replace("$", "")) for label in labels]  # a LaTeX letter is one
     widths = [7 + max(lengths[i : i + deep]) for i in range(0, len(labels), deep)]
@@ -117,10 +125,11 @@ def _fits(labels: Sequence[str], columns: int, figure: Figure) -> bool:
 
 
 def line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, look: Style, marker: bool = False) -> None:
-    """Draw means, and a band (for one point a bar) of one standard deviation where it is known."""
+    """Draw means, and a band of one standard deviation where it is known; a single point has a bar instead."""
     shape = look.marker if marker or len(x) == 1 else ""
     axes.plot(x, mean, linestyle=dashes(look), marker=shape, color=look.colour, label=look.label)
-    alone = mean.notna() & mean.shift(1).isna() & mean.shift(-1).isna()  # between gaps, where no line shows it
+    # a point between two gaps has no line through it, so it needs a marker
+    alone = mean.notna() & mean.shift(1).isna() & mean.shift(-1).isna()
     if alone.any() and not shape:
         axes.plot(x[alone], mean[alone], linestyle="", marker=look.marker, color=look.colour)
     if std.isna().all():
@@ -132,14 +141,14 @@ def line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, look: Style,
 
 
 def label_y(axes: Axes, text: str) -> None:
-    """Write what stands beside an axis, in lines that are no longer than it and of similar lengths."""
+    """Write the label beside an axis, in lines of similar lengths that are not longer than the axis."""
     num_lines = len(textwrap.wrap(text, AXIS_CHARACTERS))
     width = next(w for w in range(1, AXIS_CHARACTERS + 1) if len(textwrap.wrap(text, w)) == num_lines)
     axes.set_ylabel(textwrap.fill(text, width))
 
 
 def heading(figure: Figure, text: str) -> None:
-    """Write what the bars are above all panels, which keep their height."""
+    """Write a text above all panels. The figure grows by the text, so the panels keep their height."""
     width = int(ACROSS_INCH * figure.get_figwidth())
     text = "\n".join(textwrap.fill(part, width, break_long_words=False) for part in text.splitlines())
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * text.count("\n"))
@@ -150,7 +159,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as .pdf or .svg and return the path; the same figure gives the same bytes.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: a suffix that is neither .pdf nor .svg.
     """
     path = Path(path)
     if path.suffix not in NO_DATE:
@@ -162,7 +171,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a notebook displays: a figure as SVG, a table as Markdown."""
+    """An object that a notebook displays: a figure as SVG, or a table as Markdown."""
 
     svg: str | None = None
     markdown: str | None = None

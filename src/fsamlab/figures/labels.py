@@ -1,4 +1,4 @@
-"""What stands at the axes, panels and lines of figures."""
+"""Texts of axes, panels and lines in figures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BASES = {"sgd": "base optimizer SGD", "adamw": "base optimizer AdamW"}
 
 
 def axis_label(column: str, declared: metrics.Declared = ()) -> str:
-    """Return the text at the axis of a metric, a column of the summary or a config key."""
+    """Return the axis label of a metric, of a column of the summary, or of a config key."""
     known = CONFIG_LABELS.get(column) or metrics.axis(column, declared)
     return known or column + (" (%)" if metrics.of(column, declared).percent else "")
 
 
 def value_label(key: str, value: object) -> str:
-    """Return a config value in texts, with its key where it is a number."""
+    """Return a config value as text; a number stands with the name of its key."""
     if pd.api.types.is_number(value):
         return f"{CONFIG_LABELS.get(key, key)} {value:g}"
     return BASES.get(str(value), str(value)) if key == "optimizer.base" else str(value)

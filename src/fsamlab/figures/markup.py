@@ -1,4 +1,4 @@
-"""A table's cells as Markdown or as LaTeX. Cells are Markdown: bold is `**...**`."""
+"""Tables as Markdown or as LaTeX. The cells are given as Markdown: bold is `**...**`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], num_text: in
 
 
 def latex(header: Sequence[str], lines: Sequence[Sequence[str]], num_text: int = 1) -> str:
-    """Return a LaTeX table (package booktabs), aligned in the same way."""
+    """Return a LaTeX table (package booktabs), aligned like the Markdown table."""
     first, *others = (" & ".join(map(latex_cell, line)) + r" \\" for line in (header, *lines))
     begin = rf"\begin{{tabular}}{{{'l' * num_text}{'r' * (len(header) - num_text)}}}"
     return "\n".join([begin, r"\toprule", first, r"\midrule", *others, r"\bottomrule", r"\end{tabular}"])
 
 
 def latex_cell(text: str) -> str:
-    """Return a cell's text for LaTeX, special characters escaped."""
+    """Return the text of a cell for LaTeX, with special characters escaped."""
     bold = re.fullmatch(r"\*\*(.*)\*\*(.*)", text)
     if bold:
         return rf"\textbf{{{latex_cell(bold[1])}}}{latex_cell(bold[2])}"

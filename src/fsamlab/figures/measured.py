@@ -1,7 +1,7 @@
-"""What the perturbation is made of and does, and how sharp the networks are: figures of measured quantities.
+"""Figures of measured quantities: quality of the EMA, friendliness, sharpness and curvature.
 
-Means are over finished runs, bars and bands one standard deviation (n - 1) over seeds. Values that were measured under
-different conventions (docs/metrics.md) are refused.
+Means are over finished runs; bars and bands are one standard deviation (n - 1) over seeds. Values that were measured
+under different conventions (docs/metrics.md) are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EMA_QUALITY = {
     "perturbation/cos_ema_full_independent": Style("if w stood still, independent batches", BLUE, DOTTED, "s"),
     "perturbation/cos_batch_full": Style("one batch, cos($g_B$, g)", GREY, SOLID, "d"),
 }
-WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # whose loss: label, place, shade
+WHOSE: dict[str, tuple[str, float, dict[str, Any]]] = {  # samples of the loss -> label, place, shade
     "batch": ("its batch", -0.19, {"alpha": 1.0}),
     "other": ("all other samples", 0.19, {"alpha": 0.45, "hatch": "////"}),
 }
@@ -45,10 +45,10 @@ SHARPNESS = tuple(row.key for row in ROWS if row.panel)
 
 
 def ema_table(rows: pd.DataFrame, runs: Runs, method: str = "fsam") -> pd.DataFrame:
-    """Return the EMA's quality, long: optimizer.lmbda, epoch, key (those of EMA_QUALITY), mean, std, n.
+    """Return the quality of the EMA in long form: optimizer.lmbda, epoch, key (of EMA_QUALITY), mean, std, n.
 
     Raises:
-        ValueError: the method has no finished run, no EMA, or was not measured (diagnostics=paper).
+        ValueError: the method has no finished run or no EMA, or was not measured (diagnostics=paper).
     """
     parts = _ema_histories(rows, runs, method)
     return pd.concat([table.assign(key=key) for key, (table, _) in parts.items()], ignore_index=True)
@@ -63,8 +63,8 @@ def _ema_histories(rows: pd.DataFrame, runs: Runs, method: str) -> dict[str, tup
 def ema_quality(rows: pd.DataFrame, runs: Runs, method: str = "fsam") -> Figure:
     """Return how well the EMA estimates the full gradient over training, a panel for each lambda.
 
-    Measured cos(m_{t-1}, g), the two predictions for weights that stand still, and one batch's cosine
-    (docs/ema_quality.md); of `+sweeps=ema_quality`, or of any runs with diagnostics=paper.
+    The lines are the measured cos(m_{t-1}, g), the two predictions for weights that do not move, and the cosine of one
+    batch (docs/ema_quality.md). The runs come from `+sweeps=ema_quality`, or are any runs with diagnostics=paper.
 
     Raises:
         ValueError: as :func:`ema_table`.
@@ -96,11 +96,11 @@ def ema_quality(rows: pd.DataFrame, runs: Runs, method: str = "fsam") -> Figure:
 
 @look()
 def friendliness(runs: Runs, method: str = "fsam") -> Figure:
-    """Return what a step along each variant's direction does to the loss of its batch and to that of all others.
+    """Return how a step along the direction of each variant changes the loss of its batch, and of all other samples.
 
-    At the last measured weights of the networks that `method` trained: bars of rise_batch_* and rise_other_* in nats;
-    of any runs with diagnostics=paper. Directions that were not measured are left out (fsam's needs an EMA, which a
-    finished run keeps with train.keep_state=true).
+    The bars are rise_batch_* and rise_other_* in nats, at the last measured weights of the networks that `method`
+    trained. The runs are any runs with diagnostics=paper. Directions that were not measured are left out; the direction
+    of fsam needs an EMA, which a finished run keeps with train.keep_state=true.
 
     Raises:
         ValueError: the method has no finished run, or its friendliness was not measured.
@@ -111,8 +111,8 @@ def friendliness(runs: Runs, method: str = "fsam") -> Figure:
     source = "measured/" if all(c.startswith("measured/") for c in columns.values()) else ""
     at = f"{source}diagnostics/perturbation_rho"
     if at not in done or done[at].isna().all():
-        raise ValueError(f"no run has {at}: at which radius the rises were measured is not known")
-    radius = done[at].dropna().iloc[0]  # one, or end_columns had refused
+        raise ValueError(f"no run has {at}, the radius at which the rises were measured")
+    radius = done[at].dropna().iloc[0]  # the only value: end_columns refuses several
     directions = [d for d in DIRECTIONS if f"perturbation/rise_batch_{d}" in columns]
     figure, (axes,) = new(height=0.9 + 0.32 * len(directions))
     counts = []
@@ -136,13 +136,13 @@ def friendliness(runs: Runs, method: str = "fsam") -> Figure:
 
 @look()
 def sharpness(runs: Runs, keys: Sequence[str] = SHARPNESS) -> Figure:
-    """Return sharpness and curvature at the end by measured method, a panel for each quantity that was measured.
+    """Return sharpness and curvature at the end of training by method, a panel for each measured quantity.
 
-    Of runs with diagnostics=full, or after `fsamlab measure RUNS diagnostics=full`. Sharpness in nats, curvature in
-    nats per squared unit of weight.
+    The runs need diagnostics=full, or `fsamlab measure RUNS diagnostics=full` afterwards. Sharpness is in nats,
+    curvature in nats per squared unit of weight.
 
     Raises:
-        ValueError: none of `keys` was measured, or under different conventions.
+        ValueError: no key was measured, or the values were measured under different conventions.
     """
     study = comparable(runs, [METHOD])
     done = study.runs

@@ -35,24 +35,26 @@ from fsamlab.results.settings import (
 from fsamlab.results.study import Runs, Study
 from fsamlab.terminal.text import fixed, spread
 
-LABEL = "method"  # a column: the method's name and those of its parameters that vary
+LABEL = "method"  # a column: the method's name and the parameters in which its settings differ
 
 
 def accuracy_table(runs: Runs, form: str = "markdown") -> str:
     """Return the headline metric on test data (accuracies in per cent): mean ± standard deviation over seeds, and n.
 
-    As `markdown`, or as `latex` for a paper: a tabular with the rules of booktabs, its title as a comment before it.
-    Where a value is there for fewer than n runs, its own n is behind it.
+    If only methods and their parameters vary, each setting has a line. If data, model or training vary too (the paper's
+    tables of CIFAR and of label noise), each of these conditions has a line and each method a column. The best value of
+    a condition is bold if it leads over the second by more than the larger of the two standard deviations; both must be
+    known (n of 2 or more). A mean over fewer than n runs is followed by its own n. `at best validation epoch` needs
+    runs with a validation split. Below the tables stands which settings change together with those that name a line (in
+    LaTeX as comments).
 
-    Where only methods and their parameters vary, a line for each; where data, model or training vary too (the paper's
-    tables of CIFAR and of label noise), a line for each of these conditions and a column for each method. The best of a
-    condition is bold where its lead over the second exceeds the larger of the two standard deviations, both known (n of
-    2 or more). `at best validation epoch` is there for runs that held out a validation split.
-
-    Settings that change together with those that name a line are named below the tables (in LaTeX as comments).
+    Args:
+        runs: a study, or its frame of runs.
+        form: `markdown`, or `latex` for a paper: a tabular with the rules of booktabs and a comment with its title.
 
     Raises:
-        ValueError: no finished run, none with the metric on test data, a seed that is there twice, or another `form`.
+        ValueError: there is no finished run, no run has the metric on test data, a setting has a seed twice, or `form`
+            is unknown.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
@@ -103,7 +105,7 @@ Parts = tuple[str, list[str], list[list[str]], int]  # title, header, lines, num
 
 
 def by_line(settings: Sequence[Setting], metrics: Sequence[str], headline: Headline) -> Parts:
-    """Return a table with a line for each method and a column for each metric."""
+    """Return a table with a line for each setting and a column for each metric."""
     percent, headings = headline.percent, headings_of(headline)
     lines = [[row[LABEL], str(row["n"]), *(cell(row, m, row["n"], percent) for m in metrics)] for row in settings]
     title = f"Test {headline.words}, mean ± standard deviation over n seeds"
@@ -111,7 +113,10 @@ def by_line(settings: Sequence[Setting], metrics: Sequence[str], headline: Headl
 
 
 def by_column(settings: Sequence[Setting], conditions: list[str], metric: str, headline: Headline) -> Parts:
-    """Return a table with a line for each condition and a column for each method; n in the title, or in each cell."""
+    """Return a table with a line for each condition and a column for each method.
+
+    The title gives n if all cells have the same n; otherwise each cell gives its own.
+    """
     settings = [row for row in settings if row[f"{metric} n"] > 0]
     names = list(dict.fromkeys(row[LABEL] for row in settings))
     counts = {int(row[f"{metric} n"]) for row in settings}
@@ -127,7 +132,7 @@ def by_column(settings: Sequence[Setting], conditions: list[str], metric: str, h
 
 
 def cell(row: Setting, metric: str, told: int | None, percent: bool) -> str:
-    """Return `mean ± std`, bold where clearly the best, with the cell's own n where that is not the n `told` above."""
+    """Return `mean ± std`, bold if clearly the best, followed by its n if `told`, the n of the table, differs."""
     n = int(row[f"{metric} n"])
     if n == 0:
         return "-"
@@ -136,12 +141,12 @@ def cell(row: Setting, metric: str, told: int | None, percent: bool) -> str:
 
 
 def cost_table(runs: Runs) -> str:
-    """Return the time of a step by setting, in ms: the median over runs, and its ratio to SGD's; of `+sweeps=cost`.
+    """Return the costs by setting: the median time of a step in ms, and its ratio to that of SGD.
 
-    `total` is the ratio for a whole training, of steps × time of a step.
+    `total` is the ratio for a whole training, (steps × time of a step). The runs come from `+sweeps=cost`.
 
     Raises:
-        ValueError: no finished run.
+        ValueError: there is no finished run.
     """
     study, lines = finished(runs), []
     keys, settings = in_order(study.settings())
@@ -154,20 +159,19 @@ def cost_table(runs: Runs) -> str:
 
 
 def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
-    """Return a Markdown table, and below it which settings change together with those that name its lines."""
+    """Return a Markdown table, and below the table which settings change together with the keys that name its lines."""
     return "\n\n".join([table, *study.tie_notes(keys)])
 
 
 def paired_table(runs: Runs) -> str:
     """Return the difference of each setting to SGD on test data, seed by seed: mean ± standard deviation.
 
-    The metric is the headline of the runs' task; accuracies are in points.
-
-    A seed is one draw of validation split, label noise and initial weights for all methods, so the deviation of a
-    difference is without what the draw does to both.
+    The metric is the headline of the runs' task; accuracies are in points. A seed is one draw of validation split,
+    label noise and initial weights for all methods. The effect of the draw is the same in both runs of a pair, and
+    therefore mostly absent from the deviation of the differences.
 
     Raises:
-        ValueError: no finished run, or no SGD with a seed of another method, or more than one SGD to compare with.
+        ValueError: there is no finished run, or no run has exactly one SGD run to be compared with.
     """
     study = finished(runs)
     table = study.settings()
@@ -196,14 +200,13 @@ def paired_table(runs: Runs) -> str:
 def measured_table(runs: Runs, keys: Sequence[str] = SHARPNESS) -> str:
     """Return measured quantities at the end by method: mean ± standard deviation over seeds, and n.
 
-    Methods of which no run was measured are left out; where a value is there for fewer than n runs, its own n is
-    behind it. Infinite values are missing ones. noise/scale is the ratio of the means, without a deviation, and there
-    is none where the mean denominator is not positive.
-
-    What `fsamlab measure` found is taken before training's own values.
+    Methods without a measured run are left out. A mean over fewer than n runs is followed by its own n. Infinite values
+    count as missing. noise/scale is the ratio of the means, without a deviation; it is missing if the mean of its
+    denominator is not positive. The values are those of `fsamlab measure`, or, if it measured no key, those of
+    training.
 
     Raises:
-        ValueError: none of `keys` was measured, or under different conventions.
+        ValueError: no key was measured, or the values were measured under different conventions.
     """
     study = comparable(runs, [METHOD])
     columns = end_columns(study.runs, keys)
@@ -220,19 +223,19 @@ def measured_table(runs: Runs, keys: Sequence[str] = SHARPNESS) -> str:
 
 
 def measured(row: dict[Any, Any], n: int) -> str:
-    """Return mean ± standard deviation with three and two significant digits, and their n where it is another."""
+    """Return mean (three digits) ± standard deviation (two digits), followed by its own n if that is not `n`."""
     spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.2g}"
     return f"{row['mean']:.3g}{spread}" + own_n(row["n"], n)
 
 
 def conventions_table(runs: Runs) -> str:
-    """Return what the measured values of runs depend on (docs/metrics.md), a line for each convention.
+    """Return the conventions of measured values (docs/metrics.md), a line for each convention.
 
-    Of `fsamlab measure` where it was used, else of training. Several values in a line mean: not comparable there;
-    the sample hash goes with the seed.
+    They are the conventions of `fsamlab measure`, or, if it was not used, of training. If a line has several values,
+    the measured values are not comparable; only the sample hash differs from seed to seed.
 
     Raises:
-        ValueError: no finished run, or none with conventions.
+        ValueError: there is no finished run, or no run has conventions.
     """
     done = finished(runs).runs
     source = next((source for source in ("measured/", "") if convention_columns(done, source)), None)

@@ -1,4 +1,4 @@
-"""Any metric over training, and what the perturbation is along (arXiv 2403.12350, Figure 1).
+"""Figures over training: any metric, and the comparison of directions (arXiv 2403.12350, Figure 1).
 
 Means are over finished runs; bands are one standard deviation (n - 1) over seeds.
 """
@@ -20,28 +20,28 @@ from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOU
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Runs
 
-EARLY = 0.1  # of training: accuracies rise from chance there, and would leave no room for what follows
+EARLY = 0.1  # share of training that does not set the axis of an accuracy, which rises steeply there
 MARGIN = 2  # per cent, above and below accuracies
-MOST_LINES = 12  # that a reader can tell apart, and whose legend is not higher than the axis
+MOST_LINES = 12  # more lines cannot be told apart, and their legend would be higher than the axis
 
 
 @look()
 def curves(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD, log_y: bool = False) -> Figure:
-    """Return a metric over the epochs, a line for each value of `by`: mean, and a band of one standard deviation.
+    """Return a metric over the epochs: a line for each value of `by`, with a band of one standard deviation.
 
-    The axis of an accuracy starts below the values after the first tenth of training. A line whose runs do not all have
-    finite values to the end stops at a cross, and the legend says so.
+    The axis of an accuracy starts below the values after the first tenth of training. A line ends at a cross where a
+    run has no finite value any more, and the legend says so.
 
     Args:
-        rows: `rows` of a study; finished runs only enter.
+        rows: the rows of a study; only finished runs are used.
         runs: a study of the same directories, or its frame of runs.
-        key: any metric's key of docs/metrics.md, `test/acc1` or `perturbation/cos_ema`.
+        key: a key of docs/metrics.md, for example `test/acc1` or `perturbation/cos_ema`.
         by: the method, or a config key in which runs of one method differ; runs without the key are left out.
-        log_y: draw it on a logarithmic axis; all means have to be positive.
+        log_y: use a logarithmic axis; all means must be positive.
 
     Raises:
         ValueError: no row has the key, runs of one value of `by` differ in more than the seed, `by` has more than
-            MOST_LINES values, or `log_y` with a mean that is not positive.
+            MOST_LINES values, or a mean is not positive with `log_y`.
     """
     figure, (axes,) = new()
     counts, notes = draw_curves(axes, rows, runs, key, by, log_y)
@@ -52,7 +52,7 @@ def curves(rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD, log_y: bo
 def draw_curves(
     axes: Axes, rows: pd.DataFrame, runs: Runs, key: str, by: str = METHOD, log_y: bool = False
 ) -> tuple[list[int], list[str]]:
-    """Draw what :func:`curves` returns into `axes`; return the numbers of seeds, and what is missing in the lines."""
+    """Draw the lines of :func:`curves` into `axes`; return the numbers of seeds, and notes about the lines."""
     study = comparable(having_key(runs, by), [by])
     declared = study.headlines
     times = factor(key, declared)
@@ -84,13 +84,13 @@ def draw_curves(
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if axis(key, declared):
         label_y(axes, axis(key, declared))
-    else:  # most keys are longer than the axis
+    else:  # above the axes, since most keys are longer than the axis is high
         axes.set_title(axis_label(key, declared))
     return list(table["n"]), notes
 
 
 def end_of_line(axes: Axes, table: pd.DataFrame, factor: int, end: float, one: Style) -> list[str]:
-    """Mark the end of a line that stops before its runs do, and return what the legend says of it."""
+    """Mark a line that ends before its runs do with a cross, and return notes for the legend."""
     if table.empty:
         return [f"no line for {one.label}: no epoch at which all its runs have finite values"]
     last = table.iloc[-1]
@@ -101,7 +101,7 @@ def end_of_line(axes: Axes, table: pd.DataFrame, factor: int, end: float, one: S
 
 
 def styles(values: pd.Series, by: str) -> dict[object, Style]:
-    """Return {value: look} for the values of a config key in order; a method's own where they are methods."""
+    """Return {value: look} for the sorted values of a config key; methods have their own looks."""
     if by == METHOD:
         return {method: style(method) for method in methods_of(pd.DataFrame({METHOD: values}))}
     ordered = sorted(values.unique())
@@ -111,13 +111,12 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
 
 @look()
 def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
-    """Return Figure 1: the headline metric on test data over training, by what is perturbed along.
+    """Return Figure 1: the headline metric on test data over training, for four directions of the perturbation.
 
-    Of `+sweeps=fig1_decomposition`.
-
-    Methods: sgd, sam, sam_component (the batch gradient's projection on the full gradient), sam_noise (what remains).
-    Where it was measured (diagnostics=paper), a second panel has the share of the full gradient in the batch
-    gradient, abs(Pi)^2 / abs(g_B)^2 in per cent; noise is the rest of 100.
+    The runs come from `+sweeps=fig1_decomposition`. The methods are sgd, sam, sam_component (the projection of the
+    batch gradient on the full gradient) and sam_noise (the rest of the batch gradient). With diagnostics=paper a second
+    panel shows the share of the full gradient in the batch gradient, abs(Pi)^2 / abs(g_B)^2, in per cent; the rest is
+    noise.
 
     Raises:
         ValueError: one of sam, sam_component, sam_noise has no finished run.

@@ -1,1 +1,1 @@
-"""Results to look at: the HTML report, matplotlib figures for papers, and the colours both have in common."""
+"""The HTML report. `fsamlab.report.figures` is the public name of the figures for papers."""

@@ -1,4 +1,7 @@
-"""Rows of a run -> the curves a page draws: one for each metric, thinned, with what they share written once."""
+"""Makes the curves of the page from the rows of runs: one curve for each run and metric, with fewer points.
+
+Curves with the same steps share one grid, which is written once.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,28 @@ from typing import Any
 import numpy as np
 
 AXES = ("step", "epoch", "time")
-MAX_POINTS, MIN_POINTS = 400, 24  # of a curve: one for each pixel of a chart; enough to see its shape
+MAX_POINTS, MIN_POINTS = 400, 24  # of a curve: about one for each pixel of a chart; enough to see the shape
 DIGITS = 4
 
 
 def number(value: Any, digits: int = DIGITS) -> float | None:
-    """Return a value with so many significant digits, None for what is no finite number (JSON has no NaN)."""
+    """Return a number with `digits` significant digits; None if it is not a finite number (JSON has no NaN)."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
 def points_per_curve(num_curves: int) -> int:
-    """Return how many points of each curve a page with so many curves keeps.
+    """Return how many points of each curve a page keeps if it has `num_curves` curves.
 
-    With the root, ten times the curves make a page three times as large: 600 (30 runs) have 122 points each, together
-    half a megabyte; 40,000 (2,000 runs) have 24, which is 7 MB.
+    Because of the root, a page with ten times the curves is only three times as large: 600 curves (30 runs) have 122
+    points each, together half a megabyte; 40,000 curves (2,000 runs) have 24 points each, together 7 MB.
     """
     return max(MIN_POINTS, min(MAX_POINTS, int(3000 / math.sqrt(max(1, num_curves)))))
 
 
 def thin(indices: Sequence[int], num_points: int) -> list[int]:
-    """Return at most `num_points` of `indices`, evenly chosen, the first and the last among them."""
+    """Return at most `num_points` of `indices`, evenly spaced, with the first and the last."""
     if len(indices) <= num_points:
         return list(indices)
     return [indices[i] for i in np.linspace(0, len(indices) - 1, num_points).round().astype(int)]
@@ -43,12 +46,13 @@ class Curves:
     """The curves of many runs, ready for JSON.
 
     Attributes:
-        num_points: the most points that a curve keeps.
-        grids: `{"step": [...], "epoch": [...]}`, shared by all curves with the same steps.
-        by_metric: metric -> `[run, grid, values]` for each run that has it; None for what is not finite.
-        times: `"run grid"` -> seconds at the points of a grid, which differ from run to run.
-        longest: points of the longest curve before it was thinned.
-        not_finite: metric -> how many of the kept values are NaN or infinite.
+        num_points: the largest number of points that a curve keeps.
+        grids: `{"step": [...], "epoch": [...]}`; curves with the same steps share a grid.
+        by_metric: metric -> `[run, grid, values]` for each run that has the metric; values that are not finite are
+            None.
+        times: `"run grid"` -> seconds at the points of a grid, which differ between runs.
+        longest: number of points of the longest curve before thinning.
+        not_finite: metric -> number of kept values that are NaN or infinite.
     """
 
     num_points: int
@@ -60,7 +64,7 @@ class Curves:
     _numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def add(self, run: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Add the curves of run number `run`: of every key with numbers, but the axes."""
+        """Add the curves of run number `run`, one for every key with a slash that has numbers."""
         kinds: dict[tuple[str, ...], list[int]] = defaultdict(list)  # rows with the same keys
         for i, row in enumerate(rows):
             kinds[tuple(row)].append(i)
@@ -85,7 +89,7 @@ class Curves:
                 self.by_metric[key].append((run, grid, numbers))
 
     def _grid(self, run: int, rows: Sequence[dict[str, Any]]) -> int:
-        """Return the number of the grid with these rows' steps."""
+        """Return the number of the grid with the steps of these rows."""
         steps, epochs = ([number(row.get(axis), 6) for row in rows] for axis in ("step", "epoch"))
         grid = self._numbers.setdefault((*steps, *epochs), len(self.grids))
         if grid == len(self.grids):
@@ -100,9 +104,9 @@ class Curves:
 
     @property
     def without_values(self) -> list[str]:
-        """The metrics that were NaN or infinite throughout, and have no curve."""
+        """The metrics without a curve, because all their values are NaN or infinite."""
         return [key for key, count in self.not_finite.items() if count and key not in self.by_metric]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the page needs."""
+        """Return the data for the page."""
         return {"grids": self.grids, "curves": self.by_metric, "times": self.times, "thinned": self.thinned}

@@ -1,4 +1,4 @@
-"""Everything a report shows, read from the run directories: settings, states, results, curves, what they cost."""
+"""Reads everything that a report shows from the run directories: settings, states, results, curves and costs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 
 @dataclass(frozen=True)
 class Gathered:
-    """Runs in the order of their sweeps.
+    """The contents of a report. Runs stand in the order of their sweeps.
 
     Attributes:
-        study: of the runs; its frame is that of `collect`, with `status` and `reason` as `fsamlab status` says them.
-        directories: of the runs, in the frame's order.
-        curves: of all their metrics, thinned.
-        commands: the launches, oldest first: `(time, command)`.
-        environments: env.json of the runs that started.
-        notes: which records cannot be read, why the scheduler did not answer, and which runs were found twice.
+        study: the study of the runs. Its frame is that of `collect`, with `status` and `reason` from `fsamlab status`.
+        directories: the run directories, in the order of the frame.
+        curves: the curves of all metrics, with fewer points.
+        commands: `(time, command)` of the launches, oldest first.
+        environments: env.json of each run that has started.
+        notes: records that cannot be read, why the scheduler did not answer, and runs that were found twice.
     """
 
     study: Study
@@ -54,10 +54,10 @@ class Gathered:
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """Read the runs at or below `paths`, started or not; a damaged one is a row with its reason.
+    """Read the runs at or below `paths`, whether they have started or not. A damaged run is a row with a reason.
 
     Raises:
-        ConfigError: there are none, or a path does not exist.
+        ConfigError: there are no runs, or a path does not exist.
     """
     state = sweep_state(paths)
     launches = {d: read_launches(d) for d in dict.fromkeys(s.run.sweep_dir for s in state.runs)}
@@ -99,7 +99,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
 
 
 def _planned(launches: dict[Path, Launches]) -> tuple[dict[tuple[Path, str], dict[str, Any]], list[str]]:
-    """Return the configurations of the launched runs by sweep and name, and which records of them cannot be read."""
+    """Return {(sweep, name of a run): its planned configuration}, and a line for each record that cannot be read."""
     planned, problems = {}, []
     for sweep_dir, found in launches.items():
         for launch in found:
@@ -112,7 +112,7 @@ def _planned(launches: dict[Path, Launches]) -> tuple[dict[tuple[Path, str], dic
 def _read(
     state: RunState, planned: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:
-    """Return a run's row, its rows of metrics and its environment; what cannot be read becomes its reason."""
+    """Return the row of a run, its rows of metrics and its environment. Damage of files becomes the row's reason."""
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
     damage: list[str] = []
@@ -121,7 +121,7 @@ def _read(
     if row["status"] == "damaged" and state.status != "damaged":
         damage.append(row["exception"])
     found = read_run_rows(directory)
-    damage += [line for line in found.damage if line not in str(row["exception"])]  # not named before
+    damage += [line for line in found.damage if line not in str(row["exception"])]  # else `exception` names it
     if state.status == "finished" and not damage:
         reasons += _gaps(directory, found.metrics, state.disk.get("step"))
     reasons += [f"cannot be read in full: {line}" for line in damage]
@@ -133,7 +133,7 @@ def _read(
 
 
 def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | None) -> list[str]:
-    """Return what a finished run should have and has not."""
+    """Return a text for each thing that a finished run should have but does not have."""
     found = [] if (directory / "summary.json").exists() else ["summary.json is missing"]
     reached = max((row["step"] for row in metrics), default=0)
     if last_step is not None and reached < last_step:

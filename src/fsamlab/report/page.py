@@ -1,8 +1,8 @@
-"""Run directories -> one HTML file that needs nothing else: no server, no network, no account.
+"""Writes the report of run directories: one HTML file that needs no server, no network and no account.
 
-The curves are drawn by uPlot (assets/uPlot.iife.min.js, version 1.6.32, MIT, 51 kB): interactive lines on a canvas
-for a small part of what the large plotting libraries weigh. Everything else is the page's own script. A content
-security policy in the page lets no other script run and no address be loaded, whatever a run is called.
+uPlot draws the curves (assets/uPlot.iife.min.js, version 1.6.32, MIT, 51 kB): it draws interactive lines on a canvas
+and is much smaller than the large plotting libraries. Everything else is the page's own script. A content security
+policy in the page allows no other script and no other address, so the name of a run cannot inject anything.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ SCRIPTS = (
     "uPlot.iife.min.js",
     *("data.js", "chart.js", "bars.js", "controls.js", "notes.js", "sensitivity.js", "print.js", "sections.js"),
 )
-EXACT = 17
-SUMMARY_DIGITS = 6  # of what a mean over seeds is made of, and compared with the table's
+EXACT = 17  # significant digits that keep a float exactly
+SUMMARY_DIGITS = 6  # of the runs' values, from which the page's script takes means; enough to agree with the table
 SUMMARIES = ("final/", "best/", "cost/step_ms")
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Gathered:
-    """Write the report of the runs at or below `paths` to `out`; return what it shows.
+    """Write the report of the runs at or below `paths` to `out`, and return its contents.
 
     Raises:
         ConfigError: there are no runs.
-        OSError: `out` cannot be written; what was there before is still there.
+        OSError: `out` cannot be written. An older report in `out` is unchanged.
     """
     gathered = gather(paths)
     page = render(gathered, page_tables.page_title(gathered, paths))
     try:
         write_atomic(out, page)
-    except OSError as e:  # whose name is the temporary file's
+    except OSError as e:  # the error names the temporary file; the user knows `out`
         raise OSError(e.errno, e.strerror, str(out)) from e
     return gathered
 
@@ -84,7 +84,7 @@ def render(gathered: Gathered, title: str) -> str:
 
 
 def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
-    """Return what the page's script draws from, ready for JSON."""
+    """Return the data of the page's script, ready for JSON."""
     frame, declared = gathered.frame, gathered.study.headlines
     methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metrics.DIRECTIONS])
     numbers = {str(c): [number(v, SUMMARY_DIGITS) for v in frame[c]] for c in frame.columns if _is_shown(str(c))}
@@ -123,7 +123,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def varying_keys(gathered: Gathered) -> list[str]:
-    """Return the config keys with more than one value, and the method's name, which colours go by."""
+    """Return the config keys with more than one value, and the key of the method, which decides the colours."""
     study = gathered.study
     return [key for key in study.config_keys if key == METHOD or key in study.varied]
 
@@ -157,7 +157,7 @@ def _is_shown(column: str) -> bool:
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> list[float | None]:
-    """Return a column's numbers, None for each run that has none."""
+    """Return the numbers of a column, None for each run without a number."""
     return [number(v, SUMMARY_DIGITS) for v in frame[column]] if column in frame else [None] * len(frame)
 
 
@@ -166,7 +166,8 @@ def _value(value: Any) -> Any:
         return str(list(value))
     if isinstance(value, float) and value != value:
         return None
-    return value if isinstance(value, bool | str) else number(value, EXACT)  # rounded, two settings might become one
+    # exact, because rounding could make two settings equal
+    return value if isinstance(value, bool | str) else number(value, EXACT)
 
 
 def _asset(name: str) -> str:
@@ -178,6 +179,6 @@ def _sha256(script: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """Return JSON that may stand inside a script element: nothing in it can end the element."""
+    """Return JSON that can stand inside a script element: no text in it can end the element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

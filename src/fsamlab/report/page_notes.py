@@ -1,4 +1,4 @@
-"""What a page says below its results: settings that change together, values that may not be compared."""
+"""Notes below the results of the page: how values were measured, and which values may not be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OF_RISES = ("perturbation_rho",)
 
 
 def convention_notes(gathered: Gathered) -> list[str]:
-    """Return how values were measured, or in what that differs between the runs that have them; a line each."""
+    """Return a line for each kind of measured value: how all runs measured it, or in what the runs differ."""
     lines = []
     for source, when in (("", "while training"), (AT_CHECKPOINT, "at checkpoints")):
         for name, keys in zip(FAMILIES, OF_FAMILY):
@@ -26,7 +26,7 @@ def convention_notes(gathered: Gathered) -> list[str]:
 
 
 def _line(study: Study, what: str, keys: tuple[str, ...], source: str, when: str, start: str) -> list[str]:
-    """Return the line of the values of a family, or of those whose names start so."""
+    """Return the line for the values of a family whose names begin with `start`; no line if no run has values."""
     kind = family(f"{source}diagnostics/{keys[0]}")
     values = [c for c in study.families.get(str(kind), []) if c.startswith((source or "final/") + start)]
     runs = study.runs[study.runs[values].notna().any(axis=1)]

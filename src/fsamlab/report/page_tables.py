@@ -1,4 +1,4 @@
-"""What a page says in words and tables: facts about the runs, results by setting, runs that did not finish."""
+"""Texts and tables of the page: facts about the runs, results by setting, runs that did not finish."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = sorted(  # beside those of the headline, each with its key in the summ
     key=lambda found: found[1].source == AT_CHECKPOINT,
 )
 
-COST = (  # column of by_setting, heading, what it is, form
+COST = (  # column of by_setting, heading, explanation, form
     ("step_ms", "ms per step", "median over the runs", "{:.1f}"),
     ("step_vs_sgd", "vs SGD", "time of a step, SGD's being 1", "{:.2f}x"),
     ("total_vs_sgd", "total", "time of a whole training's steps, SGD's being 1", "{:.2f}x"),
@@ -33,13 +33,13 @@ COST = (  # column of by_setting, heading, what it is, form
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table.
+    """One cell of a table.
 
     Attributes:
-        text: what is shown.
-        value: what the column is sorted by; an empty string where there is nothing.
-        bold: whether it is clearly the best.
-        key: whether it names the row.
+        text: the text of the cell.
+        value: the value by which the column is sorted; an empty string for an empty cell.
+        bold: whether the value is clearly the best.
+        key: whether the cell names the row.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, its explanation, and a row's cell: a function of the row of :func:`by_setting` and its index."""
+    """A column: heading, explanation, and a function of the index and row of :func:`by_setting` that makes a cell."""
 
     heading: str
     text: str
@@ -67,9 +67,9 @@ class Column:
 
 
 def results(gathered: Gathered) -> Table | None:
-    """Return the results by setting; None before a run has finished.
+    """Return the results by setting; None if no run has finished.
 
-    Settings that are compared with each other stand together, methods in the order of the sweep.
+    Settings that are compared with each other stand together. Methods are in the order of the sweep.
     """
     declared = gathered.study.headlines
     of_headlines = [(key, _named(column, h, declared)) for h in declared for key, column in columns_of(h).items()]
@@ -138,7 +138,7 @@ def _setting(key: str, value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a configuration's value as a page shows it."""
+    """Return a config value as the page shows it."""
     return "–" if value is None or value != value else plain(value)
 
 
@@ -156,7 +156,7 @@ def spread_cell(mean: float, std: float, percent: bool, bold: bool) -> Cell:
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:
-    """Return what did not finish, cannot be read in full or went on without a finite loss: run, status, step, why."""
+    """Return run, status, progress and reason of each run that did not finish, is damaged, or diverged."""
     rows = []
     for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
         diverged = f"diverged at step {at}: the loss was not finite" if (at := diverged_at(run)) is not None else ""
@@ -179,13 +179,13 @@ def unfinished(gathered: Gathered) -> list[dict[str, str]]:
 
 
 def diverged_at(run: pd.Series) -> int | None:
-    """Return the first step with a loss that was not finite, of a run that went on from there; None for others."""
+    """Return the first step with a loss that was not finite, if the run went on after it; None for other runs."""
     step = run.get("train/diverged_at")
     return None if step is None or step != step else int(step)
 
 
 def facts(gathered: Gathered) -> list[tuple[str, list[str]]]:
-    """Return what was run, with what and at what cost: `(term, lines)`."""
+    """Return `(term, lines)` for command, times, code, versions, machine and cost."""
     frame, found = gathered.frame, []
     found.append(("command", [f"python {command}  ({read_time(time)})" for time, command in gathered.commands]))
     times = [frame[c].dropna() for c in ("started", "updated")]
@@ -212,12 +212,12 @@ def duration(seconds: float) -> str:
 
 
 def read_time(stamp: str) -> str:
-    """Return a time of a record (ISO 8601, UTC) as one reads it."""
+    """Return a time of a record (ISO 8601, UTC) in a readable form."""
     return stamp.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _tally(values: Any) -> list[str]:
-    """Return each value once, with its number of runs where they differ."""
+    """Return each value once, with its number of runs if there are several values."""
     counts = Counter(values)
     return [value if len(counts) == 1 else f"{value}  ({counted(n, 'run')})" for value, n in counts.most_common()]
 
@@ -252,12 +252,12 @@ def _cost(frame: pd.DataFrame) -> list[str]:
 
 
 def common_settings(gathered: Gathered, varied: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the configuration's keys that are the same in all runs, with their value."""
+    """Return `(config key, value)` for the keys that have the same value in all runs."""
     keys = [k for k in gathered.study.config_keys if k not in varied]
     return [(k, shown(gathered.frame[k].iloc[0])) for k in keys]
 
 
 def page_title(gathered: Gathered, paths: Sequence[Path]) -> str:
-    """Return what the page is about: the sweeps' names, or those of the directories."""
+    """Return the title of the page: the names of the sweeps, or of the directories."""
     named = [] if "name" not in gathered.frame else [str(n) for n in gathered.frame["name"].dropna().unique()]
     return ", ".join(named or [p.resolve().name for p in paths])
