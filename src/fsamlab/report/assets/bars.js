@@ -1,6 +1,6 @@
-// Tables whose cells are bars: a number for everyone, a length for the eye.
+// Tables whose cells show a number and a bar of that length.
 
-/* rows: {label, style, cells: [{mean, std, n}]}; all cells share one scale with zero in it, those of `scaleOf`. */
+/* rows: {label, style, cells: [{mean, std, n}]}. All cells share the scale of `scaleOf`, which contains zero. */
 function barTable(caption, first, columns, rows, scaleOf = rows) {
   const ends = scaleOf.flatMap(({ cells }) =>
     cells.filter((c) => c.mean !== null).flatMap((c) => [c.mean - (c.std ?? 0), c.mean + (c.std ?? 0)]),
@@ -41,7 +41,7 @@ function barTable(caption, first, columns, rows, scaleOf = rows) {
   );
 }
 
-/* Every table with class "sortable" is sorted by its heads' buttons; cells say their value in data-value. */
+/* The buttons in the head of a "sortable" table sort its rows by the data-value of the cells. */
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -52,7 +52,7 @@ function makeSortable(table) {
       const value = (row) => row.cells[column].dataset.value;
       const rows = [...table.tBodies[0].rows].sort((a, b) => {
         const [x, y] = [value(a), value(b)];
-        if (x === "" || y === "") return (x === "") - (y === ""); // what is missing stays below
+        if (x === "" || y === "") return (x === "") - (y === ""); // missing values stay at the bottom
         const order = Number.isNaN(Number(x) + Number(y)) ? x.localeCompare(y) : x - y;
         return down ? -order : order;
       });

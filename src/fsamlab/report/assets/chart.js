@@ -1,7 +1,7 @@
-// A line chart: mean and band for each line, values under the pointer or the arrow keys, a table of the ends.
+// A line chart: a mean and a band for each line, values at the pointer or by arrow keys, and a table of the last values.
 
 const MAX_TOOLTIP = 14;
-const TICK_SPACE = 40; // pixels, of a label like 0.025
+const TICK_SPACE = 40; // width in pixels of a label such as 0.025
 const AXIS_NAMES = {
   step: "step",
   epoch: "epoch",
@@ -33,7 +33,7 @@ function swatch({ dash, shade, colour }, width = 30) {
   return svg;
 }
 
-/* The colour moved towards the text's, which stands out from either ground. */
+/* The colour mixed with the colour of the text, which is visible on both backgrounds. */
 function shaded(colour, shade = 0) {
   return shade ? `color-mix(in srgb, ${colour}, var(--text) ${Math.round(100 * shade)}%)` : colour;
 }
@@ -48,7 +48,7 @@ function canvasColour(colour, shade, alpha = 1) {
   return `rgba(${Math.round(rgb[0])}, ${Math.round(rgb[1])}, ${Math.round(rgb[2])}, ${alpha})`;
 }
 
-/* Labels of ticks, without those that would stand on the one before. */
+/* Labels of ticks, without labels that would overlap the label before. */
 function spaced(uplot, ticks) {
   let last = -Infinity;
   return ticks.map((tick) => {
@@ -64,7 +64,7 @@ const spoken = element("div", { class: "unseen", role: "status" });
 document.body.append(tooltip, spoken);
 
 class LineChart {
-  /* One that is drawn `atOnce`, not when it comes into sight, may be as high as its content is. */
+  /* A chart that is drawn `atOnce`, and not when it becomes visible, may have the height of its content. */
   constructor(parent, title, atOnce = false) {
     this.title = title;
     this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "aria-label": title });
@@ -74,14 +74,14 @@ class LineChart {
     this.table.addEventListener("toggle", () => this.fillTable());
     this.bars = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values of ${title}`, hidden: true });
     this.note = element("p", { class: "note" });
-    this.said = element("p", { class: "note" }); // known before the chart is drawn
+    this.said = element("p", { class: "note" }); // set before the chart is drawn
     const body = element("div", { class: atOnce ? "" : "fixed" }, this.plot, this.bars, this.table);
     this.figure = element("figure", { class: "chart" }, element("figcaption", {}, title), body, this.note, this.said);
     parent.append(this.figure);
     new ResizeObserver(() => this.resize()).observe(this.plot);
   }
 
-  /* What stands below the chart; with a logarithmic scale there is room for what drawing it may add. */
+  /* The text below the chart. With a logarithmic scale, drawing may add a sentence, so there is room for it. */
   say(sentences, yLog = false) {
     this.said.textContent = sentences.filter((sentence) => sentence).join(" ");
     this.note.classList.toggle("room", yLog);
@@ -162,7 +162,7 @@ class LineChart {
     this.uplot.over.addEventListener("mouseleave", () => this.leave());
   }
 
-  /* Accuracies rise from chance in the first tenth of training, and would leave no room for what follows. */
+  /* Accuracies rise steeply in the first tenth of training, which therefore does not set the scale. */
   laterRange(lines) {
     const [start, end] = [this.data[0][0], this.data[0][this.data[0].length - 1]];
     const ends = ({ mean, std }, i) => [-1, 1].map((sign) => mean[i] + sign * (this.options.band ? (std[i] ?? 0) : 0));
@@ -173,7 +173,7 @@ class LineChart {
     return (_, min, max) => [Math.max(min, low - margin), Math.min(max, high + margin)];
   }
 
-  /* One point has no curve: its value is a bar. */
+  /* A single point has no curve, so its value is drawn as a bar. */
   drawBars() {
     const places = [...new Set(this.lines.map((line) => line.x[0]))].map(format);
     const column = `at ${this.place()} ${places.length > 3 ? "of its own" : places.join(" or ")}`;
@@ -193,7 +193,7 @@ class LineChart {
     return `Line chart of ${this.title} against ${against}. ${ends.join("; ")}${rest}. Arrow keys read values.`;
   }
 
-  /* What a single place on the x axis is. */
+  /* The name of a single place on the x axis. */
   place() {
     return this.options.axisLabel ?? SHORT_AXIS_NAMES[this.options.axis];
   }
@@ -202,7 +202,7 @@ class LineChart {
     return { mean: line.mean[i], std: line.std[i], n: line.n[i] };
   }
 
-  /* What the lines are at `x`: where, and the point of each that is nearest, as long as it has not ended before. */
+  /* The values of the lines at `x`: the place, and the nearest point of each line that has not ended before `x`. */
   values(x) {
     const margin = 0.05 * (this.data[0][this.data[0].length - 1] - this.data[0][0]) + 1e-12;
     const found = this.lines

@@ -1,9 +1,9 @@
-// What the reader chooses, the legend, and which charts have to be drawn anew.
+// The reader's choices, the legend, and which charts have to be drawn again.
 
 const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), whole: new Set(), hidden: new Set() };
 let groups = [];
-const drawn = []; // {node, draw, visible, stale}: drawn when they come into sight
-const atOnce = []; // what is drawn at every change, since the page's height depends on it
+const drawn = []; // {node, draw, visible, stale}: charts that are drawn when they become visible
+const atOnce = []; // functions that draw at every change, because the height of the page depends on them
 
 const observer = new IntersectionObserver(
   (entries) =>

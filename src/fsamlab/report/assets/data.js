@@ -1,4 +1,4 @@
-// The page's data: groups of runs, and their mean curves.
+// The data of the page: groups of runs, and their mean curves.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const CURVES = new Map(
@@ -7,15 +7,15 @@ const CURVES = new Map(
     new Map(curves.map(([run, grid, values]) => [run, { grid, values }])),
   ]),
 );
-const MAX_GROUPS = 30; // more lines than that nobody tells apart
-const MAX_UNION = 400; // points of a mean over runs whose own points differ
-const MAX_SHADE = 0.45; // beyond, a colour is hardly one
+const MAX_GROUPS = 30; // nobody can tell more lines apart
+const MAX_UNION = 400; // points of a mean over runs with different points
+const MAX_SHADE = 0.45; // with more shade, colours look alike
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]];
 
 const percentFactor = (metric) => (DATA.percent.includes(metric) ? 100 : 1);
 const method = (run) => String(DATA.keys["optimizer.name"][run]);
 
-/* Keys as labels show them: without their section, where no other key would look the same. */
+/* Keys as labels show them: without their section, unless two keys would then look the same. */
 const SHORT_KEYS = new Map(Object.keys(DATA.keys).map((key) => [key, key.replace(/^(optimizer|data|train|model)\./, "")]));
 const shortKey = (key) => {
   const short = SHORT_KEYS.get(key);
@@ -37,7 +37,7 @@ function groupLabel(keys, run) {
     .join(", ");
 }
 
-/* Runs that agree in all of `keys` and in whether they have finished; with `byRun` each run is a group. */
+/* Groups of runs that agree in all `keys` and in whether they have finished; with `byRun` each run is a group. */
 function groupsOf(keys, byRun) {
   const found = new Map();
   DATA.runs.forEach(({ name, status }, run) => {
@@ -54,7 +54,7 @@ function groupsOf(keys, byRun) {
   return groups;
 }
 
-/* A method's first group looks like the method; its further ones differ in shade and dash from all of that colour. */
+/* The first group of a method has the method's look. Further groups of the same colour differ in shade and dash. */
 function colourise(groups) {
   const seen = new Set();
   const further = new Map(); // colour -> groups
@@ -74,7 +74,7 @@ function colourise(groups) {
       mixed += 1;
     }
   });
-  [...further.values()].forEach((family, start) => // whose dashes begin elsewhere than the next colour's
+  [...further.values()].forEach((family, start) => // each colour begins with another dash
     family.forEach((group, i) => {
       group.shade = (MAX_SHADE * (i + 1)) / family.length;
       group.dash = DASHES[(start + i + 1) % DASHES.length];
@@ -82,17 +82,17 @@ function colourise(groups) {
   );
 }
 
-/* Keys in which the runs of a group differ although its name does not say so; seeds aside. */
+/* Keys, except the seed, in which runs of one group differ although the group's name does not show it. */
 function mixedKeys(groups) {
   return DATA.settings.filter((key) =>
     groups.some(({ runs }) => runs.some((run) => DATA.keys[key][run] !== DATA.keys[key][runs[0]])),
   );
 }
 
-/* Means are taken at equal epochs or equal steps; a time is one of a step. */
+/* Means are taken at equal epochs or equal steps; each time belongs to a step. */
 const placeOf = (axis) => (axis === "epoch" ? "epoch" : "step");
 
-/* Seconds at the points of a run's grid; null where the axis is none of time, and where they are not known. */
+/* Seconds at the points of a run's grid; null if the axis does not show time, or if the times are not known. */
 function timesOf(run, grid, axis) {
   if (axis === "time") return DATA.times[`${run} ${grid}`];
   const ms = DATA.summary["cost/step_ms"]?.[run] ?? null;
@@ -101,8 +101,8 @@ function timesOf(run, grid, axis) {
 
 const isTime = (axis) => axis === "time" || axis === "training";
 
-/* A run's recorded values of a metric, their epochs or steps, the seconds there where the axis is one of time, and
- * which of them `has` a place on the axis; null where it has no such metric or time. */
+/* A run's recorded values of a metric, their epochs or steps, their seconds (if the axis shows time), and which of them
+ * `has` a place on the axis; null if the run has no such metric or no times. */
 function pointsOf(metric, run, axis) {
   const curve = CURVES.get(metric)?.get(run);
   if (!curve) return null;
@@ -113,7 +113,7 @@ function pointsOf(metric, run, axis) {
   return { values: curve.values, places, times, has };
 }
 
-/* A run's values of a metric at its epochs or steps `x`, with the seconds there where the axis is one of time. */
+/* A run's values of a metric at its epochs or steps `x`, with the seconds if the axis shows time. */
 function curveOf(metric, run, axis) {
   const points = pointsOf(metric, run, axis);
   if (!points) return null;
@@ -128,7 +128,7 @@ function curveOf(metric, run, axis) {
   return found.x.length ? found : null;
 }
 
-/* Exponential moving average without the bias of its start. */
+/* Exponential moving average, corrected for the bias of its start. */
 function smoothed(y, weight) {
   if (!weight) return y;
   let mean = 0;
@@ -162,20 +162,20 @@ function nearestIndex(x, at) {
 function meanStd(values) {
   const n = values.length;
   if (!n) return { mean: null, std: null, n };
-  const mean = values[0] + values.reduce((sum, v) => sum + (v - values[0]), 0) / n; // exact where all are equal
+  const mean = values[0] + values.reduce((sum, v) => sum + (v - values[0]), 0) / n; // exact if all values are equal
   const std = n > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (n - 1)) : null;
   return { mean, std, n };
 }
 
 const equal = (a, b) => a.length === b.length && a.every((v, i) => v === b[i]);
 
-/* From where to where all of some runs have values. */
+/* The part of the axis in which all runs have values. */
 const commonSpan = (spans) => [Math.max(...spans.map(([first]) => first)), Math.min(...spans.map(([, last]) => last))];
 
 /*
- * Mean, standard deviation (n - 1) and number of runs at each x: there where all of them have values, since a mean over
- * fewer would jump where one ends. Runs with points of their own are interpolated; of runs with one point each (a
- * checkpoint of its own) the mean stands at the mean of their places. Null where they have nothing in common.
+ * Mean, standard deviation (n - 1) and number of runs at each x where all runs have values; a mean over fewer runs would
+ * jump where a run ends. Runs with different points are interpolated. If each run has a single point (a checkpoint), the
+ * mean stands at the mean of their places. Null if the runs have no part of the axis in common.
  */
 function average(curves) {
   if (curves.every((c) => c.x.length === 1)) {
@@ -199,7 +199,7 @@ function average(curves) {
 
 const ratio = (above, below) => (above !== null && below > 0 ? above / below : null);
 
-/* A group's mean curve of a metric, null where it has no value. A ratio is one of means, not a mean of ratios. */
+/* A group's mean curve of a metric; null without values. The mean of a ratio is the ratio of the means. */
 function groupCurve(group, metric, axis, smoothing, factor) {
   if (DATA.ratios[metric]) {
     const [above, below] = DATA.ratios[metric].map((part) => groupCurve(group, part, axis, smoothing, factor));
@@ -216,7 +216,7 @@ function groupCurve(group, metric, axis, smoothing, factor) {
   return average(curves);
 }
 
-/* The epoch or step of a run's first and last value of a metric; null where it has none. */
+/* The epoch or step of a run's first and last value of a metric; null without values. */
 function endsOf(metric, run, axis) {
   const points = pointsOf(metric, run, axis);
   if (!points) return null;
@@ -225,12 +225,12 @@ function endsOf(metric, run, axis) {
   return first < 0 ? null : [places[first], places[values.findLastIndex(has)]];
 }
 
-const WORTH_SAYING = 0.02; // of the extent of a group's runs
+const WORTH_SAYING = 0.02; // smaller gaps, as a share of the extent of a group's runs, are not mentioned
 
 /*
- * Over what part of the axis a group's mean is drawn, null where it is (nearly) all of it: `n` runs have the metric, and
- * are "cut" to what they have in common, `from` and `to` (null at an end that is their longest run's), lie "apart", or
- * have a single value each, "alone" at different `places`.
+ * The part of the axis over which a group's mean is drawn; null if it is (nearly) the whole axis. `n` runs have the
+ * metric. The mean is "cut" to the part that the runs have in common, `from` and `to` (null at an end where nothing is
+ * cut); or the runs lie "apart"; or each run has a single value, "alone" at different `places`.
  */
 function cutOf(group, metric, axis) {
   const parts = DATA.ratios[metric] ?? [metric];
@@ -248,7 +248,7 @@ function cutOf(group, metric, axis) {
   return cut.from === null && cut.to === null ? null : cut;
 }
 
-/* The group's values of a metric at the recorded points nearest to an epoch, and at which epochs these are. */
+/* The group's values of a metric at the recorded points nearest to an epoch, and the epochs of these points. */
 function groupValueAt(group, metric, epoch) {
   const curves = group.runs.map((run) => curveOf(metric, run, "epoch")).filter((curve) => curve !== null);
   const nearest = curves.map(({ x }) => nearestIndex(x, epoch));
@@ -256,12 +256,12 @@ function groupValueAt(group, metric, epoch) {
   return { ...meanStd(curves.map(({ y }, i) => y[nearest[i]])), epochs };
 }
 
-/* A label that says at which epochs values are, where that is not the epoch asked for. */
+/* The label, with the epochs of the values if they are not the chosen epoch. */
 function labelAt(label, epochs, epoch) {
   return epochs.every((e) => e === epoch) ? label : `${label} (at epoch ${epochs.map(format).join(", ")})`;
 }
 
-/* Mean and deviation of a summary's value over runs; a ratio is one of means, without a deviation. */
+/* Mean and standard deviation of a value of the summary over runs; a ratio is one of means, without a deviation. */
 function summaryOf(runs, name, factor) {
   const values = (key) => runs.map((run) => DATA.summary[key]?.[run] ?? null).filter((v) => v !== null);
   if (!DATA.ratios[name]) return meanStd(values(name).map((v) => factor * v));
@@ -269,7 +269,7 @@ function summaryOf(runs, name, factor) {
   return { mean: ratio(above.mean, below.mean), std: null, n: above.n };
 }
 
-/* `perturbation/...` as logged while training, else as `fsamlab measure` found it. */
+/* The key of a metric as training logged it; if training did not, the key of `fsamlab measure`. */
 function withFallback(metric) {
   return CURVES.has(metric) || !CURVES.has(`measured/${metric}`) ? metric : `measured/${metric}`;
 }
@@ -284,7 +284,7 @@ function format(value) {
 
 const MAX_DECIMALS = 6;
 
-/* The deviation with two digits, the mean with as many decimals. */
+/* The standard deviation with two digits, and the mean with as many decimals. */
 function formatSpread({ mean, std, n }) {
   const runs = `(n = ${n})`;
   const decimals = std > 0 ? Math.max(0, 1 - Math.floor(Math.log10(std))) : 0;

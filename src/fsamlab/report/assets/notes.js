@@ -1,8 +1,8 @@
-// What stands below a chart: where the means of groups end, and over what they are.
+// The text below a chart: over which part of the axis the means of groups are drawn.
 
 const MAX_NAMED = 3;
 
-/* Sentences on groups, those with the same words as one; beyond MAX_NAMED groups only how many there are. */
+/* Sentences about groups; groups with the same words share one. More than MAX_NAMED groups are only counted. */
 function merged(found, say, sayMany) {
   if (found.length > MAX_NAMED) return [sayMany(found.length)];
   return [...new Set(found.map(({ where }) => where))].map((where) => {
@@ -11,7 +11,7 @@ function merged(found, say, sayMany) {
   });
 }
 
-/* Which groups' means are drawn over a part of the axis only, and over which. */
+/* Which groups have means over only a part of the axis, and over which part. */
 function cutNote(metrics, axis) {
   const name = placeOf(axis);
   const cuts = shownGroups().flatMap(({ label, ...group }) => {

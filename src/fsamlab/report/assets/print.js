@@ -1,14 +1,14 @@
-// Paper: before the page is printed every chart is drawn, in light colours and as wide as the paper has it, and a table
-// that is wider than the paper is made smaller; afterwards the page is as it was.
+// Printing: before the page is printed, every chart is drawn in light colours and in the width of the paper, and tables
+// that are wider than the paper are made smaller. Afterwards the page is restored.
 
-const PAPER = 700; // CSS pixels between the margins of A4, upright
+const PAPER = 700; // CSS pixels between the margins of upright A4 paper
 
-let themeOnScreen; // while printing
+let themeOnScreen; // kept while printing
 
 function drawAll() {
   redraw();
   drawn.forEach((item) => {
-    if (!item.stale || !item.node.clientWidth) return; // one inside a closed list has no place on the paper
+    if (!item.stale || !item.node.clientWidth) return; // a chart inside a closed list is not printed
     item.stale = false;
     item.draw();
   });

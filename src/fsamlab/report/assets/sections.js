@@ -1,6 +1,6 @@
-// The sections of the page that are drawn: curves, decomposition, the list of runs; and the start of it all.
+// The sections that are drawn: curves, decomposition, the list of runs; and the start of the script.
 
-/* The radii of the steps that a friendliness metric was measured with, in the runs of some groups. */
+/* The radii at which the runs of some groups measured a friendliness metric. */
 function radiiOf(metric, groups) {
   const radii = DATA.radii[metric.startsWith("measured/") ? "measured/" : ""];
   const runs = groups.flatMap((group) => group.runs.filter((run) => CURVES.get(metric)?.has(run)));
@@ -11,7 +11,7 @@ const isRise = (metric) => /^(measured\/)?perturbation\/rise_/.test(metric);
 const differingRadii = (radii) => `Measured at different radii (${radii.map(format).join(", ")}): rises may not be compared.`;
 
 function metricChart(parent, section, metric) {
-  const single = [...CURVES.get(metric.key).values()].every(({ values }) => values.length === 1); // a bar, not a line
+  const single = [...CURVES.get(metric.key).values()].every(({ values }) => values.length === 1); // drawn as a bar
   const chart = new LineChart(parent, metric.title, single);
   if (metric.notFinite) {
     const of = DATA.thinned ? " of the points kept" : "";
@@ -94,13 +94,13 @@ function buildQuality(root) {
   });
 }
 
-/* The epochs at which a metric was recorded in some run. */
+/* All epochs at which any run recorded a metric. */
 function epochsOf(metric) {
   const curves = [...(CURVES.get(metric)?.keys() ?? [])].map((run) => curveOf(metric, run, "epoch"));
   return [...new Set(curves.flatMap((c) => (c ? c.x : [])))].sort((a, b) => a - b);
 }
 
-/* A table of bars at a chosen epoch, the last to begin with. */
+/* A table of bars at a chosen epoch; at first the last epoch. */
 function barsAtEpoch(root, name, metric, build) {
   const epochs = epochsOf(metric);
   const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name });
@@ -129,7 +129,7 @@ function buildShares(root) {
       return { label: labelAt(group.label, full.epochs, epoch) + sign, style: group, cells };
     });
     const measured = rows.filter(({ cells }) => cells[0].mean !== null);
-    const whole = [...measured, { cells: [{ mean: 100, std: null }] }]; // a full bar is all of the gradient
+    const whole = [...measured, { cells: [{ mean: 100, std: null }] }]; // a full bar is the whole gradient
     const columns = ["full gradient, %", "noise, %"];
     const sign = "that of the full gradient is cos²(g_B, g), which hides the sign; a negative mean cosine is marked";
     const what = `What a batch gradient is made of: shares of |g_B|²; ${sign}`;
@@ -162,7 +162,7 @@ function buildFriendliness(root) {
     });
     const columns = ["on the batch", "on the other samples"];
     const tables = found.map(({ caption, rows, radius }) => {
-      const alike = found.filter((other) => other.radius === radius).flatMap((other) => other.rows); // one scale: they are compared
+      const alike = found.filter((other) => other.radius === radius).flatMap((other) => other.rows); // compared, so on one scale
       return barTable(caption, "direction", columns, rows, alike);
     });
     const radii = [...new Set(found.flatMap((group) => group.radii))].sort((a, b) => a - b);
@@ -179,7 +179,7 @@ function buildDecomposition() {
   document.getElementById("no-decomposition").hidden = root.childElementCount > 0;
 }
 
-/* A run's value of the headline metric, as the table shows it. */
+/* A run's value of the headline metric, in the form of the table. */
 function resultOf(name, run) {
   const value = DATA.summary[name][run];
   if (value === null) return "–";

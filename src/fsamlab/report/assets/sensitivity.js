@@ -1,4 +1,4 @@
-// Results against a numeric key that varies while the rest of a setting stays.
+// Results against a numeric key that varies while the other keys of a setting stay the same.
 
 const isUnperturbed = (run) => DATA.keys["optimizer.ascent"]?.[run] === "none";
 
@@ -6,7 +6,7 @@ function sensitivityValues(sensitivity) {
   return [...new Set(sensitivity.values.filter((value) => value !== null))].sort((a, b) => a - b);
 }
 
-/* Whether a line was run under the conditions of a level: what the level's method has not (SGD a radius) aside. */
+/* Whether a line and a level have the same conditions, apart from keys that the level does not have (SGD a radius). */
 function sameConditions({ others }, level, line) {
   return others
     .filter((key) => key !== "optimizer.name")
@@ -18,9 +18,9 @@ function sameConditions({ others }, level, line) {
 }
 
 /*
- * Groups of finished runs that agree in `others`, as lines over the values of `key`. What has no value of it (SGD no
- * radius, SAM no sigma) is a level to compare with, where a line was run under the same conditions. A single point is no
- * line: it is there where there is no line at all.
+ * Groups of finished runs that agree in `others`, as lines over the values of `key`. A group without values (SGD has no
+ * radius, SAM no sigma) is a level to compare with, if a line was run under the same conditions. A single point is shown
+ * only if there is no line.
  */
 function sensitivityLines(sensitivity, summary) {
   const { others } = sensitivity;
@@ -47,13 +47,13 @@ function sensitivityLines(sensitivity, summary) {
   return { lines: drawn.map((line) => ({ ...line, label: groupLabel(telling, line.runs[0]) || "all runs" })), common };
 }
 
-/* What the lines have in common, as far as it has a value. */
+/* The keys, with a value, in which all lines agree. */
 function commonNote({ lines, common }) {
   const keys = common.filter((key) => key !== "optimizer.name" && DATA.keys[key][lines[0].runs[0]] !== null);
   return keys.length ? `All with ${groupLabel(keys, lines[0].runs[0])}.` : "";
 }
 
-/* One key's chart, with the lines in it named above: they are others than those of the curves. */
+/* The chart of one key, with a legend of its own, because its lines are not those of the curves. */
 function buildSensitivityTo(root, sensitivity, names, start) {
   const { key, tied } = sensitivity;
   let found = sensitivityLines(sensitivity, start);
