@@ -16,7 +16,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "metrics": "",
     "axes": "checks",
     "config": "checks axes",
-    "optim": "axes config",
+    "optim": "checks axes config",
     "models": "config storage",
     "task": "config metrics",
     "data": "config storage seeding task",
@@ -30,7 +30,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "sweep": "checks config storage rundir terminal results",
     "run": "config seeding optim models data rundir terminal diagnostics train tracking task",
     "report": "storage rundir terminal results figures sweep metrics",
-    "command": "axes metrics config storage models data rundir terminal results tracking sweep run report",
+    "command": "metrics config storage models data rundir terminal results tracking sweep run report",
 }
 BACK_UP: dict[tuple[str, str], str] = {}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")

@@ -203,6 +203,11 @@ def number(
     return _field(default, Number(low, high, open_low, open_high))
 
 
+def within(default: Any, interval: Number) -> Any:
+    """Return a schema's field for a number in an interval that other code checks as well."""
+    return _field(default, interval)
+
+
 def word(default: Any, *allowed: str) -> Any:
     """Return a schema's field for one word out of `allowed`."""
     return _field(default, Choice(allowed))

@@ -10,7 +10,8 @@ from fsamlab.axes import rules
 from fsamlab.checks import Listed, Number, check_type, shown
 from fsamlab.config import SCHEMAS, AugmentConfig, Config, ConfigError, MeasureConfig
 
-UNBOUNDED = {"optimizer.ascent", "optimizer.component", "optimizer.reference", "optimizer.metric"}  # tables in rules.py
+# tables in rules.py; what is checked by the choices themselves
+UNBOUNDED = {*(f"optimizer.{axis}" for axis in rules.AXES), "optimizer.parameters"}
 CHOICES = [c for choices in rules.AXES.values() for c in choices.values()]
 SCHEMA_CLASSES = [Config, MeasureConfig, AugmentConfig, *(cls for group in SCHEMAS.values() for cls in group.values())]
 

@@ -13,11 +13,12 @@ from PIL import Image
 from support.runs import build_trainer, compose_tiny
 from torchvision.transforms.v2 import functional as tv
 
+from fsamlab.axes.reference import ema_weights
 from fsamlab.config import ConfigError, DiagnosticsConfig, ImageFolderConfig
 from fsamlab.data import Batch, build_data
 from fsamlab.data.in_memory import Images, Raw, build_in_memory
 from fsamlab.diagnostics import Decomposition, Diagnostics, Objective, measuring, suite
-from fsamlab.diagnostics.noise import Sampling, ema_cosine, ema_weights
+from fsamlab.diagnostics.noise import Sampling, ema_cosine
 from fsamlab.diagnostics.suite import ema_state
 from fsamlab.optim import ASAM, FSAM, SAM, SAMFullEMA, SharpnessAware
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from support.runs import build_trainer, compose_tiny
 
+from fsamlab.axes.reference import ema_weights
 from fsamlab.data.in_memory import Images, Raw, build_in_memory
 from fsamlab.data.readers import read_digits
-from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, ema_weights
+from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine
 from fsamlab.optim import FSAM
 
 # ---------------------------------------------------- a plain loop with independently drawn batches

@@ -10,7 +10,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, ema_variance, ema_weights, gradient_noise
+from fsamlab.axes.reference import ema_weights
+from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, ema_variance, gradient_noise
 from fsamlab.optim import FSAM
 
 INITS = ("first_gradient", "zero", "zero_debiased")

@@ -190,7 +190,7 @@ def test_foreach_and_loop_are_the_same_bits():
 
 def test_an_ema_fed_with_the_reduced_gradient_is_caught(monkeypatch):
     """The known wrong variant: it removes half of the mean gradient only."""
-    from fsamlab.axes.component import Ema
+    from fsamlab.axes.reference import Ema
 
     def wrong(self, part, state, ops):
         reduced = [x.clone() for x in part.d]

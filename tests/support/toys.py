@@ -9,13 +9,8 @@ from unittest import mock
 
 import torch
 
-from fsamlab.axes import rules
-from fsamlab.axes.ascent import Ascent
-from fsamlab.axes.component import Component, Reference
-from fsamlab.axes.metric import Metric
-from fsamlab.checks import number
+from fsamlab.axes import Ascent, Component, Metric, Reference, number, rules
 from fsamlab.config import SCHEMAS, OptimizerConfig
-from fsamlab.optim import perturbation
 
 
 @dataclass
@@ -33,12 +28,12 @@ class Kick(Ascent):
         super().__post_init__()
         self.num_kicks = 0
 
-    def gradients(self, params, state, seed):
-        found = super().gradients(params, state, seed)
+    def gradients(self, step):
+        found = super().gradients(step)
         share = self.kick / (1 + self.num_kicks)
         return [
-            None if a is None else a + share * state[p].get("last_ascent", torch.zeros_like(a))
-            for p, a in zip(params, found)
+            None if a is None else a + share * step.state[p].get("last_ascent", torch.zeros_like(a))
+            for p, a in zip(step.params, found)
         ]
 
     def commit(self, parts, state, ops):
@@ -112,13 +107,9 @@ OVERRIDES = ("optimizer=sam", "optimizer.name=toy", *CHOSEN, *(f"optimizer.{k}={
 
 @contextmanager
 def registered() -> Iterator[type]:
-    """Put the toys into both sets of tables, and their parameters into the schema; yield the schema."""
+    """Put the toys into the tables, and their parameters into the schema; yield the schema."""
     with mock.patch.dict(SCHEMAS["optimizer"]):
-        patches = [
-            mock.patch.dict(table, {toy.name: toy})
-            for axis, toy in TOYS.items()
-            for table in (rules.AXES[axis], perturbation.AXES[axis])
-        ]
+        patches = [mock.patch.dict(rules.AXES[axis], {toy.name: toy}) for axis, toy in TOYS.items()]
         for patch in patches:
             patch.start()
         try:

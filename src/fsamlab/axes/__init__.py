@@ -1,4 +1,31 @@
-"""The axes of the sharpness-aware family: the choices on each axis, their parameters, what goes together.
+"""The axes of the sharpness-aware family: the choices on each axis, with their parameters and their arithmetic.
 
-Without torch, so that a schema can take the parameters from here.
+A choice is one class: a subclass of :class:`Ascent`, :class:`Component`, :class:`Reference`, :class:`Metric`,
+:class:`Descent` or :class:`When`. Importing the package imports no torch, so that schemas read the parameters here.
 """
+
+from fsamlab.axes.ascent import Ascent
+from fsamlab.axes.axis import Choice, Part, Pass, Step
+from fsamlab.axes.choices import Choices
+from fsamlab.axes.component import Component
+from fsamlab.axes.descent import Descent
+from fsamlab.axes.metric import Metric
+from fsamlab.axes.reference import Reference
+from fsamlab.axes.when import When
+from fsamlab.checks import number, word
+
+__all__ = [
+    "Ascent",
+    "Choice",
+    "Choices",
+    "Component",
+    "Descent",
+    "Metric",
+    "Part",
+    "Pass",
+    "Reference",
+    "Step",
+    "When",
+    "number",
+    "word",
+]

@@ -1,28 +1,42 @@
-"""First axis: where the ascent gradient comes from."""
+"""First axis: where the ascent gradient a comes from."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from fsamlab.axes import rules
-from fsamlab.axes._ops import Tensors
-from fsamlab.axes.axis import Axis, State, step_seed
-from fsamlab.axes.sharded import normal_like
+from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
+from fsamlab.checks import COUNT, number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-class Ascent(rules.Ascent, Axis):
-    """Where the ascent gradient comes from."""
+@dataclass
+class Ascent(Choice):
+    """Where the ascent gradient comes from.
 
-    def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
-        """Return one tensor for each parameter to build the direction from, None where it has none.
+    Attributes:
+        perturbs: whether there is an ascent at all.
+        has_clean_loss: whether the descent batch is evaluated at the unperturbed weights.
+        has_mean: whether a reference can be part of the gradient; not so for pure noise.
+        two_phase: whether a caller of ascend() can supply what the ascent needs.
+    """
 
-        Args:
-            params: the parameters that are perturbed, in the order of the groups.
-            state: of the parameters.
-            seed: of this step.
+    perturbs: ClassVar[bool] = True
+    has_clean_loss: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = True
+    two_phase: ClassVar[bool] = True
+    per_micro_batch: ClassVar[bool] = False
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return one tensor for each of `step.params` to build the direction from, None where it has none.
+
+        The optimizer owns the tensors from then on: a component may write to them.
         """
-        return [owned_gradient(p) for p in params]
+        return [owned_gradient(p) for p in step.params]
 
 
 def owned_gradient(p: Tensor) -> Tensor | None:
@@ -40,39 +54,77 @@ def owned_gradient(p: Tensor) -> Tensor | None:
     return grad.clone() if grad._is_view() else grad
 
 
-class NoAscent(rules.NoAscent, Ascent):
+@dataclass
+class NoAscent(Ascent):
     """No perturbation: the base optimizer."""
 
+    name = "none"
+    perturbs = False
+    has_clean_loss = True
+    per_micro_batch = True
 
-class Batch(rules.Batch, Ascent):
+
+@dataclass
+class Batch(Ascent):
     """The descent batch itself (SAM, arXiv 2010.01412)."""
 
+    name = "batch"
+    has_clean_loss = True
+    per_micro_batch = True
 
-class OtherBatch(rules.OtherBatch, Ascent):
-    """A batch other than the descent batch, of the same or another size (SAM-db, SAM-b)."""
+
+@dataclass
+class OtherBatch(Ascent):
+    """A batch other than the descent batch, of the same or another size (SAM-db, SAM-b).
+
+    Attributes:
+        ascent_batch_size: samples in it; None is the descent batch's size.
+        ascent_nested: it shares samples with the descent batch: the smaller one is part of the larger one.
+    """
+
+    name = "other_batch"
+    needs = OTHER_BATCH
+    data = "a batch other than the descent batch"
+    ascent_batch_size: int | None = of_the_loop(number(None, 1, COUNT))
+    ascent_nested: bool = of_the_loop(dataclasses.field(default=False))
 
 
-class FullSet(rules.FullSet, Ascent):
+@dataclass
+class FullSet(Ascent):
     """The gradient over the full training set, computed every `full_every_steps` steps and kept between."""
 
-    state_keys = ("full_gradient",)
+    name = "full"
+    needs = FULL
+    data = "the full training set"
+    two_phase = False
+    state_keys = (FULL_GRADIENT,)
+    full_every_steps: int = number(1, 1, COUNT)
 
-    def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
+    def gradients(self, step: Step) -> list[Tensor | None]:
         """Return copies of the stored full gradient (components may write to what they get)."""
-        stored = [state.get(p, {}).get("full_gradient") for p in params]
-        return [None if g is None or not p.requires_grad else g.clone() for p, g in zip(params, stored)]
+        stored = [step.state.get(p, {}).get(FULL_GRADIENT) for p in step.params]
+        return [None if g is None or not p.requires_grad else g.clone() for p, g in zip(step.params, stored)]
 
 
-class Gaussian(rules.Gaussian, Ascent):
+@dataclass
+class Gaussian(Ascent):
     """A direction drawn from N(0, I), a function of (seed, step)."""
 
-    def gradients(self, params: Tensors, state: State, seed: int) -> list[Tensor | None]:
+    name = "gaussian"
+    has_mean = False
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
         """Return one draw for each trainable parameter."""
+        import torch  # not at the top: see axis.py
+
+        from fsamlab.axes.sharded import normal_like
+
         generators: dict[torch.device, torch.Generator] = {}
-        for device in dict.fromkeys(p.device for p in params):
-            own = step_seed(seed, len(generators)) if generators else seed  # no two devices draw the same numbers
+        for device in dict.fromkeys(p.device for p in step.params):
+            # no two devices draw the same numbers
+            own = step_seed(step.seed, len(generators)) if generators else step.seed
             generators[device] = torch.Generator(device).manual_seed(own)
-        return [normal_like(p, generators[p.device]) if p.requires_grad else None for p in params]
+        return [normal_like(p, generators[p.device]) if p.requires_grad else None for p in step.params]
 
 
-ASCENTS: dict[str, type[Ascent]] = rules.table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)
+ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)

@@ -1,18 +1,142 @@
-"""What a choice on any axis brings to the optimizer besides its arithmetic: its state, and when the state changes."""
+"""What a choice on any axis brings: parameters, ranges, state, what it needs; and what it sees of a step.
+
+Modules of this package import torch inside functions alone: schemas take the parameters from here, and composing,
+checking and submitting a sweep must not wait the seconds that torch takes.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
-from torch import Tensor
+from fsamlab.checks import check_fields
 
-from fsamlab.axes._ops import Ops, Tensors
+if TYPE_CHECKING:
+    from torch import Tensor
 
-State = Mapping[Tensor, dict[str, Any]]  # of each parameter; the choices' entries, not the base optimizer's
+    from fsamlab.axes._ops import Number, Ops, Tensors
+    from fsamlab.axes.choices import Choices
+
+    State = Mapping[Tensor, dict[str, Any]]  # of each parameter; the choices' entries, not the base optimizer's
+
+OTHER_BATCH, FULL = "other_batch", "full"  # data other than the descent batch that a choice may need
+FULL_GRADIENT = "full_gradient"  # the entry in a parameter's state that holds the gradient over FULL
+
+
+@dataclass
+class Choice:
+    """One choice on an axis; the fields of a subclass (a dataclass) are the parameters of the choice.
+
+    A field declares its range (`sigma: float = number(1.0, -10, 10)`), and `__post_init__` refuses values outside. A
+    parameter that may be null has a type with None. The optimizer saves, loads and copies the state that `state_keys`
+    and `values` name, and no other.
+
+    Attributes:
+        name: in a config; unique on the axis. A class without a name of its own has that of the class.
+        needs: the extra data that a closure for the choice runs on; None if the choice takes no closure.
+        data: the same in words.
+        needs_clean: whether the choice needs the gradient of the descent batch at the unperturbed weights.
+        needs_sample_losses: whether closures have to return a :class:`Pass` with the losses of the samples.
+        needs_base_state: entries of the base optimizer's state that the choice reads (`momentum_buffer`).
+        per_micro_batch: whether each micro-batch of a step can have its own perturbation.
+        state_keys: entries that the choice keeps in the state of a parameter. A floating-point tensor of the
+            parameter's shape is loaded in the parameter's dtype, any other value as it was saved.
+        values: attributes of the choice itself (numbers) that change from step to step.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str | None] = None
+    data: ClassVar[str] = ""
+    needs_clean: ClassVar[bool] = False
+    needs_sample_losses: ClassVar[bool] = False
+    needs_base_state: ClassVar[tuple[str, ...]] = ()
+    per_micro_batch: ClassVar[bool] = True
+    state_keys: ClassVar[tuple[str, ...]] = ()
+    values: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
+    def __post_init__(self) -> None:
+        check_fields("", self)
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    @classmethod
+    def of_the_optimizer(cls) -> tuple[str, ...]:
+        """Return the names of the parameters without those that the training loop reads."""
+        return tuple(f.name for f in dataclasses.fields(cls) if not f.metadata.get("loop"))
+
+    @classmethod
+    def required(cls) -> tuple[str, ...]:
+        """Return the names of the parameters that may not be null."""
+        hints = get_type_hints(cls)
+        return tuple(name for name in cls.parameters() if type(None) not in get_args(hints[name]))
+
+    def check(self, choices: Choices) -> None:
+        """Refuse, as a ConfigError, values that mean nothing together with the other choices."""
+
+    def blank(self, p: Tensor) -> dict[str, Any]:
+        """Return the entries for p before any step, of the types and shapes that they will have.
+
+        A checkpoint reader that needs a place to load into gets them; training starts without entries.
+        """
+        import torch  # see the module's docstring
+
+        return {key: torch.zeros_like(p) for key in self.state_keys}
+
+    def between(self, step: Step) -> None:
+        """Act in a step that does not perturb: `p.grad` holds the finite gradient that the base is about to take."""
+
+    def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
+        """Take a perturbed step into the state, once its gradients are known to be finite.
+
+        Before that a choice must not change its state: a skipped step leaves no trace.
+        """
+        for part in parts:
+            self.update(part, state, ops)
+
+    def update(self, part: Part, state: State, ops: Ops) -> None:
+        """Take one part of such a step into the state; called by :meth:`commit`."""
+
+
+def of_the_loop(field: Any) -> Any:
+    """Return a field that the training loop reads, not the optimizer: it says which data a closure runs on."""
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "loop": True})
+
+
+C = TypeVar("C", bound=Choice)
+
+
+def table(*choices: type[C]) -> dict[str, type[C]]:
+    """Return the choices of one axis by name."""
+    for choice in choices:
+        check_declaration(choice)
+    return {c.name: c for c in choices}
+
+
+def check_declaration(cls: type[Choice]) -> None:
+    """Refuse a class whose parameters are no fields.
+
+    Raises:
+        TypeError: the class is no dataclass of its own.
+    """
+    fields = {f.name for f in dataclasses.fields(cls)}
+    own = {name for name in inspect.get_annotations(cls) if not _is_class_variable(cls, name)}
+    if own - fields:
+        raise TypeError(f"{cls.__name__} declares {', '.join(sorted(own - fields))}: write @dataclass above the class")
+
+
+def _is_class_variable(cls: type, name: str) -> bool:
+    return get_origin(get_type_hints(cls)[name]) is ClassVar
 
 
 @dataclass
@@ -62,37 +186,71 @@ class Part:
         return r
 
 
-class Axis:
-    """Base of all choices on all axes; the fields of a choice are in its class in fsamlab.axes.rules.
-
-    The optimizer saves, loads and copies the state that these two lists name, and no other:
+@dataclass
+class Pass:
+    """What a closure may return instead of the loss alone.
 
     Attributes:
-        state_keys: entries that the choice keeps in the state of a parameter. A floating-point tensor of the
-            parameter's shape is loaded in the parameter's dtype, any other value as it was saved.
-        values: attributes of the choice itself (numbers) that change from step to step.
+        loss: of the batch, one number.
+        sample_losses: of the samples, shape (n,), in the order of the batch.
     """
 
-    state_keys: ClassVar[tuple[str, ...]] = ()
-    values: ClassVar[tuple[str, ...]] = ()
+    loss: Tensor | float
+    sample_losses: Tensor | None = None
 
-    def blank(self, p: Tensor) -> dict[str, Any]:
-        """Return the entries for p before any step, of the types and shapes that they will have.
 
-        A checkpoint reader that needs a place to load into gets them; training starts without entries.
-        """
-        return {key: torch.zeros_like(p) for key in self.state_keys}
+@dataclass
+class Step:
+    """What a choice sees of one step.
 
-    def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
-        """Take a perturbed step into the state, once its gradients are known to be finite.
+    Attributes:
+        number: of steps before this one.
+        seed: of this step's random numbers.
+        params: the parameters with rho > 0, in the order of the groups.
+        state: the choices' state of each parameter; a choice changes it in `commit`, `update` and `between` alone.
+        base: the base optimizer's state of each parameter, to be read through :meth:`base_state`.
+        groups: the parameter groups (`lr`, `rho`, `params`, ...), not to be written to.
+        ops: arithmetic on lists of tensors.
+        weights: the parameters named a weight; empty unless the metric is :attr:`Metric.by_name`.
+        parts: the perturbed tensors; empty before the perturbation and in a step without one.
+        clean: the gradient of the descent batch at the unperturbed weights, by parameter; empty unless the descent
+            says `needs_clean`. Nobody else writes to these tensors: a descent may.
+        sample_losses: of the first and the second pass over the descent batch, as far as they are made and their
+            closure returned a :class:`Pass`.
+    """
 
-        Before that a choice must not change its state: a skipped step leaves no trace.
-        """
-        for part in parts:
-            self.update(part, state, ops)
+    number: int
+    seed: int
+    params: Tensors
+    state: State
+    base: Mapping[Tensor, Mapping[str, Any]]
+    groups: list[dict[str, Any]]
+    ops: Ops
+    weights: Collection[Tensor] = frozenset()
+    parts: list[Part] = field(default_factory=list)
+    clean: dict[Tensor, Tensor] = field(default_factory=dict)
+    sample_losses: list[Tensor] = field(default_factory=list)
 
-    def update(self, part: Part, state: State, ops: Ops) -> None:
-        """Take one part of such a step into the state; called by :meth:`commit`."""
+    def base_state(self, p: Tensor) -> Mapping[str, Any]:
+        """Return the base optimizer's state of p; empty before the base's first step."""
+        return self.base.get(p, {})  # not base[p]: that would make an entry
+
+    def gradients(self) -> tuple[Tensors, Tensors, Tensors]:
+        """Return parameters, clean gradients and `p.grad` of the parameters that have both, in the groups' order."""
+        params = [p for g in self.groups for p in g["params"] if p in self.clean and p.grad is not None]
+        return params, [self.clean[p] for p in params], [p.grad for p in params if p.grad is not None]
+
+    def inner(self, xs: Tensors, ys: Tensors) -> Tensor:
+        """Return <x, y> over all tensors jointly, 0-dim on the device."""
+        from fsamlab.axes._ops import global_dot  # see the module's docstring
+
+        return global_dot(xs, ys)
+
+    def norm(self, xs: Tensors) -> Number:
+        """Return |x| over all tensors jointly: a float on the CPU, elsewhere 0-dim on the device."""
+        from fsamlab.axes._ops import global_norm, number  # see the module's docstring
+
+        return number(global_norm(xs, self.ops))
 
 
 def step_seed(seed: int, step: int) -> int:

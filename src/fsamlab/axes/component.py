@@ -2,76 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from fsamlab.axes.axis import Choice, Part, table
+from fsamlab.checks import number
 
-from fsamlab.axes import rules
-from fsamlab.axes._ops import Ops, Tensors, global_dot
-from fsamlab.axes.axis import Axis, Part, State
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-class Reference(rules.Reference, Axis):
-    """What a component is relative to: r = on_a a + on_m m, m a tensor that the state of the parameter holds."""
-
-    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
-        """Return (m or None where there is none yet, on_a, on_m) of r for a parameter with this state."""
-        raise NotImplementedError
+    from fsamlab.axes._ops import Ops, Tensors
 
 
-class Ema(rules.Ema, Reference):
-    """Moving average of the raw ascent gradients.
+@dataclass
+class Component(Choice):
+    """Which part d of the ascent gradient a is kept. Tensors without a reference yet keep all of it.
 
-    Starts and counts are per tensor; a tensor without a gradient keeps its average. It has the dtype of its
-    parameter.
+    Attributes:
+        takes_reference: whether the component is relative to a reference r.
+        changes: whether d is other than a.
+        linear: whether it forms d = alpha a - beta m in the memory of a, and sets `alpha` and `beta` of its parts.
     """
 
-    state_keys = ("ema", "ema_steps")
+    takes_reference: ClassVar[bool] = True
+    changes: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
 
-    def blank(self, p: Tensor) -> dict[str, Any]:
-        """Return an EMA of nothing."""
-        return {"ema": torch.zeros_like(p), "ema_steps": 0}
-
-    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
-        """Return (m_{t-1} or None, on_a, on_m) of r for a tensor with this state."""
-        m, n = state.get("ema"), state.get("ema_steps", 0)
-        debiased = self.ema_init == "zero_debiased"
-        if self.order == "official":
-            return m, 0.0, (1 / (1 - self.lmbda**n) if debiased and n else 1.0)
-        if m is None and self.ema_init == "first_gradient":
-            return None, 1.0, 0.0
-        bias = 1 - self.lmbda ** (n + 1) if debiased else 1.0
-        return m, (1 - self.lmbda) / bias, self.lmbda / bias
-
-    def update(self, part: Part, state: State, ops: Ops) -> None:
-        """Feed the raw gradients of a part, recovered from part.a = alpha a - beta m where it was reused."""
-        new = 1 - self.lmbda
-        if part.m:
-            keep = 1 - new * (1 - part.beta / part.alpha)
-            if keep != 1:
-                ops.mul_(part.m, keep)
-            ops.add_(part.m, part.a, alpha=new / part.alpha)
-        else:
-            first = (1.0 if self.ema_init == "first_gradient" else new) / part.alpha
-            for p, m in zip(part.params, ops.scaled(part.a, first)):
-                state[p]["ema"] = m
-        for p in part.params:
-            state[p]["ema_steps"] = state[p].get("ema_steps", 0) + 1
-
-
-class FullGradient(rules.FullGradient, Reference):
-    """The gradient over the full training set; SharpnessAware stores it."""
-
-    state_keys = ("full_gradient",)
-
-    def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
-        """Return (G or None, 0, 1)."""
-        return state.get("full_gradient"), 0.0, 1.0
-
-
-class Component(rules.Component, Axis):
-    """Which part of the ascent gradient is kept. Tensors without a reference yet keep all of it."""
+    @property
+    def subtracted(self) -> float | None:
+        """sigma of a component a - sigma r; None for the other components."""
+        return None
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set part.d of every part.
@@ -82,8 +42,13 @@ class Component(rules.Component, Axis):
         raise NotImplementedError
 
 
-class All(rules.All, Component):
+@dataclass
+class All(Component):
     """d = a."""
+
+    name = "all"
+    takes_reference = False
+    changes = False
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d = a."""
@@ -91,24 +56,44 @@ class All(rules.All, Component):
             part.d = part.a
 
 
-class Subtract(rules.Subtract, Component):
+def subtract(part: Part, sigma: float, ops: Ops) -> None:
+    """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a: one model copy less."""
+    part.alpha = 1 - sigma * part.on_a
+    part.beta = sigma * part.on_m if part.m else 0.0
+    if part.alpha != 1:
+        ops.mul_(part.a, part.alpha)
+    if part.beta != 0:
+        ops.add_(part.a, part.m, alpha=-part.beta)
+    part.d = part.a
+
+
+@dataclass
+class Subtract(Component):
     """d = a - sigma r (F-SAM, arXiv 2403.12350 and Algorithm 1)."""
 
+    name = "subtract"
+    linear = True
+    sigma: float = number(1.0, -1e6, 1e6)
+
+    @property
+    def subtracted(self) -> float:
+        """Return sigma."""
+        return self.sigma
+
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
-        """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a: one model copy less."""
+        """Set d = a - sigma r."""
         for part in parts:
-            part.alpha = 1 - self.sigma * part.on_a
-            part.beta = self.sigma * part.on_m if part.m else 0.0
-            if part.alpha != 1:
-                ops.mul_(part.a, part.alpha)
-            if part.beta != 0:
-                ops.add_(part.a, part.m, alpha=-part.beta)
-            part.d = part.a
+            subtract(part, self.sigma, ops)
 
 
+@dataclass
 class _Projection(Component):
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d from the joint coefficient c = <a, r> / |r|^2; c = 0 for r = 0."""
+        import torch  # not at the top: see axis.py
+
+        from fsamlab.axes._ops import global_dot
+
         references = [part.reference(ops) for part in parts]
         known = [(part, r) for part, r in zip(parts, references) if r is not None]
         c: Tensor | None = None
@@ -125,8 +110,11 @@ class _Projection(Component):
         raise NotImplementedError
 
 
-class ProjectOut(rules.ProjectOut, _Projection):
+@dataclass
+class ProjectOut(_Projection):
     """d = a - (<a, r> / |r|^2) r: the batch-specific noise (SAM-noise)."""
+
+    name = "project_out"
 
     def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
         """Return a - c r."""
@@ -135,16 +123,22 @@ class ProjectOut(rules.ProjectOut, _Projection):
         return projection
 
 
-class ProjectOn(rules.ProjectOn, _Projection):
+@dataclass
+class ProjectOn(_Projection):
     """d = (<a, r> / |r|^2) r: the full-gradient component (SAM-component, Figure 1)."""
+
+    name = "project_on"
 
     def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
         """Return c r."""
         return projection
 
 
-class ReferenceOnly(rules.ReferenceOnly, Component):
+@dataclass
+class ReferenceOnly(Component):
     """d = r (SAM-full with the EMA as estimate; VaSSO, arXiv 2309.15639)."""
+
+    name = "reference"
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set d = r."""
@@ -153,5 +147,4 @@ class ReferenceOnly(rules.ReferenceOnly, Component):
             part.d = part.a if r is None else r
 
 
-REFERENCES: dict[str, type[Reference]] = rules.table(Ema, FullGradient)
-COMPONENTS: dict[str, type[Component]] = rules.table(All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)
+COMPONENTS: dict[str, type[Component]] = table(All, Subtract, ProjectOut, ProjectOn, ReferenceOnly)

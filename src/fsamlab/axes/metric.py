@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from fsamlab.axes.axis import Choice, table
+from fsamlab.checks import number, word
 
-from fsamlab.axes import rules
-from fsamlab.axes._ops import Ops, Tensors
-from fsamlab.axes.axis import Axis, State
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fsamlab.axes._ops import Ops, Tensors
+    from fsamlab.axes.axis import State
 
 
-class Metric(rules.Metric, Axis):
-    """T in eps = rho T^2 d / |T d|."""
+@dataclass
+class Metric(Choice):
+    """T in eps = rho T^2 d / |T d|.
+
+    Attributes:
+        is_identity: whether T = 1.
+    """
+
+    is_identity: ClassVar[bool] = False
 
     @property
     def by_name(self) -> bool:
         """Whether the parameters' names are needed."""
         return False
 
+    def prepare(self, a: Tensors, params: Tensors) -> None:
+        """Look at the ascent gradients once in each step, before a component reuses their memory.
+
+        What the metric keeps of them on itself is scratch: the next step overwrites it.
+        """
+
     def stretch(self, xs: Tensors, params: Tensors, weights: Collection[Tensor], state: State, ops: Ops) -> Tensors:
         """Return T x: x itself where T is 1, else new tensors.
 
         Args:
             xs: one tensor for each parameter.
-            params: the parameters, at the unperturbed weights.
+            params: the parameters, at the unperturbed weights, in the order of :meth:`prepare`.
             weights: the parameters named a weight; empty unless :attr:`by_name`.
             state: of the parameters.
             ops: arithmetic on lists.
@@ -32,16 +50,30 @@ class Metric(rules.Metric, Axis):
         raise NotImplementedError
 
 
-class L2(rules.L2, Metric):
+@dataclass
+class L2(Metric):
     """T = 1: eps = rho d / |d|."""
+
+    name = "l2"
+    is_identity = True
 
     def stretch(self, xs: Tensors, params: Tensors, weights: Collection[Tensor], state: State, ops: Ops) -> Tensors:
         """Return x."""
         return xs
 
 
-class Adaptive(rules.Adaptive, Metric):
-    """ASAM's T = |w| + eta (arXiv 2102.11600), of weights or of all parameters."""
+@dataclass
+class Adaptive(Metric):
+    """ASAM's T (arXiv 2102.11600).
+
+    Form `official`: T = |w| + eta for parameters with "weight" in their name, 1 for the others. Form
+    `all`: T = |w| + eta for every parameter; with eta = 0 the popular PyTorch port and nblt/F-SAM, which
+    need about four times the rho.
+    """
+
+    name = "adaptive"
+    eta: float = number(0.01, 0, 1e6)
+    adaptive_form: str = word("official", "official", "all")
 
     @property
     def by_name(self) -> bool:
@@ -59,4 +91,4 @@ class Adaptive(rules.Adaptive, Metric):
         return result
 
 
-METRICS: dict[str, type[Metric]] = rules.table(L2, Adaptive)
+METRICS: dict[str, type[Metric]] = table(L2, Adaptive)

@@ -244,7 +244,6 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     """
     import torch
 
-    from fsamlab.axes.component import Ema
     from fsamlab.models import pretrained_file
     from fsamlab.run import build, choose_device
     from fsamlab.rundir import checkpoint
@@ -273,7 +272,8 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
     else:
         trainer.model.load_state_dict(state["model"])
         trainer.step = state["step"]
-        if isinstance(trainer.optimizer.choices.reference, Ema) and OF_EMA & set(config.diagnostics.quantities):
+        reference = trainer.optimizer.choices.reference
+        if reference is not None and reference.is_average and OF_EMA & set(config.diagnostics.quantities):
             log.warning("%s: %s", run, NO_EMA)
             note = {"note": NO_EMA}
     assert trainer.diagnostics is not None

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from fsamlab.config import ConfigError
+from fsamlab.checks import ConfigError
 
 
 def import_function(key: str, path: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fsamlab.axes import rules
+from fsamlab.axes import Ascent, Choice, Choices, rules
 from fsamlab.checks import (
     COUNT,
     MISSING,
@@ -17,10 +17,13 @@ from fsamlab.checks import (
     label,
     listed,
     number,
-    one_of,
+    within,
     word,
 )
+from fsamlab.config.import_path import import_function
+from fsamlab.config.perturb import check_perturb
 
+FOREIGN = ":"  # in the name of a choice from another package
 BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: the keys that this base alone reads
 
 
@@ -38,14 +41,18 @@ class OptimizerConfig:
     betas: list[float] = listed([0.9, 0.999], Number(0, 1, open_high=True), 2, 2)  # base=adamw
     eps: float = number(1e-8, 1e-30, 1e6)  # base=adamw; below, fp32 has a zero
     epoch_multiplier: int = number(1, 1, 1000)  # trains train.epochs times this; 2: the compute of a two-pass method
-    # the axes
+    # the axes; a choice from another package is package.module:Class
     ascent: str = "none"  # none | batch | other_batch | full | gaussian
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive
-    every: int = number(1, 1, COUNT)  # perturb in every k-th step, plain base steps between
-    rho: float = number(0.0, 0, 1e6)
-    floor: float = number(1e-5, 0, 1, open_high=True)  # |d| <= floor*|a| leaves the weights unperturbed
+    descent: str = "perturbed"  # perturbed
+    when: str = "every"  # every
+    every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
+    parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
+    perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturbed.py)
+    rho: float = within(0.0, rules.RHO)
+    floor: float = within(1e-5, rules.FLOOR)  # |d| <= floor*|a| leaves the weights unperturbed
     same_rng: bool = False  # the perturbed pass replays the clean pass's dropout masks
 
     def __post_init__(self) -> None:
@@ -64,28 +71,39 @@ class OptimizerConfig:
                 self._refuse(names, f"only base={base} uses it")
 
     def _check_axes(self) -> None:
-        names = {axis: getattr(self, axis) for axis in rules.AXES}
-        one_of("ascent", self.ascent, tuple(rules.ASCENTS))
-        ascent = rules.ASCENTS[self.ascent]
-        if not ascent.perturbs and self.rho > 0:
-            allowed = f"optimizer={self.name} has no perturbation (ascent={self.ascent}); leave rho at 0"
-            raise ConfigError("rho", self.rho, allowed)
-        chosen = rules.choose(names)
+        if is_recorded() and any(FOREIGN in str(getattr(self, axis)) for axis in rules.AXES):
+            return  # a table of runs does not need the packages that the runs were made with
+        ascent = rules.find("ascent", self._class_or_name("ascent"))
+        assert issubclass(ascent, Ascent)
+        check_perturb(self.perturb)
+        if not ascent.perturbs:
+            no_perturbation = f"optimizer={self.name} has no perturbation (ascent={ascent.name})"
+            if self.rho > 0:
+                raise ConfigError("rho", self.rho, f"{no_perturbation}; leave rho at 0")
+            if self.perturb != "all":
+                raise ConfigError("perturb", self.perturb, f"{no_perturbation}; leave perturb at all")
+        chosen = self.classes()
         taken = {name for choice in chosen.values() for name in choice.parameters()}
         for name in rules.parameter_types():
-            value = getattr(self, name, None)
-            if value is not None and name not in taken:
-                allowed = f"has no effect in optimizer={self.name}; only {rules.users(name)} uses it: leave it null"
-                raise ConfigError(name, value, allowed)
+            value, default = getattr(self, name, None), self.__dataclass_fields__[name].default
+            if value is not None and name not in taken and value != default:
+                raise rules.unused(name, value, f"optimizer={self.name}")
+        for name, value in self._further().items():
+            if name in self.__dataclass_fields__:
+                raise ConfigError(f"parameters.{name}", value, f"is a key of its own: set optimizer.{name}")
+            if name not in taken:
+                allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
+                raise ConfigError(f"parameters.{name}", value, allowed)
         for axis, choice in chosen.items():
             for name in choice.required():
-                if getattr(self, name) is None:
-                    raise ConfigError(name, "null", f"has to be set with {axis}={choice.name}")
-        self.chosen().check()
+                if self.value(name) is None:
+                    where = name if name in self.__dataclass_fields__ else f"parameters.{name}"
+                    raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
+        self.chosen()
         if not ascent.perturbs:
             self._refuse(("every", "floor", "same_rng"), "there is no perturbation")
-        elif not ascent.has_clean_loss:
-            self._refuse(("same_rng",), f"ascent={self.ascent} has no clean pass to replay")
+        elif not is_recorded():
+            rules.check_same_rng(self.same_rng, ascent)
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         """Refuse keys that this variant does not read, unless they have their defaults or are on record."""
@@ -97,13 +115,47 @@ class OptimizerConfig:
                 allowed = f"has no effect in optimizer={self.name}: {why}; leave it at {default}"
                 raise ConfigError(f.name, getattr(self, f.name), allowed)
 
-    def chosen(self) -> rules.Chosen:
+    def classes(self) -> dict[str, type[Choice]]:
+        """Return axis -> class of the choices, those from other packages imported.
+
+        Raises:
+            ConfigError: an unknown choice, or choices that mean nothing together.
+        """
+        return rules.choose({axis: self._class_or_name(axis) for axis in rules.AXES})
+
+    def _class_or_name(self, axis: str) -> rules.Name:
+        name: str | None = getattr(self, axis)
+        if name is None or FOREIGN not in name:
+            return name
+        found = import_function(axis, name)
+        if not isinstance(found, type):
+            raise ConfigError(axis, name, "is a function, and has to be a class")
+        try:
+            return rules.find(axis, found)
+        except TypeError as e:
+            raise ConfigError(axis, name, str(e)) from None
+
+    def value(self, parameter: str) -> Any:
+        """Return the value of a choice's parameter; None where it is not set."""
+        own = parameter in self.__dataclass_fields__
+        return getattr(self, parameter) if own else self._further().get(parameter)
+
+    def _further(self) -> dict[str, Any]:
+        found = {} if self.parameters is None else self.parameters
+        if not isinstance(found, dict):
+            allowed = "must be a mapping of names to values, for example {alpha: 0.5}"
+            raise ConfigError("parameters", found, allowed)
+        return found
+
+    def chosen(self) -> Choices:
         """Return the choices with their values.
 
         Raises:
             ConfigError: a value out of range.
         """
-        found: dict[str, Any] = {"reference": None}
-        for axis, choice in rules.choose({axis: getattr(self, axis) for axis in rules.AXES}).items():
-            found[axis] = choice(**{name: getattr(self, name) for name in choice.parameters()})
-        return rules.Chosen(**found)
+        chosen = self.classes()
+        values = {name: self.value(name) for choice in chosen.values() for name in choice.parameters()}
+        try:
+            return Choices(chosen, values, loop=True)
+        except ConfigError as e:
+            raise e.under("parameters.") if e.key in self._further() else e from None

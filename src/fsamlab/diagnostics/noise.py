@@ -105,20 +105,6 @@ def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNois
     return GradientNoise(grad_sq, batch_size * variance, coherence, batch_size, k)
 
 
-def ema_weights(num_updates: int, lmbda: float, ema_init: str) -> Tensor:
-    """Return the weights c (n,), float64, of the gradients in an EMA after `num_updates`; the newest gradient is last.
-
-    m = sum_j c_j g_j with c_j = (1 - lmbda) lmbda^age. With ema_init=`first_gradient` the weight of the oldest gradient
-    is lmbda^age. Gradients whose weight is below 1e-12 are left out.
-    """
-    horizon = 1 if lmbda == 0 else math.ceil(math.log(1e-12) / math.log(lmbda))
-    kept = min(num_updates, horizon)
-    weights = (1 - lmbda) * lmbda ** torch.arange(kept - 1, -1, -1, dtype=torch.float64)
-    if ema_init == "first_gradient" and kept == num_updates:
-        weights[0] = lmbda ** (num_updates - 1)
-    return weights
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How training draws the batches whose gradients an EMA contains.

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fsamlab.axes.axis import Part
-from fsamlab.axes.component import Ema, Subtract
+from fsamlab.axes.component import subtract
 from fsamlab.config import ConfigError, DiagnosticsConfig
 from fsamlab.data import Batch
 from fsamlab.data.sampling import generator
 from fsamlab.diagnostics.context import measuring
 from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
-from fsamlab.diagnostics.noise import Sampling, ema_weights
+from fsamlab.diagnostics.noise import Sampling
 from fsamlab.diagnostics.objective import Loss, Objective
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
 from fsamlab.diagnostics.samples import Source, source_of
@@ -272,25 +272,29 @@ def ema_state(optimizer: SharpnessAware, objective: Objective, parts: int = 1) -
         parts: updates of the EMA in a step, one for each micro-batch that perturbs by itself.
     """
     reference = optimizer.choices.reference
-    if not isinstance(reference, Ema):
+    if reference is None or not reference.is_average:
         return None
     states = [optimizer.state.get(p, {}) for p in objective.params]
-    updates = max((s.get("ema_steps", 0) for s in states), default=0)
+    kept = [reference.average(s) for s in states]
+    updates = max((num_updates for _, num_updates in kept), default=0)
     if not updates:
         return None
-    averages = [s["ema"] if "ema" in s else torch.zeros_like(p) for s, p in zip(states, objective.params)]
-    sigma = optimizer.choices.component.sigma if isinstance(optimizer.choices.component, Subtract) else 1.0
+    weights = reference.average_weights(updates)
+    steps = optimizer.choices.when.past(optimizer.num_steps, -(-len(weights) // parts))
+    if steps is None:  # which steps fed the average is not known
+        return None
+    averages = [torch.zeros_like(p) if m is None else m for (m, _), p in zip(kept, objective.params)]
+    own = optimizer.choices.component.subtracted
+    sigma = 1.0 if own is None else own
 
     def direction(gradient: Tensor) -> Tensor:
         pieces = []
         for a, m, state in zip(views(gradient, averages), averages, states):
             stored, on_a, on_m = reference.form(state)
             part = Part(0.0, on_a, on_m, a=[a.clone()], m=[m] if stored is not None else [])
-            Subtract(sigma).set_direction([part], optimizer.ops)
+            subtract(part, sigma, optimizer.ops)
             pieces += part.d
         return flatten(pieces)
 
-    weights = ema_weights(updates, reference.lmbda, reference.ema_init)
-    last = (optimizer.num_steps - 1) // optimizer.every * optimizer.every
-    steps = last - optimizer.every * (torch.arange(len(weights) - 1, -1, -1) // parts)
-    return EmaState(flatten([m.detach() for m in averages]), direction, weights, steps)
+    each = torch.tensor(steps).repeat_interleave(parts)[-len(weights) :]
+    return EmaState(flatten([m.detach() for m in averages]), direction, weights, each)

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fsamlab.axes import rules
+from fsamlab.axes import Pass
 from fsamlab.config import OptimizerConfig
+from fsamlab.optim.groups import parameter_groups
 from fsamlab.optim.guards import frozen_batchnorm
 from fsamlab.optim.sharpness_aware import SharpnessAware
 
@@ -31,6 +32,7 @@ __all__ = [
     "FASAM",
     "FSAM",
     "SAM",
+    "Pass",
     "RandomSAM",
     "SAMComponent",
     "SAMFull",
@@ -131,19 +133,21 @@ def _adamw(params: Any, cfg: OptimizerConfig) -> Optimizer:
 
 SGD_SIZED_LR = 0.03
 BASES: dict[str, Callable[[Any, OptimizerConfig], Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
-SHARED = ("ascent", "component", "reference", "metric", "rho", "every", "floor", "same_rng")
 
 
 def build_optimizer(
     cfg: OptimizerConfig, model: nn.Module, seed: int, max_grad_norm: float | None = None
 ) -> SharpnessAware:
-    """Return the variant that a config describes, over all parameters of `model`, weight decay on everything."""
+    """Return the variant that a config describes, over all trainable parameters of `model`.
+
+    Weight decay acts on all of them; `optimizer.perturb` says which are perturbed.
+    """
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
-    base = BASES[cfg.base]([p for p in model.parameters() if p.requires_grad], cfg)
-    chosen = rules.choose({axis: getattr(cfg, axis) for axis in rules.AXES})
-    names = {name for choice in chosen.values() for name in choice.of_the_optimizer()}
-    keywords = {name: getattr(cfg, name) for name in (*SHARED, *names)}
-    if not rules.ASCENTS[cfg.ascent].has_clean_loss:
-        keywords["same_rng"] = False  # which configs of former versions may have, without effect
-    return SharpnessAware(base, **keywords, model=model, seed=seed, max_grad_norm=max_grad_norm)
+    base = BASES[cfg.base](parameter_groups(model, cfg.perturb, cfg.rho), cfg)
+    chosen = cfg.classes()
+    parameters = {name: cfg.value(name) for choice in chosen.values() for name in choice.of_the_optimizer()}
+    # Configs of former versions may have same_rng where the ascent has no clean pass; it had no effect.
+    same_rng = cfg.same_rng and cfg.chosen().ascent.has_clean_loss
+    settings: dict[str, Any] = {"rho": cfg.rho, "floor": cfg.floor, "same_rng": same_rng, **chosen, **parameters}
+    return SharpnessAware(base, **settings, model=model, seed=seed, max_grad_norm=max_grad_norm)

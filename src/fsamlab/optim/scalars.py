@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fsamlab.axes._ops import Number, Ops, Tensors, inner
 from fsamlab.axes.axis import Part
+from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded
-from fsamlab.optim.perturbation import Choices
 
 PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
 
@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self, parts: list[Part], norm_a: Number, choices: Choices, ops: Ops) -> None:
         a = [x for part in parts for x in part.a]
         self.norm_a = torch.as_tensor(norm_a, dtype=torch.float64, device=a[0].device)
-        self.name = choices.reference.name if choices.reference else ""
+        self.name = choices.reference.label if choices.reference else ""
         known = [part for part in parts if part.m]
         self.m = [x for part in known for x in part.m]
         self.by_algebra = choices.component.linear and choices.metric.is_identity and len(parts) == 1

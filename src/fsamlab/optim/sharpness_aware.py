@@ -3,9 +3,9 @@
 a   = ascent gradient                      (ascent.py)
 d   = component of a                       (component.py)
 eps = rho T^2 d / |T d|                    (metric.py)
-w  <- base step at w with grad L_B(w + eps)
+w  <- base step at w with grad L_B(w + eps), or with what descent.py makes of it
 
-The two phases are two_phase.py; here are the passes over data between and before them.
+The files are those of fsamlab.axes. The two phases are in two_phase.py; the passes over data are here.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from torch.optim import Optimizer
 
 from fsamlab.axes import rules
 from fsamlab.axes._ops import Tensors
-from fsamlab.axes.axis import Part
+from fsamlab.axes.ascent import Ascent
+from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Part, Pass
+from fsamlab.axes.choices import Choices
+from fsamlab.axes.component import Component
+from fsamlab.axes.descent import Descent
+from fsamlab.axes.metric import Metric
+from fsamlab.axes.reference import Reference
 from fsamlab.axes.sharded import whole
-from fsamlab.config import ConfigError, in_range
+from fsamlab.axes.when import When
 from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
-from fsamlab.optim.perturbation import FULL_GRADIENT, Choices
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
 from fsamlab.optim.wrapper import hooked
 
-Closure = Callable[[], Tensor]  # a float is taken as well
+Closure = Callable[[], Tensor | Pass]  # a float is taken as well
+Checked = Callable[[], Tensor]  # a closure whose loss is a 0-dim tensor
 
 
 class SharpnessAware(TwoPhase):
@@ -39,10 +45,9 @@ class SharpnessAware(TwoPhase):
 
     Args:
         base: any torch optimizer over the parameters; its param_groups are this one's, with `rho` added.
-        ascent, component, reference, metric: names in the tables of perturbation.py.
+        ascent, component, reference, metric, descent, when: names in the tables of fsamlab.axes, or classes.
         rho: radius, for groups that do not bring their own; a group with rho 0 is not perturbed, leaves
             the joint norm and keeps no EMA.
-        every: perturb in every `every`-th step, with plain base steps between.
         floor: |d| <= floor * |a| leaves the weights unperturbed: d is rounding noise there.
         model: whose batch norms are kept from counting a batch twice, and whose parameter names tell ASAM
             which of them are weights. Without it both are the caller's business.
@@ -60,8 +65,8 @@ class SharpnessAware(TwoPhase):
             here, in both passes, and a step in which either overflows is left out whole; call its update() after each
             step, never its step() or unscale_(). Without this argument gradients must not be scaled: the EMA would mix
             scales.
-        **parameters: of the choices (fsamlab.axes.rules): sigma, lmbda, order, ema_init, eta, adaptive_form,
-            full_every_steps.
+        **parameters: of the choices: sigma, lmbda, order, ema_init, eta, adaptive_form, full_every_steps; `every`
+            perturbs in every k-th step, with plain base steps between.
 
     Attributes:
         scalars: of the last step, 0-dim tensors on the device: `loss_perturbed`, and `perturbation/...` when
@@ -75,12 +80,13 @@ class SharpnessAware(TwoPhase):
         self,
         base: Optimizer,
         *,
-        ascent: str = "batch",
-        component: str = "all",
-        reference: str | None = None,
-        metric: str = "l2",
+        ascent: str | type[Ascent] = "batch",
+        component: str | type[Component] = "all",
+        reference: str | type[Reference] | None = None,
+        metric: str | type[Metric] = "l2",
+        descent: str | type[Descent] = "perturbed",
+        when: str | type[When] = "every",
         rho: float = 0.05,
-        every: int = 1,
         floor: float = 1e-5,
         model: nn.Module | None = None,
         same_rng: bool = False,
@@ -92,11 +98,12 @@ class SharpnessAware(TwoPhase):
         grad_scaler: torch.amp.GradScaler | None = None,
         **parameters: Any,
     ) -> None:
-        in_range("every", every, 1)
-        self.every = every
+        names = {"ascent": ascent, "component": component, "reference": reference, "metric": metric}
+        choices = Choices({**names, "descent": descent, "when": when}, parameters)
+        rules.check_same_rng(same_rng, choices.ascent)
         super().__init__(
             base,
-            Choices(ascent, component, reference, metric, parameters),
+            choices,
             rho=rho,
             floor=floor,
             model=model,
@@ -108,8 +115,6 @@ class SharpnessAware(TwoPhase):
             process_group=process_group,
             grad_scaler=grad_scaler,
         )
-        if same_rng and not self.has_clean_loss:
-            raise ConfigError("same_rng", True, f"ascent={ascent} has no clean pass to replay")
         self._full_step = None
 
     # ------------------------------------------------------------------------------- what it needs
@@ -127,12 +132,20 @@ class SharpnessAware(TwoPhase):
     @property
     def needs_reference(self) -> bool:
         """Whether step() takes a reference_closure over the full training set."""
-        return self.choices.reference is not None and self.choices.reference.needs == rules.FULL
+        return self.choices.reference is not None and self.choices.reference.needs == FULL
+
+    @property
+    def needs_sample_losses(self) -> bool:
+        """Whether closures have to return a Pass with the losses of the samples."""
+        return self.choices.needs_sample_losses
 
     @property
     def perturbs(self) -> bool:
-        """Whether the coming step perturbs the weights: its turn, and a group with rho > 0."""
-        turn = self.choices.ascent.perturbs and self.num_steps % self.every == 0
+        """Whether the coming step perturbs the weights: its turn, and a group with rho > 0.
+
+        Where the choice of `when` waits for the clean gradient, this says that the step may perturb.
+        """
+        turn = self.choices.ascent.perturbs and self.choices.when.turn(self.num_steps)
         return any(rho > 0 for rho in self.radii()) and turn
 
     # ------------------------------------------------------------------------------------ the step
@@ -147,7 +160,8 @@ class SharpnessAware(TwoPhase):
         """Make one step; return the clean loss where the variant has one, else the perturbed loss.
 
         Args:
-            closure: zeroes the gradients, runs forward and backward on the descent batch, returns the loss.
+            closure: zeroes the gradients, runs forward and backward on the descent batch, returns the loss, or a
+                :class:`Pass` with the losses of the samples.
             ascent_closure: the same on the ascent batch, for ascent=other_batch and full.
             reference_closure: the same over the full training set, for reference=full.
 
@@ -164,13 +178,19 @@ class SharpnessAware(TwoPhase):
             )
         self._begin()
         descent = self._with_loss(closure)
-        if not self.perturbs:
+        self._perturbing = self.perturbs
+        if not self._perturbing:
             loss = descent()
-            self._finish(self._verdict([], perturbed=False), None)
+            self._finish(self._verdict([], perturbed=False), None, plain=True)
             return loss
         random = rng_state(self.devices) if self.same_rng else None
         try:
             clean = self._ascent_pass(descent, ascent_closure, reference_closure)
+            self._perturbing = self._decide()
+            if not self._perturbing:
+                assert clean is not None  # what a late decision is made on
+                self._finish(self._verdict([], perturbed=False), None, plain=True)
+                return clean
             self._ascend()
             if not self._finite:
                 self._descend([])
@@ -208,6 +228,7 @@ class SharpnessAware(TwoPhase):
             raise ValueError(f"{self.choices.words()}: one perturbation per micro-batch needs ascent=batch")
         self._begin()
         perturbs, share = self.perturbs, 1 / len(closures)
+        self._perturbing = perturbs
         finite = True
         clean: Tensors = []
         perturbed: Tensors = []
@@ -231,7 +252,7 @@ class SharpnessAware(TwoPhase):
                 self._drop_gradients()  # the next closure need not zero them
             for p in self.parameters():
                 p.grad = mean.get(p)
-            self._finish(finite and self._verdict([*clean, *perturbed], perturbs), None)
+            self._finish(finite and self._verdict([*clean, *perturbed], perturbs), None, plain=not perturbs)
         except BaseException:
             self.restore()
             raise
@@ -241,13 +262,13 @@ class SharpnessAware(TwoPhase):
 
     # ------------------------------------------------------------------------------------ its parts
 
-    def _ascent_pass(self, descent: Closure, ascent: Closure | None, reference: Closure | None) -> Tensor | None:
+    def _ascent_pass(self, descent: Checked, ascent: Closure | None, reference: Closure | None) -> Tensor | None:
         """Leave the ascent gradient in p.grad; return the clean loss if the descent batch gave it.
 
         Full-set passes come first: they may be left early (a signal), and then nothing has happened yet.
         """
         choice, every = self.choices.ascent, self.choices.full_every_steps
-        own = choice.needs == rules.FULL
+        own = choice.needs == FULL
         if self.needs_reference or own:
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:
@@ -259,21 +280,23 @@ class SharpnessAware(TwoPhase):
                         self._own[p][FULL_GRADIENT] = p.grad.clone()
                 self._drop_gradients()  # a closure that does not zero them would add to them
                 self._full_step = self.num_steps  # last: an interrupted pass is made again
-        if choice.needs not in (None, rules.FULL):
+        if choice.needs == OTHER_BATCH:
             self._required(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
 
-    def _finish(self, finite: bool, parts: list[Part] | None) -> None:
+    def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
         if not finite and self._full_step == self.num_steps:
             self._full_step = None  # the stored full gradient may be what was not finite: compute it again
-        super()._finish(finite, parts)
+        super()._finish(finite, parts, plain)
 
-    def _with_loss(self, closure: Closure) -> Closure:
-        """Return the closure with gradients enabled and its loss as a 0-dim tensor."""
+    def _with_loss(self, closure: Closure) -> Checked:
+        """Return the closure with gradients enabled and its loss as a 0-dim tensor; keep the losses of the samples."""
 
         def checked() -> Tensor:
             with torch.enable_grad():
                 loss = closure()
+            if isinstance(loss, Pass) or self.choices.needs_sample_losses:
+                loss = self._take_sample_losses(loss)
             if isinstance(loss, numbers.Real):
                 return torch.tensor(float(loss), device=self.device)
             if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -283,6 +306,20 @@ class SharpnessAware(TwoPhase):
 
         return checked
 
+    def _take_sample_losses(self, made: Tensor | Pass) -> Any:
+        """Keep the losses of the samples; return the loss of the batch.
+
+        Raises:
+            TypeError: a choice needs the losses of the samples, and the closure returned none.
+        """
+        losses = made.sample_losses if isinstance(made, Pass) else None
+        if losses is None and self.choices.needs_sample_losses:
+            who = next(f"{axis}={c.name}" for axis, c in self.choices.by_axis().items() if c and c.needs_sample_losses)
+            raise TypeError(f"{who} needs the losses of the samples: return fsamlab.optim.Pass(loss, sample_losses)")
+        if losses is not None:
+            self._sample_losses = [*self._sample_losses, losses.detach()]
+        return made.loss if isinstance(made, Pass) else made
+
     def _required(self, closure: Closure | None, name: str, data: str) -> None:
         """Run a closure on data other than the descent batch; batch norms do not count it."""
         if closure is None:
@@ -290,7 +327,7 @@ class SharpnessAware(TwoPhase):
         with frozen_batchnorm(self.model) if self.model is not None else nullcontext():
             torch.enable_grad()(closure)()
 
-    def _perturbed_pass(self, descent: Closure, clean: Tensor | None, random: Any) -> Tensor:
+    def _perturbed_pass(self, descent: Checked, clean: Tensor | None, random: Any) -> Tensor:
         """Run the descent batch at w + eps; batch norms count it unless the clean pass was counted."""
         model = self.model if clean is not None else None
         with (
@@ -307,9 +344,11 @@ class SharpnessAware(TwoPhase):
         Raises:
             RuntimeError: the weights are perturbed.
         """
-        return {**super().own_state(), "full_step": self._full_step, "every": self.every}
+        return {**super().own_state(), "full_step": self._full_step}
 
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Restore counters and hyper-parameters."""
+        if "every" in own:  # a state from before `every` was a parameter of a choice
+            own = {**own, "parameters": {**own["parameters"], "every": own["every"]}}
         super().load_own_state(own)
-        self._full_step, self.every = own["full_step"], own["every"]
+        self._full_step = own["full_step"]

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from fsamlab.axes import rules
 from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
-from fsamlab.axes.axis import Part, step_seed
+from fsamlab.axes.ascent import owned_gradient
+from fsamlab.axes.axis import Part, Step, step_seed
+from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
-from fsamlab.config import ConfigError, in_range
+from fsamlab.checks import ConfigError, in_range
 from fsamlab.optim.guards import forget_weight_copies
-from fsamlab.optim.perturbation import Choices
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.state import Shared, like
@@ -34,6 +36,9 @@ class TwoPhase(Wrapper):
     scalars = Shared[dict[str, Tensor]]()
     record_scalars = Shared[bool]()
     _parts = Shared["list[Part] | None"]()  # between ascend() and descend()
+    _perturbing = Shared[bool]()  # what was decided of the step that was begun
+    _clean = Shared[dict[Tensor, Tensor]]()  # gradients at the unperturbed weights, where the descent needs them
+    _sample_losses = Shared[Tensors]()  # of the passes over the descent batch in this step
     _moved = Shared[Tensors]()  # the parameters that are perturbed now
     _finite = Shared[bool]()
     _alike = Shared["Tensor | bool"]()  # whether all ranks had the same ascent gradients so far
@@ -54,8 +59,8 @@ class TwoPhase(Wrapper):
         process_group: Any,
         grad_scaler: torch.amp.GradScaler | None,
     ) -> None:
-        in_range("rho", rho, 0)
-        in_range("floor", floor, 0, 1, open_high=True)
+        rules.RHO.check("rho", rho)
+        rules.FLOOR.check("floor", floor)
         in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
         self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
         self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
@@ -68,6 +73,7 @@ class TwoPhase(Wrapper):
         self.num_steps = self.num_nonfinite = 0
         self.num_floored = 0
         self._parts, self._moved, self._finite = None, [], True
+        self._perturbing, self._clean, self._sample_losses = False, {}, []
         self.ranks = Ranks(process_group, self.device)
         self._alike = True
         self._look_at_parameters()
@@ -88,7 +94,8 @@ class TwoPhase(Wrapper):
             self.num_floored = self.num_floored.to(self.ranks.device)
         if isinstance(self._alike, Tensor):
             self._alike = self._alike.to(self.ranks.device)
-        self.scalars = {}
+        self.scalars, self._sample_losses = {}, []
+        self._check_base_state()
 
     def _look_at_parameters(self) -> None:
         params = list(self.parameters())
@@ -118,6 +125,7 @@ class TwoPhase(Wrapper):
         """
         self._refuse_what_needs_step()
         self._begin()
+        self._perturbing = self.perturbs and self._decide()
         self._ascend()
 
     def _refuse_what_needs_step(self) -> None:
@@ -144,12 +152,13 @@ class TwoPhase(Wrapper):
 
     def _perturb(self) -> None:
         self._unscale()
-        parts = self._gather() if self.perturbs else self._drop_gradients()
+        parts = self._gather() if self._perturbing else self._drop_gradients()
         self._parts = parts
         norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
         self._finite = self._ascent_verdict(norm_a)
         if not parts or not self._finite:
             return
+        self.choices.metric.prepare([x for part in parts for x in part.a], [p for part in parts for p in part.params])
         recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
         self.choices.component.set_direction(parts, self.ops)
         norm_d, direction = self._move(parts, norm_a)
@@ -172,7 +181,7 @@ class TwoPhase(Wrapper):
         For loops that are left between the two (an exception in the second pass, Ctrl-C). Does nothing elsewhere.
         """
         self._put_back()
-        self._parts = None
+        self._parts, self._clean = None, {}
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
     # except block does the same work again, for an interrupt that came before. What EMA and base have taken in until
@@ -184,25 +193,81 @@ class TwoPhase(Wrapper):
             raise RuntimeError("descend() without ascend()")
         try:
             self._put_back()
-            perturbed = self.perturbs
+            perturbed = self._perturbing
             finite = (self._finite or not perturbed) and self._verdict(losses, perturbed)
             parts, self._parts = self._parts, None
-            self._finish(finite, parts if perturbed else None)
+            self._finish(finite, parts if perturbed else None, plain=not perturbed)
         except BaseException:
             self.restore()
             raise
 
-    def _finish(self, finite: bool, parts: list[Part] | None) -> None:
-        """Let the base take the step, and the choices if they are given its parts; or leave the step out. Count it."""
+    def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
+        """Let the base take the step, and the choices if they are given its parts; or leave the step out. Count it.
+
+        Args:
+            finite: whether the step is taken.
+            parts: of a perturbed step; None where they are committed already, and in a plain step.
+            plain: whether the step does not perturb.
+        """
         if self.grad_scaler is not None:
             self._unscale_for_the_step(self.grad_scaler, finite)
         if finite:
+            step = None
             if parts is not None:
+                step = self._look([p for part in parts for p in part.params], parts)
+                self.choices.descent.set_gradients(step)
                 self._commit(parts)
+            elif plain and self.choices.acts_between:
+                self._act_between(self._look([p for _, p in self._active()]))
             self._base_step()
+            if step is not None:
+                self.choices.descent.after(step)
         else:
             self.num_nonfinite += 1
+        self._clean = {}
         self.num_steps += 1
+
+    @torch.no_grad()
+    def _act_between(self, step: Step) -> None:
+        for choice in self.choices.made():
+            choice.between(step)
+
+    @torch.no_grad()
+    def _decide(self) -> bool:
+        """Return whether a step that may perturb does so; the clean gradients are in p.grad, and stay there."""
+        if not self.choices.when.needs_clean:
+            return True
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        self._unscale()
+        decided = self.choices.when.decide(self._look([p for _, p in self._active()]))
+        if self.grad_scaler is not None and self.grad_scaler.is_enabled() and gradients:
+            self.ops.mul_(gradients, self.grad_scaler.scale(torch.ones((), device=self.device)))
+        return bool(decided)
+
+    def _look(self, params: Tensors, parts: list[Part] | None = None) -> Step:
+        """Return what the choices see of this step."""
+        return Step(
+            number=self.num_steps,
+            seed=step_seed(self.seed, self.num_steps),
+            params=params,
+            state=self._own,
+            base=self.base.state,
+            groups=self.param_groups,
+            ops=self.ops,
+            weights=self._weights,
+            parts=parts or [],
+            clean=self._clean,
+            sample_losses=self._sample_losses,
+        )
+
+    def _check_base_state(self) -> None:
+        """Refuse a base that keeps no state of a name that a choice reads; known after the base's first step."""
+        for axis, choice in self.choices.by_axis().items():
+            for key in choice.needs_base_state if choice and self.base.state else ():
+                if not any(entries.get(key) is not None for entries in self.base.state.values()):
+                    kept = sorted({name for entries in self.base.state.values() for name in entries})
+                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {', '.join(kept)}"
+                    raise ConfigError(axis, choice.name if choice else None, allowed)
 
     def _ascent_verdict(self, norm_a: Number) -> bool:
         """Return whether the step may go on: the same answer on all ranks."""
@@ -217,7 +282,7 @@ class TwoPhase(Wrapper):
 
         A step that did not perturb is the base's own business, unless its gradients are scaled.
         """
-        if not self.skip_nonfinite or not (perturbed or self.grad_scaler is not None):
+        if not self.skip_nonfinite or not (perturbed or self.grad_scaler is not None or self.choices.acts_between):
             return True
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
@@ -244,18 +309,12 @@ class TwoPhase(Wrapper):
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
         choices = self.choices
         parts: dict[tuple[Any, ...], Part] = {}
-        seed = step_seed(self.seed, self.num_steps)
-        # A base that maximizes is misled by a descent: its worst case is where the objective is small.
-        signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
-        active = [
-            (sign * rho, p)
-            for sign, rho, group in zip(signs, self.radii(), self.param_groups)
-            if rho > 0
-            for p in group["params"]
-        ]
+        active = self._active()
         for _, p in active:
             self._follow(p)
-        gradients = choices.ascent.gradients([p for _, p in active], self._own, seed)
+        if choices.descent.needs_clean:
+            self._keep_clean_gradients()
+        gradients = choices.ascent.gradients(self._look([p for _, p in active]))
         for (rho, p), a in zip(active, gradients):
             if a is None:
                 continue
@@ -268,6 +327,25 @@ class TwoPhase(Wrapper):
                 part.m.append(m)
         self._drop_gradients()
         return list(parts.values())
+
+    def _keep_clean_gradients(self) -> None:
+        """Keep g for the descent: a copy where a component writes to g's memory, or a later backward does."""
+        copies = self.choices.component.linear
+        for p in self.parameters():
+            g = owned_gradient(p)
+            if g is not None:
+                self._clean[p] = g.clone() if copies and g is p.grad else g
+
+    def _active(self) -> list[tuple[float, Tensor]]:
+        """Return (rho, p) of each parameter that has a rho > 0."""
+        # A base that maximizes is misled by a descent: its worst case is where the objective is small.
+        signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
+        return [
+            (sign * rho, p)
+            for sign, rho, group in zip(signs, self.radii(), self.param_groups)
+            if rho > 0
+            for p in group["params"]
+        ]
 
     def _drop_gradients(self) -> list[Part]:
         """Set every p.grad to None, as an ascent does; return no parts."""

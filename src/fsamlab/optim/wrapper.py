@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fsamlab.config import ConfigError, in_range
+from fsamlab.checks import ConfigError, in_range
 from fsamlab.optim.state import Shared, States, like
 
 KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state

@@ -1,0 +1,150 @@
+"""One choice on each axis: what a perturbed step is made of.
+
+    a    the ascent gradient              ascent.py
+    d    the component of a that is kept  component.py, relative to a reference r (reference.py)
+    eps  = rho T^2 d / |T d|              metric.py
+    the base steps with g' = grad L_B(w + eps), or with what descent.py makes of g' and grad L_B(w)
+    in the steps that when.py says
+
+A variant is one choice on each axis. Norms and inner products run over all perturbed tensors jointly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fsamlab.axes import rules
+from fsamlab.axes.ascent import Ascent
+from fsamlab.axes.axis import FULL, FULL_GRADIENT, Choice
+from fsamlab.axes.component import Component
+from fsamlab.axes.descent import Descent
+from fsamlab.axes.metric import Metric
+from fsamlab.axes.reference import Reference
+from fsamlab.axes.when import When
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Choices:
+    """One choice on each axis, with its parameters and its state.
+
+    Args:
+        names: axis -> name in the table of the axis, or the class itself; an axis that is left out adds nothing.
+        parameters: of the choices; those left out have their defaults.
+        loop: whether parameters that the training loop reads are among them.
+
+    Raises:
+        ConfigError: an unknown choice, a value out of range, or choices that mean nothing together.
+        TypeError: a parameter that none of these choices has.
+    """
+
+    ascent: Ascent
+    component: Component
+    reference: Reference | None
+    metric: Metric
+    descent: Descent
+    when: When
+
+    def __init__(self, names: Mapping[str, rules.Name], parameters: Mapping[str, Any], loop: bool = False) -> None:
+        chosen = rules.choose(names)
+        taken = {axis: c.parameters() if loop else c.of_the_optimizer() for axis, c in chosen.items()}
+        known = {name for names in taken.values() for name in names}
+        for name, value in parameters.items():
+            if name not in known:
+                if name not in rules.parameter_types() or any(name in c.parameters() for c in chosen.values()):
+                    raise TypeError(f"no choice made here uses {name}")
+                variant = ", ".join(f"{axis}={c.name}" for axis, c in chosen.items())
+                raise TypeError(str(rules.unused(name, value, variant)))  # as Python does with an unknown argument
+        self.reference = None
+        for axis, choice in chosen.items():
+            setattr(self, axis, choice(**{name: parameters[name] for name in taken[axis] if name in parameters}))
+        keys = [key for choice in self.made() for key in choice.state_keys]
+        shared = sorted({key for key in keys if keys.count(key) > 1})
+        if shared:
+            raise TypeError(
+                f"two choices made here keep {', '.join(shared)} in a parameter's state: rename one of them"
+            )
+        for one in self.made():
+            one.check(self)
+
+    def made(self) -> Iterator[Choice]:
+        """Iterate over the choices that are made."""
+        return (choice for choice in self.by_axis().values() if choice is not None)
+
+    def by_axis(self) -> dict[str, Choice | None]:
+        """Return axis -> choice; None is a reference that there is not."""
+        axes = ("ascent", "component", "reference", "metric", "descent", "when")
+        return {axis: getattr(self, axis) for axis in axes}
+
+    @property
+    def per_micro_batch(self) -> bool:
+        """Whether a micro-batch can make its own perturbation."""
+        return all(choice.per_micro_batch for choice in self.made())
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether the gradient over the full training set is kept in each parameter's state."""
+        return any(choice.needs == FULL for choice in self.made())
+
+    @property
+    def needs_sample_losses(self) -> bool:
+        """Whether closures have to return the losses of the samples."""
+        return any(choice.needs_sample_losses for choice in self.made())
+
+    @property
+    def acts_between(self) -> bool:
+        """Whether a choice acts in steps that do not perturb."""
+        return any(type(choice).between is not Choice.between for choice in self.made())
+
+    @property
+    def full_every_steps(self) -> int:
+        """Steps between two passes over the full training set."""
+        return next((c.full_every_steps for c in self.made() if hasattr(c, "full_every_steps")), 1)
+
+    @property
+    def state_keys(self) -> frozenset[str]:
+        """The entries of a parameter's state that belong to the choices."""
+        stored = (FULL_GRADIENT,) if self.needs_full else ()
+        return frozenset((*stored, *(key for choice in self.made() for key in choice.state_keys)))
+
+    def blank(self, p: Tensor) -> dict[str, Any]:
+        """Return the entries of a parameter's state before any step."""
+        import torch  # not at the top: see axis.py
+
+        stored = {FULL_GRADIENT: torch.zeros_like(p)} if self.needs_full else {}
+        return {**stored, **{key: value for choice in self.made() for key, value in choice.blank(p).items()}}
+
+    def words(self) -> str:
+        """Return where the gradients come from, for messages: `ascent=batch, reference=full`."""
+        reference = f", reference={self.reference.name}" if self.reference is not None else ""
+        return f"ascent={self.ascent.name}{reference}"
+
+    def state(self) -> dict[str, Any]:
+        """Return names, parameters and the choices' own values."""
+        parameters = {name: getattr(c, name) for c in self.made() for name in c.of_the_optimizer()}
+        values = {axis: {name: getattr(c, name) for name in c.values} for axis, c in self.by_axis().items() if c}
+        names = {axis: c.name if c else None for axis, c in self.by_axis().items()}
+        return {"choices": names, "parameters": parameters, "values": {k: v for k, v in values.items() if v}}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError where `state` is of other choices; a state older than an axis has the axis's default."""
+        mine, theirs = self.state()["choices"], {**rules.DEFAULTS, **state["choices"]}
+        differing = [f"{k}={theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
+        if differing:
+            raise ValueError(f"this is the state of another variant: {'; '.join(differing)}")
+        for axis, choice in self.by_axis().items():
+            missing = set(choice.values if choice else ()) - set(state.get("values", {}).get(axis, {}))
+            if missing:
+                raise ValueError(f"this state has no {', '.join(sorted(missing))} of {axis}={mine[axis]}")
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore parameters and values; a parameter that is younger than the state keeps its value."""
+        for axis, choice in self.by_axis().items():
+            if choice is None:
+                continue
+            for name in choice.of_the_optimizer():
+                setattr(choice, name, state["parameters"].get(name, getattr(choice, name)))
+            for name in choice.values:
+                setattr(choice, name, state["values"][axis][name])
