@@ -2,11 +2,12 @@
 
 import copy
 import io
+from unittest import mock
 
 import pytest
 import torch
 from support import axis_toys as toys
-from support.runs import compose_tiny
+from support.runs import build_trainer, compose_tiny
 
 from fsamlab.axes import rules
 from fsamlab.config import ConfigError, from_plain, to_plain
@@ -343,6 +344,16 @@ def test_run_ids_of_configurations_without_the_new_keys_are_the_same():
     for key in ("descent", "when", "parameters", "perturb"):
         del plain["optimizer"][key]
     assert run_id(from_plain(plain)) == known
+
+
+def test_the_trainer_gives_the_losses_of_the_samples():
+    config = compose_tiny(
+        "optimizer=sam", "optimizer.descent=support.axis_toys:Hard", "train.max_steps=2", "train.accumulate_steps=2"
+    )
+    trainer = build_trainer(config)
+    trainer.fit(mock.Mock(**{"stopping.return_value": False}))
+    before, after = trainer.optimizer._sample_losses
+    assert before.shape == after.shape == (config.data.batch_size,)
 
 
 # which parameters

@@ -71,7 +71,7 @@ class OptimizerConfig:
                 self._refuse(names, f"only base={base} uses it")
 
     def _check_axes(self) -> None:
-        if is_recorded() and any(FOREIGN in str(getattr(self, axis)) for axis in rules.AXES):
+        if is_recorded() and self.foreign():
             return  # a table of runs does not need the packages that the runs were made with
         ascent = rules.find("ascent", self._class_or_name("ascent"))
         assert issubclass(ascent, Ascent)
@@ -122,6 +122,10 @@ class OptimizerConfig:
             ConfigError: an unknown choice, or choices that mean nothing together.
         """
         return rules.choose({axis: self._class_or_name(axis) for axis in rules.AXES})
+
+    def foreign(self) -> dict[str, str]:
+        """Return axis -> import path of the choices from other packages."""
+        return {axis: getattr(self, axis) for axis in rules.AXES if FOREIGN in str(getattr(self, axis))}
 
     def _class_or_name(self, axis: str) -> rules.Name:
         name: str | None = getattr(self, axis)

@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
 from fsamlab.axes import rules
+from fsamlab.axes.ascent import ASCENTS
 from fsamlab.metrics import Declared, higher_is_better, of
 from fsamlab.results.methods import METHODS
 from fsamlab.terminal.text import spread
@@ -33,7 +34,7 @@ def values_of(runs: pd.DataFrame, key: str) -> pd.Series:
     of_perturbation = key in [f"optimizer.{name}" for name in ("rho", "every", "floor", *rules.parameter_types())]
     if not of_perturbation or "optimizer.ascent" not in runs:
         return found
-    unperturbed = [name for name, ascent in rules.ASCENTS.items() if not ascent.perturbs]
+    unperturbed = [name for name, ascent in ASCENTS.items() if not ascent.perturbs]
     return found.mask(runs["optimizer.ascent"].isin(unperturbed))
 
 

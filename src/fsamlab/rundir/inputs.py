@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FILE = "inputs.json"
 # a change of these modules is treated as a change of src/
-CODE = ("data.import_path", "model.import_path", "task.import_path", "task.loss")
+CODE = ("data.import_path", "model.import_path", "task.import_path", "task.loss", "optimizer.")
 IMAGE_FOLDERS = ("imagenet", "image_folder")
 
 Seen = dict[str, dict[str, str]]  # config key -> {"digest": 16 hex digits, "what": in words}
@@ -73,7 +73,9 @@ def look(
     if model.checkpoint is not None:
         add("model.checkpoint", of_file, in_project(model.checkpoint))
     paths = (data.import_path, model.import_path, config.task.import_path, config.task.loss)
-    for key, import_path in zip(CODE, paths):
+    foreign = dict(zip(CODE, paths))
+    foreign |= {f"optimizer.{axis}": path for axis, path in config.optimizer.foreign().items()}
+    for key, import_path in foreign.items():
         source = None if import_path is None else source_of(import_path.partition(":")[0])
         if source is not None:
             add(key, of_file, source)
@@ -128,7 +130,7 @@ def check(directory: Path, config: Config, now: Seen, remedy: str = "or start ov
         if before[key]["digest"] == now[key]["digest"]:
             continue
         change = f"{before[key]['what']} then, {now[key]['what']} now"
-        if key not in CODE:
+        if not key.startswith(CODE):
             name = directory.name
             allowed = f"has changed since {name} started ({change}): restore the old content, {remedy}"
             raise ConfigError(key, value_of(config, key), allowed)

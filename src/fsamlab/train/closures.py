@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, TrainSource
-from fsamlab.optim import SharpnessAware
+from fsamlab.optim import Pass, SharpnessAware
 from fsamlab.task import Task, cast, detached
 
 
@@ -44,7 +44,7 @@ class Passes:
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
 
-    def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> Callable[[], Tensor]:
+    def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> Callable[[], Tensor | Pass]:
         """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
 
         What the task's metrics sum in the first call (the clean pass, where there is one) goes to `sums`.
@@ -52,18 +52,21 @@ class Passes:
         total = sum(len(part) for part in parts)
         first = True
 
-        def closure() -> Tensor:
+        def closure() -> Tensor | Pass:
             nonlocal first
             self.optimizer.zero_grad(set_to_none=True)
-            losses = []
+            losses, of_samples = [], []
             for part in parts:
                 outputs, loss = self.backward(part, len(part) / total)
                 losses.append(loss)
+                if self.optimizer.needs_sample_losses:
+                    of_samples.append(self.task.losses(outputs, part))
                 if first:
                     for key, value in self.task.metrics(outputs, part).items():
                         sums.setdefault(key, []).append(value)
             first = False
-            return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+            loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+            return Pass(loss, torch.cat(of_samples)) if of_samples else loss
 
         return closure
 
@@ -97,7 +100,7 @@ class Passes:
         pieces = zip(batch.inputs.chunk(n), batch.targets.chunk(n), batch.indices.chunk(n))
         return [Batch(inputs, targets, indices) for inputs, targets, indices in pieces]
 
-    def ascent_closure(self, batch: Batch, step: int) -> Callable[[], Tensor] | None:
+    def ascent_closure(self, batch: Batch, step: int) -> Callable[[], Tensor | Pass] | None:
         """Return the closure of this step's ascent gradient, for variants that take it from other data."""
         if not self.optimizer.perturbs:
             return None  # no other batch is drawn for a plain step
