@@ -1,8 +1,13 @@
 import decimal
 import math
 import numbers
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+from support.runs import ROOT
 
 from fsamlab.config import ConfigError
 from fsamlab.config.import_path import call_imported, import_function
@@ -48,3 +53,24 @@ def test_calls_and_looks_at_what_comes_back():
 def test_an_error_of_the_function_itself_is_left_as_it_is():
     with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         call_imported("k", "math:sqrt", float, -1)
+
+
+def test_a_file_beside_launch_py_is_found_by_every_command(tmp_path):
+    """`fsamlab measure` and a job on a cluster find what `python launch.py` finds in its own directory."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (tmp_path / "beside.py").write_text("def build(): return 7\n")
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('an installed module is hidden')\n")
+    code = (
+        "from fsamlab.config.import_path import import_function\n"
+        "from fsamlab.rundir.inputs import source_of\n"
+        "print(source_of('beside').name)\n"
+        "print(import_function('k', 'beside:build')(), import_function('k', 'colorsys:rgb_to_hls')(0, 0, 0))"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "beside.py\n7 (0.0, 0.0, 0.0)\n", done.stderr

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from fsamlab.checks import ConfigError
+from fsamlab.config.project import PROJECT_ROOT
+
+
+def search_project() -> None:
+    """Let Python find the modules that lie beside launch.py, whichever command runs and wherever it was started."""
+    if str(PROJECT_ROOT) not in sys.path:
+        sys.path.append(str(PROJECT_ROOT))  # last: such a module never hides an installed one
 
 
 def import_function(key: str, path: str) -> Callable[..., Any]:
@@ -24,6 +32,7 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     module_name, _, function_name = path.partition(":")
     if not module_name or not function_name:
         raise ConfigError(key, path, "must have the form package.module:function")
+    search_project()
     try:
         module = importlib.import_module(module_name)
     except (TypeError, ValueError):  # a relative name, which has no package here
@@ -31,7 +40,8 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise ConfigError(key, path, f"there is no module {error.name}; install it or set PYTHONPATH") from None
+        allowed = f"there is no module {error.name}; put it beside launch.py, install it, or set PYTHONPATH"
+        raise ConfigError(key, path, allowed) from None
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(key, path, f"{module_name} has no function {function_name}")

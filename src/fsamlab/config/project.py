@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fsamlab.config import ConfigError
+from fsamlab.checks import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

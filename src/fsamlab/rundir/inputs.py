@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, ConfigError
+from fsamlab.config.import_path import search_project
 from fsamlab.config.project import in_project
 from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
 from fsamlab.storage.reading import Damaged, read_json
@@ -181,6 +182,7 @@ def recorded(directory: Path) -> Seen | None:
 
 def source_of(module: str) -> Path | None:
     """Return the file of a module, found without importing anything; None where no file is found."""
+    search_project()
     path: Any = None
     parts = module.split(".")
     for n in range(1, len(parts) + 1):
