@@ -94,7 +94,7 @@ class Toy:
         self.past, self.coming = chunks[:steps], chunks[steps : steps + 3]
         self.m, self.updates = None, 0
         for step, batch in enumerate(self.past):
-            if step % self.optimizer.every == 0:
+            if self.optimizer.choices.when.turn(step):
                 self.feed(gradient(flat(self.model), batch) if model is Net else None)
             self.optimizer.step(self.closure(batch))
 
