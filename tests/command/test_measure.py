@@ -17,7 +17,7 @@ from fsamlab.command.main import main
 from fsamlab.command.measure import measure_run, run_config
 from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.compose import quoted
-from fsamlab.results.reading import collect
+from fsamlab.results.collect import collect
 from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.measurements import latest, read_measurements

@@ -9,7 +9,7 @@ from support.sweeps import settings
 from fsamlab.config import to_plain
 from fsamlab.figures.measured import EMA_QUALITY
 from fsamlab.report import figures
-from fsamlab.results.reading import flatten
+from fsamlab.results.collect import flatten
 
 pytestmark = pytest.mark.long  # composes every setting of every sweep
 

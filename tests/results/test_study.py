@@ -6,7 +6,7 @@ import yaml
 
 from fsamlab.command.main import main
 from fsamlab.results import study
-from fsamlab.results.reading import collect
+from fsamlab.results.collect import collect
 from fsamlab.results.settings import clear_best, values_of
 from fsamlab.results.study import Study
 from fsamlab.results.summary import print_sweep, settings_table

@@ -242,7 +242,7 @@ def _wandb_workspace(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    from fsamlab.results.reading import collect
+    from fsamlab.results.collect import collect
     from fsamlab.results.study import Study
     from fsamlab.results.summary import print_failures, print_settings
     from fsamlab.rundir.find import runs_at

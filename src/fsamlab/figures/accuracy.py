@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.canvas import BAND, dashes, heading, label_y, legend_below, line, look, new, panel_grid, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, Declared, factor
-from fsamlab.results.frames import comparable, having_key, mean_std, methods_of, need, parts_of, with_values
+from fsamlab.results.frames import averaged_columns, comparable, having_key, mean_std, methods_of, need, with_values
 from fsamlab.results.methods import GREY, style
 from fsamlab.results.settings import METHOD, values_of
 from fsamlab.results.study import Runs, Study
@@ -52,7 +52,7 @@ def by_method(runs: Runs, metric: str | None = None, panel: str | None = None) -
     metric = metric or study.headline.at_end
     done = study.runs
     table = mean_std(done, by, metric)
-    shown = study.where(done[parts_of(metric)[0]].notna())
+    shown = study.where(done[averaged_columns(metric)[0]].notna())
     having = shown.runs
     values = [None] if panel is None else sorted(having[panel].unique(), key=lambda v: (v != "sgd", v))  # SGD first
     lines = having.groupby(panel)[METHOD].nunique().max() if panel else having[METHOD].nunique()
@@ -108,7 +108,7 @@ def say_missing(axes: Axes, table: pd.DataFrame, metric: str, methods: Sequence[
     """Write the reason into the lines of methods that were measured but have no mean."""
     for place, method in enumerate(methods):
         here = runs[runs[METHOD] == method]
-        if method not in set(table[METHOD]) and here[parts_of(metric)[0]].notna().any():
+        if method not in set(table[METHOD]) and here[averaged_columns(metric)[0]].notna().any():
             text = "not positive" if len(with_values(here, metric)) else "not finite"
             axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", size=6)
     if table.empty:
@@ -189,7 +189,7 @@ def versus(runs: Runs, key: str, metric: str | None = None) -> Figure:
         axes.set_xticks([], minor=True)
     axes.set_xlabel(axis_label(key))
     label_y(axes, axis_label(metric, study.headlines))
-    shown = study.where(done[parts_of(metric)[0]].notna())
+    shown = study.where(done[averaged_columns(metric)[0]].notna())
     legend_below(figure, axes, "\n".join([seeds(table["n"], metric in RATIOS), *shown.tie_words([METHOD, key])]))
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, axis, factor, is_accuracy
-from fsamlab.results.frames import comparable, having_key, history, methods_of, need, parts_of
+from fsamlab.results.frames import averaged_columns, comparable, having_key, history, methods_of, need
 from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Runs
@@ -72,7 +72,7 @@ def draw_curves(
             line(axes, here["epoch"], times * here["mean"], times * here["std"], one)
         notes += end_of_line(axes, here, times, ends[value], one)
     if table["mean"].isna().any():
-        notes.append(f"gaps: the mean of {parts_of(key)[1]} is not positive")
+        notes.append(f"gaps: the mean of {averaged_columns(key)[1]} is not positive")
     if log_y:
         axes.set_yscale("log")
         axes.set_ylim(bottom=max(axes.get_ylim()[0], times * float(table["mean"].min()) / 2))

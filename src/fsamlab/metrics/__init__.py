@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Literal
 
 from fsamlab.metrics.headline import CLASSIFICATION, Headline
-from fsamlab.metrics.row import Chart, Column, Metric
+from fsamlab.metrics.row import Chart, Column, MetricRow
 from fsamlab.metrics.table import DIRECTIONS, FAMILIES, OF_A_STEP, PATTERNS, ROWS, SECTIONS
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "Column",
     "Declared",
     "Headline",
-    "Metric",
+    "MetricRow",
     "axis",
     "columns_of",
     "factor",
@@ -58,7 +58,7 @@ _PARTS = (("test", "test"), ("val", "validation"), ("train", "training"))
 
 
 @cache
-def of(key: str, declared: Declared = ()) -> Metric:
+def of(key: str, declared: Declared = ()) -> MetricRow:
     """Return the row of a logged key or of a column of the summary.
 
     A key without a row in the table has the row that its task declares, and else the row of a pattern.
@@ -75,11 +75,11 @@ def of(key: str, declared: Declared = ()) -> Metric:
 
 
 @cache
-def _rows_of(headline: Headline) -> dict[str, Metric]:
+def _rows_of(headline: Headline) -> dict[str, MetricRow]:
     """Return the rows of a task's headline metric: the table's where it has them, first among the charts."""
     percent, text = headline.percent, headline.title
     better: Literal["max", "min"] = "max" if headline.higher_is_better else "min"
-    made = partial(Metric, unit="fraction" if percent else "-", section="accuracy", percent=percent, better=better)
+    made = partial(MetricRow, unit="fraction" if percent else "-", section="accuracy", percent=percent, better=better)
     unit = " (%)" if percent else ""
     found = {}
     for place, (part, words) in enumerate(_PARTS, 1):

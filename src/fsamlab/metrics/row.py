@@ -44,7 +44,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricRow:
     """A row of the metric table.
 
     Attributes:

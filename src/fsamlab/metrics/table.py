@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from fsamlab.metrics.row import Chart, Column, Metric
+from fsamlab.metrics.row import Chart, Column, MetricRow
 
 SECTIONS = ("accuracy", "loss", "sharpness", "curvature", "perturbation", "noise", "schedule and cost")  # of the page
 DIRECTIONS = ("sam", "fsam", "sam_full", "sam_component", "sam_noise", "sam_db", "random")  # of friendliness
@@ -22,15 +22,15 @@ FRACTION, NATS, SECONDS, COUNT, TEXT = "fraction", "nats", "s", "count", "text"
 GRAD_NORM, GRAD_SQUARE, HESSIAN = "nats / weight", "(nats / weight)^2", "nats / weight^2"
 BY_STEP = "global_step"
 
-_accuracy = partial(Metric, unit=FRACTION, section="accuracy", percent=True, better="max")
-_loss = partial(Metric, unit=NATS, section="loss", better="min")
-_error = partial(Metric, unit="target^2", section="loss", better="min")
-_sharpness = partial(Metric, unit=NATS, section="sharpness", family=OF_SAMPLES)
-_curvature = partial(Metric, unit=HESSIAN, section="curvature", family=OF_SAMPLES)
-_step = partial(Metric, section="perturbation", family=OF_A_STEP)
-_batches = partial(Metric, section="perturbation", family=OF_BATCHES)
-_noise = partial(Metric, section="noise", family=OF_BATCHES)
-_summary = partial(Metric, final=False)
+_accuracy = partial(MetricRow, unit=FRACTION, section="accuracy", percent=True, better="max")
+_loss = partial(MetricRow, unit=NATS, section="loss", better="min")
+_error = partial(MetricRow, unit="target^2", section="loss", better="min")
+_sharpness = partial(MetricRow, unit=NATS, section="sharpness", family=OF_SAMPLES)
+_curvature = partial(MetricRow, unit=HESSIAN, section="curvature", family=OF_SAMPLES)
+_step = partial(MetricRow, section="perturbation", family=OF_A_STEP)
+_batches = partial(MetricRow, section="perturbation", family=OF_BATCHES)
+_noise = partial(MetricRow, section="noise", family=OF_BATCHES)
+_summary = partial(MetricRow, final=False)
 
 _NEXT = Chart("curvature", "next eigenvalues", log=True)
 _ALONG = Chart("curvature", "along directions")
@@ -52,7 +52,7 @@ _PARTS_OF_DATA = (("train", "training"), ("val", "validation"), ("test", "test")
 _DRAWN = ("sam", "sam_full", "sam_noise", "random", "fsam")
 _IN_ORDER = (*_DRAWN, "sam_component", "sam_db")
 
-ROWS: tuple[Metric, ...] = (
+ROWS: tuple[MetricRow, ...] = (
     _summary("step", COUNT),
     _summary("epoch", "epochs"),
     # ---------------------------------------------------------------- accuracy
@@ -123,11 +123,11 @@ ROWS: tuple[Metric, ...] = (
     *(_accuracy(f"{part}/acc5", title=f"{words} top-5 accuracy, %") for part, words in _PARTS_OF_DATA),
     *(_error(f"{part}/mse", title=f"{words} mean squared error") for part, words in _PARTS_OF_DATA),
     *(
-        Metric(f"{part}/r2", section="accuracy", title=f"{words} R2, explained share of the variance", better="max")
+        MetricRow(f"{part}/r2", section="accuracy", title=f"{words} R2, explained share of the variance", better="max")
         for part, words in _PARTS_OF_DATA
     ),
     # ---------------------------------------------------------------- schedule
-    Metric("train/lr", title="learning rate", headline=1, charts=(Chart("loss", "learning rate", BY_STEP),)),
+    MetricRow("train/lr", title="learning rate", headline=1, charts=(Chart("loss", "learning rate", BY_STEP),)),
     # ---------------------------------------------------------------- sharpness
     _sharpness(
         "sharpness/one_step",
@@ -371,14 +371,14 @@ ROWS: tuple[Metric, ...] = (
 
 # Keys without a row of their own, of a user's task, axis or loop: the first pattern that fits. A value below one of
 # the prefixes of diagnostics counts as measured, so that figures compare it only under equal conventions.
-PATTERNS: tuple[Metric, ...] = (
+PATTERNS: tuple[MetricRow, ...] = (
     *(_accuracy(f"{part}/acc*") for part in ("train", "val", "test")),
     *(
         _loss(f"{part}/{error}", unit=unit)
         for part in ("train", "val", "test")
         for error, unit in (("loss*", NATS), ("rmse", "target"), ("mae", "target"))
     ),
-    *(Metric(f"{part}/*", section="accuracy") for part in ("val", "test")),
+    *(MetricRow(f"{part}/*", section="accuracy") for part in ("val", "test")),
     _sharpness("sharpness/*"),
     _curvature("curvature/along_*", family=OF_BATCHES),
     _curvature("curvature/*"),
@@ -390,7 +390,7 @@ PATTERNS: tuple[Metric, ...] = (
     _summary("cost/*", SECONDS),
     _summary("diagnostics/perturbation_*", family=OF_BATCHES),
     _summary("diagnostics/*", family=OF_SAMPLES),
-    Metric("*/*_share", FRACTION, percent=True),
-    Metric("*/*"),
+    MetricRow("*/*_share", FRACTION, percent=True),
+    MetricRow("*/*"),
     _summary("*"),
 )

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from fsamlab.report.curves import Curves, points_per_curve
+from fsamlab.results.collect import by_step, collect_run, flatten, read_run_rows
 from fsamlab.results.duplicates import best_first, copies, notes_of
-from fsamlab.results.reading import by_step, collect_run, flatten, read_run_rows
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.reading import read_environment

@@ -104,14 +104,14 @@ def need(runs: Runs, methods: Sequence[str], sweep: str) -> None:
         )
 
 
-def parts_of(column: str) -> tuple[str, ...]:
+def averaged_columns(column: str) -> tuple[str, ...]:
     """Return the columns to average for a mean of `column`: the column, or a ratio's numerator and denominator."""
     return RATIOS.get(column, (column,))
 
 
 def with_values(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the rows that have a finite value of `column` (for a ratio, of both parts), with the values as floats."""
-    parts = list(parts_of(column))
+    parts = list(averaged_columns(column))
     if not set(parts) <= set(frame.columns):
         return frame.iloc[:0].assign(**{part: 0.0 for part in parts})
     frame = frame.assign(**{part: numbers(frame[part]) for part in parts})
@@ -124,7 +124,7 @@ def means(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     Values that are not finite count as missing. The mean of a ratio is the ratio of the means, without std, because
     outliers would dominate a mean of ratios. It is NaN if the mean of the denominator is not positive.
     """
-    above, *below = parts_of(column)
+    above, *below = averaged_columns(column)
     groups = with_values(frame, column).groupby(list(by), sort=True, dropna=False)
     table = over_seeds(groups[above])
     if below:
@@ -148,11 +148,11 @@ def mean_std(runs: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame
 
 def why_none(frame: pd.DataFrame, column: str) -> str:
     """Return the reason why no setting has a mean of a column."""
-    for part in parts_of(column):
+    for part in averaged_columns(column):
         if part not in frame or frame[part].isna().all():
             return f"no run has {part}; {advice(part)}"
     if len(with_values(frame, column)):
-        return f"{column} has no value: the mean of {parts_of(column)[1]} is nowhere positive"
+        return f"{column} has no value: the mean of {averaged_columns(column)[1]} is nowhere positive"
     return f"{column} is not finite in any run"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fsamlab.results.collect import Row, collect_run, read_run_rows
 from fsamlab.results.duplicates import best_first, copies, notes_of
-from fsamlab.results.reading import Row, collect_run, read_run_rows
 from fsamlab.results.study import Study, warn_caller
 from fsamlab.rundir.find import find_runs
 from fsamlab.storage.reading import Damaged

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.metrics import CLASSIFICATION, Headline, family, is_convention
-from fsamlab.results.reading import read_run_rows
+from fsamlab.results.collect import read_run_rows
 from fsamlab.results.settings import MAX_NAMED, METHOD, as_text, by_setting, more
 
 FIRST = (METHOD, "model.name", "data.name")  # these keys come before all other setting keys
@@ -31,7 +31,7 @@ class Study:
     The frames must not be changed, because the study keeps results that it has computed from them.
 
     Attributes:
-        runs: a row for each run, as :func:`~fsamlab.results.reading.collect` returns them.
+        runs: a row for each run, as :func:`~fsamlab.results.collect.collect` returns them.
         notes: what a reader must know of the runs, such as directories that are not shown.
     """
 

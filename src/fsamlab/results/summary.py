@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fsamlab.metrics import ROWS, ordered
-from fsamlab.results.reading import collect
+from fsamlab.results.collect import collect
 from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
