@@ -1,8 +1,8 @@
-"""What a metric's key means to every module: one table, :mod:`fsamlab.metrics.table`, and how to ask for its rows.
+"""Facts about metric keys for all modules: functions that read the metric table, :mod:`fsamlab.metrics.table`.
 
-The room stands below the trainer, which asks which keys a summary keeps, and imports nothing. A key of a summary has
-the last row's value as `final/...`, the best evaluation's as `best/...`, and what `fsamlab measure` found at a
-checkpoint as `measured/...`.
+This package imports no other package, because the trainer uses it too: the table says which keys a summary keeps. In a
+summary, `final/KEY` is the value of the last row, `best/KEY` the value of the best evaluation, and `measured/KEY` the
+value that `fsamlab measure` found at a checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
     "title",
 ]
 
-AT_CHECKPOINT = "measured/"  # before a key: by `fsamlab measure`, not while training
+AT_CHECKPOINT = "measured/"  # prefix of keys whose values are from `fsamlab measure`
 SOURCES = (AT_CHECKPOINT, "final/", "best/")
 RATIOS = {
     f"{source}{row.key}": (f"{source}{row.ratio_of[0]}", f"{source}{row.ratio_of[1]}")
@@ -61,7 +61,7 @@ _PARTS = (("test", "test"), ("val", "validation"), ("train", "training"))
 def of(key: str, declared: Declared = ()) -> MetricRow:
     """Return the row of a logged key or of a column of the summary.
 
-    A key without a row in the table has the row that its task declares, and else the row of a pattern.
+    If the table has no row for a key, the row is the one that the task declares, or the row of a pattern.
     """
     for headline in declared:
         if key in _rows_of(headline):
@@ -76,7 +76,7 @@ def of(key: str, declared: Declared = ()) -> MetricRow:
 
 @cache
 def _rows_of(headline: Headline) -> dict[str, MetricRow]:
-    """Return the rows of a task's headline metric: the table's where it has them, first among the charts."""
+    """Return the rows of a task's headline metric, those of the table if it has them. Their charts come first."""
     percent, text = headline.percent, headline.title
     better: Literal["max", "min"] = "max" if headline.higher_is_better else "min"
     made = partial(MetricRow, unit="fraction" if percent else "-", section="accuracy", percent=percent, better=better)
@@ -96,7 +96,7 @@ def _rows_of(headline: Headline) -> dict[str, MetricRow]:
 
 
 def columns_of(headline: Headline) -> dict[str, Column]:
-    """Return {key: column} of the page's results, for the headline metric of a task."""
+    """Return {key: column} for the headline metric of a task, in the page's table of results."""
     name = headline.title
     return {
         headline.at_best: Column(
@@ -108,7 +108,7 @@ def columns_of(headline: Headline) -> dict[str, Column]:
 
 
 def higher_is_better(key: str, declared: Declared = ()) -> bool:
-    """Return the direction of a metric; where neither of two values is the better one, the higher one comes first."""
+    """Return whether higher values of a metric are better; True for a metric without a direction."""
     return of(key, declared).better != "min"
 
 
@@ -120,13 +120,13 @@ def title(key: str, declared: Declared = ()) -> str:
 
 
 def axis(key: str, declared: Declared = ()) -> str:
-    """Return the text at a figure's axis that exactly this key has; empty where there is none."""
+    """Return the axis label of exactly this key; an empty string if the key has no label of its own."""
     row = of(key, declared)
     return row.axis if row.key == key else ""
 
 
 def ordered(keys: Iterable[str], declared: Declared = ()) -> list[str]:
-    """Return metrics in the order of a page: by section, the headlines first, then by name."""
+    """Return keys in the order of the page: by section, headlines first, then by name."""
 
     def place(key: str) -> tuple[int, float, str]:
         row = of(key, declared)
@@ -136,30 +136,30 @@ def ordered(keys: Iterable[str], declared: Declared = ()) -> list[str]:
 
 
 def factor(key: str, declared: Declared = ()) -> int:
-    """Return 100 for fractions that are shown in per cent, else 1."""
+    """Return 100 for a fraction that is shown in per cent, 1 for other metrics."""
     return 100 if of(key, declared).percent else 1
 
 
 def is_accuracy(key: str, declared: Declared = ()) -> bool:
-    """Return whether a metric is an accuracy: a fraction whose chart starts below the values of a trained network."""
+    """Return whether a metric is an accuracy. Charts of accuracies do not show the first steep rise."""
     row = of(key, declared)
     return row.percent and row.section == "accuracy"
 
 
 def family(key: str) -> str | None:
-    """Return the family of values that share conventions, of a metric, a summary column or a convention; or None.
+    """Return the family of a metric, a column of the summary or a convention; None if it belongs to no family.
 
-    What was measured at a checkpoint is another family than what was measured while training.
+    The values of a family share conventions. Values that `fsamlab measure` found form a family of their own.
     """
     found = of(key).family
     return f"{found} at checkpoints" if found and key.startswith(AT_CHECKPOINT) else found
 
 
 def is_measured(key: str) -> bool:
-    """Return whether a value was measured on samples, and may be compared under equal conventions only."""
+    """Return whether a value was measured on samples, so that it may be compared only under equal conventions."""
     return of(key).family in FAMILIES and not is_convention(key)
 
 
 def is_convention(key: str) -> bool:
-    """Return whether a column is a convention, no value."""
+    """Return whether a column holds a convention."""
     return key.removeprefix(AT_CHECKPOINT).startswith("diagnostics/")

@@ -1,4 +1,4 @@
-"""The metric that stands for the quality of a model: which one, which direction is better, how a value is shown."""
+"""The headline metric of a task, which measures the quality of a model: name, direction and form of its values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ AT_END, AT_BEST = "final/", "best/"  # what stands before a key in the summary
 
 @dataclass(frozen=True)
 class Headline:
-    """What a task declares of its headline metric; the records of a run keep it, so that no reader needs the task.
+    """The headline metric of a task. A run records it, so that a reader of the records does not need the task.
 
-    The defaults are those of a classification. A run whose records say nothing is a classification: in versions without
-    tasks every run was one.
+    The defaults are those of a classification. A run without a record of it is a classification, because earlier
+    versions had no other task.
 
     Attributes:
-        name: of the metric, without the part of the data: `acc1`, `mse`.
+        name: name of the metric without the part of the data, for example `acc1` or `mse`.
         title: the metric in words.
         higher_is_better: the direction.
         percent: whether the value is a share in 0..1 that is shown in percent.

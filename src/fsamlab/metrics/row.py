@@ -11,11 +11,11 @@ class Chart:
     """A panel of the W&B dashboard. Rows that share a chart are lines of one panel, in the order of the table.
 
     Attributes:
-        section: of the dashboard.
-        title: above the panel.
-        x: the key of the horizontal axis; None for bars, one for each method, of the summary.
-        log: whether the values span decades, and are positive.
-        points: a key of the summary. The panel has one point for each run: `points` over the row's own key.
+        section: section of the dashboard.
+        title: title of the panel.
+        x: key of the horizontal axis; None for bars of summary values, one for each method.
+        log: whether the axis is logarithmic, for positive values that differ by orders of magnitude.
+        points: a key of the summary, for a panel with one point for each run: `points` over the row's own key.
     """
 
     section: str
@@ -30,11 +30,11 @@ class Column:
     """A column of the page's results by setting.
 
     Attributes:
-        source: what stands before the row's key in the summary, `final/` or `measured/`; empty for a row that is of
-            the summary itself.
-        heading: of the column.
-        text: what the column shows, in words.
-        judged: whether the best setting is printed in bold.
+        source: prefix of the row's key in the summary, `final/` or `measured/`; empty if the row's key is a key of the
+            summary.
+        heading: heading of the column.
+        text: explanation of the column.
+        judged: whether the clearly best setting is printed in bold.
     """
 
     source: str
@@ -48,21 +48,22 @@ class MetricRow:
     """A row of the metric table.
 
     Attributes:
-        key: as it is logged, or a pattern with `*` for keys that have no row of their own.
-        unit: of the logged value, in the words of docs/metrics.md; `-` for a pure number.
-        section: of the page.
-        title: above the page's chart.
-        axis: at a figure's axis; the key stands there where `axis` is empty.
-        panel: above the panel of :func:`fsamlab.figures.sharpness`, which draws the rows with a `panel`.
+        key: the logged key, or a pattern with `*` for keys without a row of their own.
+        unit: unit of the logged value, in the words of docs/metrics.md; `-` for a pure number.
+        section: section of the page.
+        title: title of the chart on the page.
+        axis: axis label in figures; if it is empty, the label is the key.
+        panel: title of the panel in :func:`fsamlab.figures.sharpness`, which draws the rows with a `panel`.
         percent: whether a fraction is shown in per cent.
-        family: the values whose conventions the value shares (`table.FAMILIES`); None where no conventions exist.
-        headline: place among the page's charts that are shown first, from 1 in each section; 0 for all other charts.
+        family: the family of values with the same conventions (`table.FAMILIES`); None if there are no conventions.
+        headline: place among the charts that the page shows first, from 1 in each section; 0 for all other charts.
         terminal: whether `fsamlab measure` prints the value for several runs.
-        better: which of two values is the better one; None where neither is.
-        final: whether summary.json has the last row's value as `final/...`.
-        ratio_of: keys of numerator and denominator. A mean of ratios is biased: the ratio of the means is shown.
-        charts: of the W&B dashboard.
-        columns: of the page's results.
+        better: whether higher ("max") or lower ("min") values are better; None if neither is.
+        final: whether summary.json has the value of the last row as `final/...`.
+        ratio_of: keys of numerator and denominator. Over seeds the ratio of the means is shown, because a mean of
+            ratios is biased.
+        charts: panels of the W&B dashboard.
+        columns: columns of the page's table of results.
     """
 
     key: str

@@ -1,7 +1,7 @@
-"""The metric table: what every module knows about a logged key. docs/metrics.md defines the keys for readers.
+"""The metric table: the facts about each logged key that all modules use. docs/metrics.md defines the keys for readers.
 
-A new metric is its emitter and one row here. The order of the rows is the order of the dashboard's panels, of the
-columns of the page's results and of the panels of a figure; `headline` orders the charts of a page.
+A new metric needs the code that logs it and one row here. The order of the rows is the order of the dashboard's panels,
+of the columns of the page's results and of the panels of a figure; `headline` orders the charts of a page.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from fsamlab.metrics.row import Chart, Column, MetricRow
 SECTIONS = ("accuracy", "loss", "sharpness", "curvature", "perturbation", "noise", "schedule and cost")  # of the page
 DIRECTIONS = ("sam", "fsam", "sam_full", "sam_component", "sam_noise", "sam_db", "random")  # of friendliness
 
-# A value that was measured on samples means something only beside the `diagnostics/...` keys it was measured under,
-# its conventions. Values of the loss on fixed samples and values of training's batches have conventions of their own.
+# A value that was measured on samples depends on how it was measured: its conventions, the `diagnostics/...` keys.
+# Values of the loss on fixed samples and values of training's batches have different conventions.
 OF_SAMPLES, OF_BATCHES = FAMILIES = ("sharpness and curvature", "decomposition and noise")
-OF_A_STEP = "scalars of a step"  # recorded from tensors that the step has anyway: no samples, so no conventions
+OF_A_STEP = "scalars of a step"  # from tensors that the step has anyway: no samples, so no conventions
 
 FRACTION, NATS, SECONDS, COUNT, TEXT = "fraction", "nats", "s", "count", "text"
 GRAD_NORM, GRAD_SQUARE, HESSIAN = "nats / weight", "(nats / weight)^2", "nats / weight^2"
@@ -369,8 +369,8 @@ ROWS: tuple[MetricRow, ...] = (
     ),
 )
 
-# Keys without a row of their own, of a user's task, axis or loop: the first pattern that fits. A value below one of
-# the prefixes of diagnostics counts as measured, so that figures compare it only under equal conventions.
+# For keys without a row, from a user's own task, axis or loop: the first pattern that fits. A value below a prefix of
+# diagnostics counts as measured, so that figures compare it only under equal conventions.
 PATTERNS: tuple[MetricRow, ...] = (
     *(_accuracy(f"{part}/acc*") for part in ("train", "val", "test")),
     *(

@@ -1,4 +1,4 @@
-"""The perturbation's free scalars: vector operations on tensors that are there anyway."""
+"""Scalars of the perturbation that cost little: vector operations on tensors that the step has in memory anyway."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fsamlab.axes.axis import Part
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded
 
-PIECE = 1 << 16  # entries; a float32 sum over millions of them is off by 1e-4 on the CPU
+PIECE = 1 << 16  # entries summed at a time; on the CPU a float32 sum over millions has an error of 1e-4
 
 
 def _dot(xs: Tensors, ys: Tensors) -> Tensor:
-    """Return <x, y> over all tensors jointly, summed by pieces on the CPU; float64, 0-dim."""
+    """Return <x, y> over all tensors together (float64, 0-dim). On the CPU the sum is taken in pieces."""
     pairs = [pair for x, y in zip(xs, ys) for pair in _pieces(x, y)]
     products = [inner(x, y).to(xs[0].device) for x, y in pairs]
     return torch.stack(products).sum(dtype=torch.float64)
@@ -27,11 +27,12 @@ def _pieces(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 class Recorder:
-    """Looks at a step's tensors before and after the direction is formed; changes none, waits for none.
+    """Reads the tensors of a step before and after the direction is formed.
 
-    F-SAM's own case, d = alpha a - beta m in the memory of a, takes two passes over d and m and no copy:
-    <a, m> = (<d, m> + beta |m|^2) / alpha and <d, a> = (|d|^2 + beta <d, m>) / alpha, neither of which
-    cancels when d is much shorter than a.
+    It changes no tensor and does not wait for the device. F-SAM's component writes d = alpha a - beta m into the memory
+    of a, so a is gone afterwards. No copy of a is needed, because the inner products follow from d and m:
+    <a, m> = (<d, m> + beta |m|^2) / alpha and <d, a> = (|d|^2 + beta <d, m>) / alpha. In both sums nothing cancels,
+    even if d is much shorter than a.
     """
 
     def __init__(self, parts: list[Part], norm_a: Number, choices: Choices, ops: Ops) -> None:
@@ -44,16 +45,17 @@ class Recorder:
         self.a: Tensors = []
         self.dot: Tensor | None = None
         if not self.by_algebra:
-            # the direction may be formed in the memory of a
+            # a copy, because the component may write the direction into the memory of a
             self.a = ops.scaled(a, 1.0) if choices.component.changes else a
             self.dot = _dot([x for part in known for x in part.a], self.m) if known else None
 
     def scalars(self, parts: list[Part], norm_d: Number, direction: Tensors) -> dict[str, Tensor]:
-        """Return the scalars of docs/metrics.md, 0-dim tensors, before the EMA takes this step in.
+        """Return the scalars of docs/metrics.md as 0-dim tensors. The EMA must not contain this step yet.
 
         Args:
+            parts: the tensors of the step, with d.
             norm_d: |d|.
-            direction: T^2 d, which eps is parallel to.
+            direction: T^2 d, the direction of eps.
         """
         length = torch.as_tensor(norm_d, dtype=torch.float64, device=self.norm_a.device)
         norm_m = _dot(self.m, self.m).sqrt() if self.m else None
