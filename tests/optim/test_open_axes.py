@@ -352,7 +352,7 @@ def test_the_trainer_gives_the_losses_of_the_samples():
     )
     trainer = build_trainer(config)
     trainer.fit(mock.Mock(**{"stopping.return_value": False}))
-    before, after = trainer.optimizer._sample_losses
+    before, after = trainer.optimizer.passes.sample_losses
     assert before.shape == after.shape == (config.data.batch_size,)
 
 

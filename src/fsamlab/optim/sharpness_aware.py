@@ -11,9 +11,7 @@ The files are those of fsamlab.axes. The two phases are in two_phase.py; the pas
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,21 +21,18 @@ from torch.optim import Optimizer
 from fsamlab.axes import rules
 from fsamlab.axes._ops import Tensors
 from fsamlab.axes.ascent import Ascent
-from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Part, Pass
+from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Part
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.component import Component
 from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
 from fsamlab.axes.reference import Reference
-from fsamlab.axes.sharded import whole
 from fsamlab.axes.when import When
-from fsamlab.optim.guards import frozen_batchnorm, replayed_rng, rng_state
+from fsamlab.optim.guards import rng_state
+from fsamlab.optim.passes import Checked, Closure
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
 from fsamlab.optim.wrapper import hooked
-
-Closure = Callable[[], Tensor | Pass]  # a float is taken as well
-Checked = Callable[[], Tensor]  # a closure whose loss is a 0-dim tensor
 
 
 class SharpnessAware(TwoPhase):
@@ -177,7 +172,7 @@ class SharpnessAware(TwoPhase):
                 "ascend() and descend(), under a GradScaler too (grad_scaler=, in place of its own step())"
             )
         self._begin()
-        descent = self._with_loss(closure)
+        descent = self.passes.checked(closure, self.device)
         self._perturbing = self.perturbs
         if not self._perturbing:
             loss = descent()
@@ -195,7 +190,7 @@ class SharpnessAware(TwoPhase):
             if not self._finite:
                 self._descend([])
                 return torch.full((), math.nan, device=self.device) if clean is None else clean
-            perturbed = self._perturbed_pass(descent, clean, random)
+            perturbed = self.passes.perturbed(descent, clean is not None, random)
             self._descend([perturbed])
         except BaseException:
             self.restore()
@@ -235,13 +230,13 @@ class SharpnessAware(TwoPhase):
         mean: dict[Tensor, Tensor] = {}
         try:
             for closure in closures:
-                descent = self._with_loss(closure)
+                descent = self.passes.checked(closure, self.device)
                 random = rng_state(self.devices) if self.same_rng else None
                 clean.append(descent())
                 if perturbs:
                     self._ascend()
-                    perturbed.append(self._perturbed_pass(descent, clean[-1], random))
-                    self._put_back()
+                    perturbed.append(self.passes.perturbed(descent, True, random))
+                    self.displacement.put_back(self.ops, self._sharded_model)
                     parts, self._parts = self._parts or [], None
                     finite = finite and self._finite
                     if self._finite:
@@ -272,8 +267,8 @@ class SharpnessAware(TwoPhase):
         if self.needs_reference or own:
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:
-                self._required(closure, name, "the full training set")
-                self._unscale()
+                self.passes.elsewhere(closure, name, "the full training set")
+                self.scaling.undo(self._gradients(), self.ops)
                 for p in self.parameters():
                     self._own[p].pop(FULL_GRADIENT, None)  # the one of a parameter that has none any more
                     if p.grad is not None:
@@ -281,60 +276,13 @@ class SharpnessAware(TwoPhase):
                 self._drop_gradients()  # a closure that does not zero them would add to them
                 self._full_step = self.num_steps  # last: an interrupted pass is made again
         if choice.needs == OTHER_BATCH:
-            self._required(ascent, "ascent_closure", choice.data)
+            self.passes.elsewhere(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
 
     def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
         if not finite and self._full_step == self.num_steps:
             self._full_step = None  # the stored full gradient may be what was not finite: compute it again
         super()._finish(finite, parts, plain)
-
-    def _with_loss(self, closure: Closure) -> Checked:
-        """Return the closure with gradients enabled and its loss as a 0-dim tensor; keep the losses of the samples."""
-
-        def checked() -> Tensor:
-            with torch.enable_grad():
-                loss = closure()
-            if isinstance(loss, Pass) or self.choices.needs_sample_losses:
-                loss = self._take_sample_losses(loss)
-            if isinstance(loss, numbers.Real):
-                return torch.tensor(float(loss), device=self.device)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-                raise TypeError(f"a closure returned {shape}: it has to return the loss, one number")
-            return whole(loss) if loss.dim() == 0 else loss.reshape(())
-
-        return checked
-
-    def _take_sample_losses(self, made: Tensor | Pass) -> Any:
-        """Keep the losses of the samples; return the loss of the batch.
-
-        Raises:
-            TypeError: a choice needs the losses of the samples, and the closure returned none.
-        """
-        losses = made.sample_losses if isinstance(made, Pass) else None
-        if losses is None and self.choices.needs_sample_losses:
-            who = next(f"{axis}={c.name}" for axis, c in self.choices.by_axis().items() if c and c.needs_sample_losses)
-            raise TypeError(f"{who} needs the losses of the samples: return fsamlab.optim.Pass(loss, sample_losses)")
-        if losses is not None:
-            self._sample_losses = [*self._sample_losses, losses.detach()]
-        return made.loss if isinstance(made, Pass) else made
-
-    def _required(self, closure: Closure | None, name: str, data: str) -> None:
-        """Run a closure on data other than the descent batch; batch norms do not count it."""
-        if closure is None:
-            raise ValueError(f"{self.choices.words()} needs {name}: zero_grad, forward, backward on {data}")
-        with frozen_batchnorm(self.model) if self.model is not None else nullcontext():
-            torch.enable_grad()(closure)()
-
-    def _perturbed_pass(self, descent: Checked, clean: Tensor | None, random: Any) -> Tensor:
-        """Run the descent batch at w + eps; batch norms count it unless the clean pass was counted."""
-        model = self.model if clean is not None else None
-        with (
-            frozen_batchnorm(model) if model is not None else nullcontext(),
-            replayed_rng(random) if random is not None and clean is not None else nullcontext(),
-        ):
-            return descent().detach()
 
     # ----------------------------------------------------------------------------------- its state
 

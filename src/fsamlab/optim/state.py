@@ -114,3 +114,8 @@ def like(p: Tensor, value: Any, copy: bool = False) -> Any:
     if value.is_floating_point() and value.shape == p.shape:
         return value.to(p, copy=copy)
     return value.to(p.device, copy=copy)
+
+
+def differ(x: Tensor, p: Tensor) -> bool:
+    """Return whether x cannot hold a copy of p as it is."""
+    return x.dtype != p.dtype or x.device != p.device or x.shape != p.shape

@@ -5,7 +5,6 @@ Between the two the caller takes the gradient at w + eps; sharpness_aware.py doe
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,15 +14,18 @@ from torch.optim import Optimizer
 
 from fsamlab.axes import rules
 from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
-from fsamlab.axes.ascent import owned_gradient
 from fsamlab.axes.axis import Part, Step, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
 from fsamlab.checks import ConfigError, in_range
+from fsamlab.optim.displacement import Displacement
+from fsamlab.optim.gather import active, clean_gradients, follow, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
+from fsamlab.optim.passes import Passes
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
-from fsamlab.optim.state import Shared, like
+from fsamlab.optim.scaling import Scaling
+from fsamlab.optim.state import Shared
 from fsamlab.optim.wrapper import Wrapper, hooked
 
 
@@ -38,8 +40,6 @@ class TwoPhase(Wrapper):
     _parts = Shared["list[Part] | None"]()  # between ascend() and descend()
     _perturbing = Shared[bool]()  # what was decided of the step that was begun
     _clean = Shared[dict[Tensor, Tensor]]()  # gradients at the unperturbed weights, where the descent needs them
-    _sample_losses = Shared[Tensors]()  # of the passes over the descent batch in this step
-    _moved = Shared[Tensors]()  # the parameters that are perturbed now
     _finite = Shared[bool]()
     _alike = Shared["Tensor | bool"]()  # whether all ranks had the same ascent gradients so far
 
@@ -64,16 +64,15 @@ class TwoPhase(Wrapper):
         in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
         self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
         self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
-        if grad_scaler is not None and not skip_nonfinite:
-            raise ConfigError("skip_nonfinite", False, "a step in which scaled gradients overflow has to be left out")
-        self.grad_scaler, self.foreach = grad_scaler, foreach
-        self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
+        self.scaling, self.foreach = Scaling(grad_scaler, skip_nonfinite), foreach
+        self.displacement = Displacement()
+        self.passes = Passes(choices, model)
         super().__init__(base, rho)
         self.scalars, self.record_scalars = {}, False
         self.num_steps = self.num_nonfinite = 0
         self.num_floored = 0
-        self._parts, self._moved, self._finite = None, [], True
-        self._perturbing, self._clean, self._sample_losses = False, {}, []
+        self._parts, self._finite = None, True
+        self._perturbing, self._clean = False, {}
         self.ranks = Ranks(process_group, self.device)
         self._alike = True
         self._look_at_parameters()
@@ -94,7 +93,7 @@ class TwoPhase(Wrapper):
             self.num_floored = self.num_floored.to(self.ranks.device)
         if isinstance(self._alike, Tensor):
             self._alike = self._alike.to(self.ranks.device)
-        self.scalars, self._sample_losses = {}, []
+        self.scalars, self.passes.sample_losses = {}, []
         self._check_base_state()
 
     def _look_at_parameters(self) -> None:
@@ -151,7 +150,7 @@ class TwoPhase(Wrapper):
             raise
 
     def _perturb(self) -> None:
-        self._unscale()
+        self.scaling.undo(self._gradients(), self.ops)
         parts = self._gather() if self._perturbing else self._drop_gradients()
         self._parts = parts
         norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
@@ -180,7 +179,7 @@ class TwoPhase(Wrapper):
 
         For loops that are left between the two (an exception in the second pass, Ctrl-C). Does nothing elsewhere.
         """
-        self._put_back()
+        self.displacement.put_back(self.ops, self._sharded_model)
         self._parts, self._clean = None, {}
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
@@ -192,7 +191,7 @@ class TwoPhase(Wrapper):
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
         try:
-            self._put_back()
+            self.displacement.put_back(self.ops, self._sharded_model)
             perturbed = self._perturbing
             finite = (self._finite or not perturbed) and self._verdict(losses, perturbed)
             parts, self._parts = self._parts, None
@@ -209,8 +208,7 @@ class TwoPhase(Wrapper):
             parts: of a perturbed step; None where they are committed already, and in a plain step.
             plain: whether the step does not perturb.
         """
-        if self.grad_scaler is not None:
-            self._unscale_for_the_step(self.grad_scaler, finite)
+        self.scaling.before_the_base(self, finite)
         if finite:
             step = None
             if parts is not None:
@@ -218,7 +216,7 @@ class TwoPhase(Wrapper):
                 self.choices.descent.set_gradients(step)
                 self._commit(parts)
             elif plain and self.choices.acts_between:
-                self._act_between(self._look([p for _, p in self._active()]))
+                self._act_between(self._look([p for _, p in active(self.param_groups, self.radii())]))
             self._base_step()
             if step is not None:
                 self.choices.descent.after(step)
@@ -237,11 +235,10 @@ class TwoPhase(Wrapper):
         """Return whether a step that may perturb does so; the clean gradients are in p.grad, and stay there."""
         if not self.choices.when.needs_clean:
             return True
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self._unscale()
-        decided = self.choices.when.decide(self._look([p for _, p in self._active()]))
-        if self.grad_scaler is not None and self.grad_scaler.is_enabled() and gradients:
-            self.ops.mul_(gradients, self.grad_scaler.scale(torch.ones((), device=self.device)))
+        gradients = self._gradients()
+        self.scaling.undo(gradients, self.ops)
+        decided = self.choices.when.decide(self._look([p for _, p in active(self.param_groups, self.radii())]))
+        self.scaling.redo(gradients, self.ops)
         return bool(decided)
 
     def _look(self, params: Tensors, parts: list[Part] | None = None) -> Step:
@@ -257,7 +254,7 @@ class TwoPhase(Wrapper):
             weights=self._weights,
             parts=parts or [],
             clean=self._clean,
-            sample_losses=self._sample_losses,
+            sample_losses=self.passes.sample_losses,
         )
 
     def _check_base_state(self) -> None:
@@ -282,70 +279,24 @@ class TwoPhase(Wrapper):
 
         A step that did not perturb is the base's own business, unless its gradients are scaled.
         """
-        if not self.skip_nonfinite or not (perturbed or self.grad_scaler is not None or self.choices.acts_between):
+        if not self.skip_nonfinite or not (perturbed or self.scaling.scaler is not None or self.choices.acts_between):
             return True
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        gradients = self._gradients()
         return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
-
-    def _unscale(self) -> None:
-        """Divide the ascent gradients in p.grad by the scale; what overflowed is found by the verdict."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if self.grad_scaler is not None and self.grad_scaler.is_enabled() and gradients:
-            self.ops.mul_(gradients, 1 / self.grad_scaler.scale(torch.ones((), device=self.device)))
-
-    def _unscale_for_the_step(self, scaler: torch.amp.GradScaler, finite: bool) -> None:
-        """Let the scaler unscale the descent gradients, and see an overflow, whichever pass or rank it was in."""
-        if finite:
-            scaler.unscale_(self)
-            return
-        # The scaler looks for infinities in p.grad and nowhere else.
-        self._drop_gradients()
-        first = next(self.parameters())
-        first.grad = torch.full_like(first, math.inf)
-        scaler.unscale_(self)
-        first.grad = None
 
     def _gather(self) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
-        choices = self.choices
-        parts: dict[tuple[Any, ...], Part] = {}
-        active = self._active()
-        for _, p in active:
-            self._follow(p)
-        if choices.descent.needs_clean:
-            self._keep_clean_gradients()
-        gradients = choices.ascent.gradients(self._look([p for _, p in active]))
-        for (rho, p), a in zip(active, gradients):
-            if a is None:
-                continue
-            m, on_a, on_m = choices.reference.form(self._own[p]) if choices.reference else (None, 0.0, 0.0)
-            part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
-            part.params.append(p)
-            part.states.append(self._own[p])
-            part.a.append(a)
-            if m is not None:
-                part.m.append(m)
+        params = active(self.param_groups, self.radii())
+        follow((p for _, p in params), self._own)
+        if self.choices.descent.needs_clean:
+            self._clean = clean_gradients(self.parameters(), self.choices)
+        gradients = self.choices.ascent.gradients(self._look([p for _, p in params]))
+        parts = sorted_parts(params, gradients, self.choices, self._own)
         self._drop_gradients()
-        return list(parts.values())
+        return parts
 
-    def _keep_clean_gradients(self) -> None:
-        """Keep g for the descent: a copy where a component writes to g's memory, or a later backward does."""
-        copies = self.choices.component.linear
-        for p in self.parameters():
-            g = owned_gradient(p)
-            if g is not None:
-                self._clean[p] = g.clone() if copies and g is p.grad else g
-
-    def _active(self) -> list[tuple[float, Tensor]]:
-        """Return (rho, p) of each parameter that has a rho > 0."""
-        # A base that maximizes is misled by a descent: its worst case is where the objective is small.
-        signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
-        return [
-            (sign * rho, p)
-            for sign, rho, group in zip(signs, self.radii(), self.param_groups)
-            if rho > 0
-            for p in group["params"]
-        ]
+    def _gradients(self) -> Tensors:
+        return [p.grad for p in self.parameters() if p.grad is not None]
 
     def _drop_gradients(self) -> list[Part]:
         """Set every p.grad to None, as an ascent does; return no parts."""
@@ -363,23 +314,8 @@ class TwoPhase(Wrapper):
         direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self._own, self.ops)
         scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
         self.num_floored = self.num_floored + floored
-        saved = [self._scratch(p) for p in params]
-        self.ops.copy_(saved, params)
-        self._moved = params  # from here on there is something to put back
-        start = 0
-        for part in parts:
-            stop = start + len(part.params)
-            self.ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
-            start = stop
-        forget_weight_copies(self._sharded_model)
+        self.displacement.move(parts, direction, scale, self.ops, self._sharded_model)
         return norm_d, direction
-
-    def _put_back(self) -> None:
-        """Copy the weights back into the same memory: exactly what was perturbed, exactly as it was."""
-        if self._moved:
-            self.ops.copy_(self._moved, [self._saved[p] for p in self._moved])
-            forget_weight_copies(self._sharded_model)
-            self._moved = []
 
     def _commit(self, parts: list[Part]) -> None:
         # The reference comes last: it may write to the tensors that the others still have gradients back from.
@@ -395,18 +331,6 @@ class TwoPhase(Wrapper):
         except BaseException:
             forget_weight_copies(self._sharded_model)
             raise
-
-    def _scratch(self, p: Tensor) -> Tensor:
-        scratch = self._saved.get(p)
-        if scratch is None or _differ(scratch, p):
-            scratch = self._saved[p] = torch.empty_like(p)
-        return scratch
-
-    def _follow(self, p: Tensor) -> None:
-        """Convert the choices' state of a parameter that model.to() has converted since the last step."""
-        for key, value in self._own[p].items():
-            if isinstance(value, Tensor) and value.shape == p.shape and _differ(value, p):
-                self._own[p][key] = like(p, value)
 
     def _named_weights(self) -> frozenset[Tensor]:
         if self.model is None:
@@ -458,12 +382,3 @@ class TwoPhase(Wrapper):
         self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
         self.num_floored = own["num_floored"]
         self._alike = "rank" not in own
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all attributes but scratch memory; between the phases the true weights are in it."""
-        return {**super().__getstate__(), "_saved": {p: self._saved[p] for p in self._moved}}
-
-
-def _differ(x: Tensor, p: Tensor) -> bool:
-    """Return whether x cannot hold a copy of p as it is."""
-    return x.dtype != p.dtype or x.device != p.device or x.shape != p.shape

@@ -1,0 +1,65 @@
+"""The weights of a step: moved to w + eps in place, and put back exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsamlab.axes._ops import Number, Ops, Tensors
+from fsamlab.axes.axis import Part
+from fsamlab.optim.guards import forget_weight_copies
+from fsamlab.optim.state import differ
+
+
+class Displacement:
+    """Moves weights, and copies the true weights back into the same memory.
+
+    Attributes:
+        moved: the parameters that are perturbed now.
+    """
+
+    def __init__(self) -> None:
+        self.moved: Tensors = []
+        self._saved: dict[Tensor, Tensor] = {}  # scratch, kept: fresh memory each step costs page faults
+
+    def move(
+        self, parts: list[Part], direction: Tensors, scale: Number, ops: Ops, sharded_model: nn.Module | None
+    ) -> None:
+        """Set w <- w + rho scale T^2 d, keeping w.
+
+        Args:
+            parts: what is moved, each with its rho.
+            direction: T^2 d of all parts, in their order.
+            scale: 1 / |T d|, or 0 where |d| is rounding noise.
+            ops: arithmetic on lists of tensors.
+            sharded_model: the model, where `fully_shard` keeps gathered copies of its weights.
+        """
+        params = [p for part in parts for p in part.params]
+        saved = [self._scratch(p) for p in params]
+        ops.copy_(saved, params)
+        self.moved = params  # from here on there is something to put back
+        start = 0
+        for part in parts:
+            stop = start + len(part.params)
+            ops.add_(part.params, direction[start:stop], alpha=part.rho * scale)
+            start = stop
+        forget_weight_copies(sharded_model)
+
+    def put_back(self, ops: Ops, sharded_model: nn.Module | None) -> None:
+        """Put the weights back: exactly what was perturbed, exactly as it was. Does nothing where nothing is moved."""
+        if self.moved:
+            ops.copy_(self.moved, [self._saved[p] for p in self.moved])
+            forget_weight_copies(sharded_model)
+            self.moved = []
+
+    def _scratch(self, p: Tensor) -> Tensor:
+        scratch = self._saved.get(p)
+        if scratch is None or differ(scratch, p):
+            scratch = self._saved[p] = torch.empty_like(p)
+        return scratch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes but scratch memory; between the phases the true weights are in it."""
+        return {"moved": self.moved, "_saved": {p: self._saved[p] for p in self.moved}}

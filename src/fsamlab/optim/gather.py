@@ -1,0 +1,65 @@
+"""The tensors of a step: which parameters are perturbed, their gradients and references, sorted into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fsamlab.axes.ascent import owned_gradient
+from fsamlab.axes.axis import Part
+from fsamlab.axes.choices import Choices
+from fsamlab.optim.state import differ, like
+
+Own = Mapping[Tensor, dict[str, Any]]  # the choices' state of each parameter
+
+
+def active(groups: list[dict[str, Any]], radii: list[float]) -> list[tuple[float, Tensor]]:
+    """Return (rho, p) of each parameter that has a rho > 0, in the order of the groups."""
+    # A base that maximizes is misled by a descent: its worst case is where the objective is small.
+    signs = [-1 if group.get("maximize") else 1 for group in groups]
+    return [(sign * rho, p) for sign, rho, group in zip(signs, radii, groups) if rho > 0 for p in group["params"]]
+
+
+def follow(params: Iterable[Tensor], own: Own) -> None:
+    """Convert the choices' state of parameters that model.to() has converted since the last step."""
+    for p in params:
+        for key, value in own[p].items():
+            if isinstance(value, Tensor) and value.shape == p.shape and differ(value, p):
+                own[p][key] = like(p, value)
+
+
+def clean_gradients(params: Iterable[Tensor], choices: Choices) -> dict[Tensor, Tensor]:
+    """Return g of each parameter that has one, for the descent: tensors that no component and no backward writes to."""
+    found = {}
+    for p in params:
+        g = owned_gradient(p)
+        if g is not None:
+            found[p] = g.clone() if choices.component.linear and g is p.grad else g
+    return found
+
+
+def sorted_parts(
+    params: list[tuple[float, Tensor]], gradients: list[Tensor | None], choices: Choices, own: Own
+) -> list[Part]:
+    """Return the parameters that have an ascent gradient, in parts of equal rho and form of the reference.
+
+    Args:
+        params: (rho, p) of each perturbed parameter.
+        gradients: the ascent gradient of each, None where there is none.
+        choices: whose reference says the form.
+        own: the choices' state of each parameter.
+    """
+    parts: dict[tuple[Any, ...], Part] = {}
+    for (rho, p), a in zip(params, gradients):
+        if a is None:
+            continue
+        m, on_a, on_m = choices.reference.form(own[p]) if choices.reference else (None, 0.0, 0.0)
+        part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
+        part.params.append(p)
+        part.states.append(own[p])
+        part.a.append(a)
+        if m is not None:
+            part.m.append(m)
+    return list(parts.values())

@@ -1,0 +1,89 @@
+"""The passes over data: a closure with its loss checked, and what a pass must not count twice."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsamlab.axes._ops import Tensors
+from fsamlab.axes.axis import Pass
+from fsamlab.axes.choices import Choices
+from fsamlab.axes.sharded import whole
+from fsamlab.optim.guards import RngState, frozen_batchnorm, replayed_rng
+
+Closure = Callable[[], Tensor | Pass]  # a float is taken as well
+Checked = Callable[[], Tensor]  # a closure whose loss is a 0-dim tensor
+
+
+class Passes:
+    """Runs the closures of a step.
+
+    Attributes:
+        sample_losses: of the passes over the descent batch in this step, where the closure returned them.
+    """
+
+    def __init__(self, choices: Choices, model: nn.Module | None) -> None:
+        self.choices, self.model = choices, model
+        self.sample_losses: Tensors = []
+
+    def checked(self, closure: Closure, device: torch.device) -> Checked:
+        """Return the closure with gradients enabled and its loss as a 0-dim tensor; the losses of samples are kept."""
+
+        def run() -> Tensor:
+            with torch.enable_grad():
+                loss = closure()
+            if isinstance(loss, Pass) or self.choices.needs_sample_losses:
+                loss = self._take_sample_losses(loss)
+            if isinstance(loss, numbers.Real):
+                return torch.tensor(float(loss), device=device)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise TypeError(f"a closure returned {shape}: it has to return the loss, one number")
+            return whole(loss) if loss.dim() == 0 else loss.reshape(())
+
+        return run
+
+    def _take_sample_losses(self, made: Tensor | Pass) -> Any:
+        """Keep the losses of the samples; return the loss of the batch.
+
+        Raises:
+            TypeError: a choice needs the losses of the samples, and the closure returned none.
+        """
+        losses = made.sample_losses if isinstance(made, Pass) else None
+        if losses is None and self.choices.needs_sample_losses:
+            who = next(f"{axis}={c.name}" for axis, c in self.choices.by_axis().items() if c and c.needs_sample_losses)
+            raise TypeError(f"{who} needs the losses of the samples: return fsamlab.optim.Pass(loss, sample_losses)")
+        if losses is not None:
+            self.sample_losses = [*self.sample_losses, losses.detach()]
+        return made.loss if isinstance(made, Pass) else made
+
+    def elsewhere(self, closure: Closure | None, name: str, data: str) -> None:
+        """Run a closure on data other than the descent batch; batch norms do not count these data.
+
+        Raises:
+            ValueError: there is no closure.
+        """
+        if closure is None:
+            raise ValueError(f"{self.choices.words()} needs {name}: zero_grad, forward, backward on {data}")
+        with frozen_batchnorm(self.model) if self.model is not None else nullcontext():
+            torch.enable_grad()(closure)()
+
+    def perturbed(self, descent: Checked, counted: bool, random: RngState | None) -> Tensor:
+        """Run the descent batch at w + eps; return its loss.
+
+        Args:
+            descent: the checked closure.
+            counted: whether a clean pass over the batch was made, so that batch norms have counted the batch.
+            random: the random state to replay; None goes on with the present one.
+        """
+        model = self.model if counted else None
+        with (
+            frozen_batchnorm(model) if model is not None else nullcontext(),
+            replayed_rng(random) if random is not None and counted else nullcontext(),
+        ):
+            return descent().detach()

@@ -1,0 +1,56 @@
+"""A GradScaler's part in a step: gradients are unscaled in both passes, and one overflow leaves the step out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from fsamlab.axes._ops import Ops, Tensors
+from fsamlab.checks import ConfigError
+
+
+class Scaling:
+    """The scale of the closures' gradients; without a scaler nothing is scaled and nothing done.
+
+    Raises:
+        ConfigError: overflows are to be stepped with.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler | None, skip_nonfinite: bool) -> None:
+        if scaler is not None and not skip_nonfinite:
+            raise ConfigError("skip_nonfinite", False, "a step in which scaled gradients overflow has to be left out")
+        self.scaler = scaler
+
+    def undo(self, gradients: Tensors, ops: Ops) -> None:
+        """Divide gradients by the scale; what overflowed is found by the verdict on the step."""
+        if self._acts_on(gradients):
+            ops.mul_(gradients, 1 / self._scale(gradients))
+
+    def redo(self, gradients: Tensors, ops: Ops) -> None:
+        """Multiply gradients by the scale, which the step of the base divides by."""
+        if self._acts_on(gradients):
+            ops.mul_(gradients, self._scale(gradients))
+
+    def before_the_base(self, optimizer: Any, finite: bool) -> None:
+        """Let the scaler unscale the descent gradients, and see an overflow, whichever pass or rank it was in."""
+        if self.scaler is None:
+            return
+        if finite:
+            self.scaler.unscale_(optimizer)
+            return
+        # The scaler looks for infinities in p.grad and nowhere else.
+        params = list(optimizer.parameters())
+        for p in params:
+            p.grad = None
+        params[0].grad = torch.full_like(params[0], math.inf)
+        self.scaler.unscale_(optimizer)
+        params[0].grad = None
+
+    def _acts_on(self, gradients: Tensors) -> bool:
+        return self.scaler is not None and self.scaler.is_enabled() and bool(gradients)
+
+    def _scale(self, gradients: Tensors) -> torch.Tensor:
+        assert self.scaler is not None
+        return self.scaler.scale(torch.ones((), device=gradients[0].device))
