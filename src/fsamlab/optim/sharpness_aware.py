@@ -1,11 +1,11 @@
 """The wrapper: perturb the weights, take the gradient there, let the base optimizer step from here.
 
-a   = ascent gradient                      (ascent.py)
-d   = component of a                       (component.py)
-eps = rho T^2 d / |T d|                    (metric.py)
-w  <- base step at w with grad L_B(w + eps), or with what descent.py makes of it
+    a   = ascent gradient                      axes/ascent.py
+    d   = component of a                       axes/component.py
+    eps = rho T^2 d / |T d|                    axes/metric.py
+    w  <- base step at w with grad L_B(w + eps), or with the gradient that axes/descent.py makes of that one
 
-The files are those of fsamlab.axes. The two phases are in two_phase.py; the passes over data are here.
+This module orders the passes over data (passes.py); two_phase.py says what happens between the passes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The two phases: move the weights to w + eps; put them back and let the base optimizer step.
+"""The two phases of a step: move the weights to w + eps; put the weights back and let the base optimizer step.
 
-Between the two the caller takes the gradient at w + eps; sharpness_aware.py does so with closures.
+Between the phases the caller takes the gradient at w + eps. sharpness_aware.py takes the gradient with closures.
 """
 
 from __future__ import annotations
