@@ -106,7 +106,7 @@ def test_a_run_arrives_as_its_files_have_it(server, local, tmp_path, plain):
     done = fsamlab("sync", directory, env={**server.env(), "TMPDIR": str(tmp_path / "tmp")}, cwd=tmp_path)
     assert done.stdout.splitlines() == [
         "fsam-s0: 10 rows sent, 0 were there",
-        f"1 run is whole in W&B  {server.url}/standin/fsamlab/runs/study-fsam-s0",
+        f"1 run is complete in W&B  {server.url}/standin/fsamlab/runs/study-fsam-s0",
     ]
     assert (done.returncode, done.stderr) == (0, "")
     mirrored = server.run("study-fsam-s0")
@@ -132,7 +132,7 @@ def test_a_second_time_sends_nothing(server, local, tmp_path):
     }
     lines = synced(server, tmp_path / "runs")
     assert lines[:2] == ["fsam-s0: 0 rows sent, 10 were there", "sgd-s0: 0 rows sent, 2 were there"]
-    assert lines[2] == f"2 runs are whole in W&B  {server.url}/standin/fsamlab"
+    assert lines[2] == f"2 runs are complete in W&B  {server.url}/standin/fsamlab"
     for name, (all_of_it, meta) in before.items():
         assert told(server.run(f"study-{name}")) == all_of_it
         assert server.run(f"study-{name}").meta == meta
@@ -190,7 +190,7 @@ def test_a_running_run_and_one_that_has_not_started_are_left_alone(server, local
     lines = synced(server, running, queued)
     assert lines[0] == "fsam-s0: skipped: is running; sync it when it has ended"
     assert lines[1] == "sgd-s0: skipped: has not started"
-    assert lines[2].startswith("0 runs are whole in W&B, 2 skipped")
+    assert lines[2].startswith("0 runs are complete in W&B, 2 skipped")
     assert server.runs == {}
 
 
@@ -265,7 +265,7 @@ def test_a_damaged_file_is_one_line_and_the_other_runs_go_on(server, local, tmp_
     assert f"{bad}/{file}" in lines[0]
     assert said in lines[0]
     assert lines[1] == "fsam-s0: 10 rows sent, 0 were there"
-    assert lines[2].startswith("1 run is whole in W&B, 1 failed")
+    assert lines[2].startswith("1 run is complete in W&B, 1 failed")
     assert len(server.runs) == 1
 
 
@@ -467,10 +467,10 @@ def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_
     assert (running.returncode, err) == (130, "")
     done = 1 + out.count("rows sent")
     assert out.splitlines()[-1].startswith(
-        f"{done} run{'s are' if done != 1 else ' is'} whole in W&B, {6 - done} not tried"
+        f"{done} run{'s are' if done != 1 else ' is'} complete in W&B, {6 - done} not tried"
     )
     assert done < 6
-    assert synced(server, tmp_path / "runs")[-1].startswith("6 runs are whole in W&B")
+    assert synced(server, tmp_path / "runs")[-1].startswith("6 runs are complete in W&B")
     assert all(steps_of(mirrored) == ALL_STEPS for mirrored in server.runs.values())
 
 
@@ -480,7 +480,7 @@ def test_errors_of_the_server_are_a_failed_run_and_the_next_time_completes(serve
     server.fail(500, "file_stream")
     lines = synced(server, tmp_path / "runs", "--timeout", "2", exit_code=1)
     assert all(": failed: TimeoutError:" in line for line in lines[:2])
-    assert lines[2].startswith("0 runs are whole in W&B, 2 failed")
+    assert lines[2].startswith("0 runs are complete in W&B, 2 failed")
     server.fail(None)
     lines = synced(server, tmp_path / "runs")
     assert lines[0] == "fsam-s0: 10 rows sent, 0 were there"
@@ -541,7 +541,7 @@ def test_a_hundred_runs_take_one_process_and_seconds(server, local, tmp_path):
     began = time.monotonic()
     lines = synced(server, tmp_path / "runs")
     first = time.monotonic() - began
-    assert lines[-1].startswith("100 runs are whole in W&B")
+    assert lines[-1].startswith("100 runs are complete in W&B")
     assert len(server.runs) == 100
     began = time.monotonic()
     synced(server, tmp_path / "runs")

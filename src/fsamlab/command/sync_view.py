@@ -56,7 +56,7 @@ def closing(outcomes: list[Outcome], num_runs: int, dry_run: bool) -> str:
     failed, skipped = (sum(bool(getattr(o, what)) for o in outcomes) for what in ("failed", "skipped"))
     not_tried = num_runs - len(outcomes)  # after Ctrl-C, or when the server went away
     whole = len(outcomes) - failed - skipped
-    is_there = f"{'is' if whole == 1 else 'are'} whole in W&B"
+    is_there = f"{'is' if whole == 1 else 'are'} complete in W&B"
     parts = [f"{counted(whole, 'run')} {'checked' if dry_run else is_there}"]
     others = ((failed, "failed"), (skipped, "skipped"), (not_tried, "not tried"))
     parts += [f"{number} {word}" for number, word in others if number]

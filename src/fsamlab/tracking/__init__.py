@@ -124,4 +124,4 @@ def _mode(cfg: TrackerConfig) -> str:
 def not_used(why: Exception) -> str:
     """Return the line that says why W&B is not used."""
     said = " ".join(str(why).split()) or type(why).__name__
-    return f"W&B is not used ({said}); the run's own files have everything, for `fsamlab sync`"
+    return f"W&B is not used ({said}); the run's own files hold everything, and `fsamlab sync` uploads them later"
