@@ -35,7 +35,10 @@ def compose_tiny(*overrides: str) -> Config:
         return typed(compose("config", overrides=[*TINY, *overrides]))
 
 
-DIABETES = ("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8")
+DIABETES = (
+    *("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8"),
+    *("data.batch_size=32", "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"),
+)
 
 
 def compose_diabetes(*overrides: str) -> Config:

@@ -45,6 +45,7 @@ OFTEN CHANGED (key=value)
   data.batch_size=64         data.root=data
   data.label_noise=0.4       share of redrawn training labels
   train.epochs=60            train.precision=fp32|bf16   train.num_threads=1
+  task.loss=my_tasks:focal   a loss of your own (docs/adding_a_task.md)
   tracker=none               local files only
   tracker.mode=auto|online|offline|disabled
   diagnostics=full           every quantity of docs/metrics.md

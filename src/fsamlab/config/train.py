@@ -44,7 +44,7 @@ class TrainConfig:
     checkpoint_every_minutes: float = number(5.0, 0, 366 * 24 * 60)
     checkpoint_every_steps: int | None = number(None, 1, COUNT)
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
-    save_best: bool = False  # keep best.pt, the weights at the best validation accuracy
+    save_best: bool = False  # keep best.pt, the weights at the best headline metric on validation data
     keep_state: bool = (
         False  # last.pt keeps the optimizer's state after the end, for example the EMA for `fsamlab measure`
     )
