@@ -112,7 +112,7 @@ Ops = type[Foreach] | type[Loop]
 
 
 def number(x: Tensor) -> Number:
-    """Return a 0-dim tensor as a float where reading it is free (CPU), else as it is."""
+    """Return a 0-dim CPU tensor as a float, another tensor unread: reading a GPU tensor makes the host wait."""
     return x.item() if x.device.type == "cpu" else x
 
 
@@ -137,7 +137,7 @@ def global_norm(xs: Tensors, ops: Ops) -> Tensor:
 def inner(x: Tensor, y: Tensor) -> Tensor:
     """Return <x, y> of two tensors (0-dim, in float32 at least); of complex ones that of their real pairs.
 
-    A complex gradient is dL/dRe + i dL/dIm, so this is the inner product that gradients are made for.
+    A complex gradient is dL/dRe + i dL/dIm, so that this product is the inner product of the real gradients.
     """
     if x.is_complex():
         x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())

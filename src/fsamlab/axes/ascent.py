@@ -20,9 +20,9 @@ class Ascent(Choice):
 
     Attributes:
         perturbs: whether there is an ascent at all.
-        has_clean_loss: whether the descent batch is evaluated at the unperturbed weights.
-        has_mean: whether a reference can be part of the gradient; not so for pure noise.
-        two_phase: whether a caller of ascend() can supply what the ascent needs.
+        has_clean_loss: whether the ascent makes a pass over the descent batch at the unperturbed weights.
+        has_mean: whether the ascent gradient has a mean that a reference can estimate; false for pure noise.
+        two_phase: whether a caller of ascend() can supply the gradients that the ascent needs.
     """
 
     perturbs: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class Ascent(Choice):
     per_micro_batch: ClassVar[bool] = False
 
     def gradients(self, step: Step) -> list[Tensor | None]:
-        """Return one tensor for each of `step.params` to build the direction from, None where it has none.
+        """Return the ascent gradient of each of `step.params`, None for a parameter without a gradient.
 
         The optimizer owns the tensors from then on: a component may write to them.
         """
@@ -78,8 +78,8 @@ class OtherBatch(Ascent):
     """A batch other than the descent batch, of the same or another size (SAM-db, SAM-b).
 
     Attributes:
-        ascent_batch_size: samples in it; None is the descent batch's size.
-        ascent_nested: it shares samples with the descent batch: the smaller one is part of the larger one.
+        ascent_batch_size: number of samples; None means the size of the descent batch.
+        ascent_nested: whether the smaller of the two batches is part of the larger one.
     """
 
     name = "other_batch"
@@ -91,7 +91,7 @@ class OtherBatch(Ascent):
 
 @dataclass
 class FullSet(Ascent):
-    """The gradient over the full training set, computed every `full_every_steps` steps and kept between."""
+    """The gradient over the full training set, computed every `full_every_steps` steps and kept in between."""
 
     name = "full"
     needs = FULL
@@ -101,7 +101,7 @@ class FullSet(Ascent):
     full_every_steps: int = number(1, 1, COUNT)
 
     def gradients(self, step: Step) -> list[Tensor | None]:
-        """Return copies of the stored full gradient (components may write to what they get)."""
+        """Return copies of the stored full gradient, since components may write to the tensors that they get."""
         stored = [step.state.get(p, {}).get(FULL_GRADIENT) for p in step.params]
         return [None if g is None or not p.requires_grad else g.clone() for p, g in zip(step.params, stored)]
 

@@ -1,7 +1,7 @@
-"""What a choice on any axis brings: parameters, ranges, state, what it needs; and what it sees of a step.
+"""The base class of every choice: parameters with ranges, state, needs; and the view of a step that a choice gets.
 
-Modules of this package import torch inside functions alone: schemas take the parameters from here, and composing,
-checking and submitting a sweep must not wait the seconds that torch takes.
+Modules of this package import torch only inside functions. The schemas read the parameters of the choices here, and
+composing, checking and submitting a sweep must not wait the seconds that the import of torch takes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FULL_GRADIENT = "full_gradient"  # the entry in a parameter's state that holds t
 
 @dataclass
 class Choice:
-    """One choice on an axis; the fields of a subclass (a dataclass) are the parameters of the choice.
+    """A choice on one axis; the fields of a subclass (a dataclass) are the parameters of the choice.
 
     A field declares its range (`sigma: float = number(1.0, -10, 10)`), and `__post_init__` refuses values outside. A
     parameter that may be null has a type with None. The optimizer saves, loads and copies the state that `state_keys`
@@ -82,34 +82,34 @@ class Choice:
         return tuple(name for name in cls.parameters() if type(None) not in get_args(hints[name]))
 
     def check(self, choices: Choices) -> None:
-        """Refuse, as a ConfigError, values that mean nothing together with the other choices."""
+        """Raise ConfigError if a value makes no sense together with the other choices."""
 
     def blank(self, p: Tensor) -> dict[str, Any]:
-        """Return the entries for p before any step, of the types and shapes that they will have.
+        """Return the state of parameter p before any step, with the types and shapes of a later state.
 
-        A checkpoint reader that needs a place to load into gets them; training starts without entries.
+        torch.distributed.checkpoint loads into these entries; a training starts without entries.
         """
         import torch  # see the module's docstring
 
         return {key: torch.zeros_like(p) for key in self.state_keys}
 
     def between(self, step: Step) -> None:
-        """Act in a step that does not perturb: `p.grad` holds the finite gradient that the base is about to take."""
+        """Act in a step that does not perturb, before the base steps; `p.grad` holds the gradient, which is finite."""
 
     def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
-        """Take a perturbed step into the state, once its gradients are known to be finite.
+        """Update the state after a perturbed step; called once all gradients of the step are known to be finite.
 
-        Before that a choice must not change its state: a skipped step leaves no trace.
+        A choice must not change its state earlier: a step that is left out leaves no trace.
         """
         for part in parts:
             self.update(part, state, ops)
 
     def update(self, part: Part, state: State, ops: Ops) -> None:
-        """Take one part of such a step into the state; called by :meth:`commit`."""
+        """Update the state with one part of a perturbed step; called by :meth:`commit` for each part."""
 
 
 def of_the_loop(field: Any) -> Any:
-    """Return a field that the training loop reads, not the optimizer: it says which data a closure runs on."""
+    """Return a field that the training loop reads and the optimizer does not: on which data a closure runs."""
     return dataclasses.field(default=field.default, metadata={**field.metadata, "loop": True})
 
 
@@ -124,10 +124,10 @@ def table(*choices: type[C]) -> dict[str, type[C]]:
 
 
 def check_declaration(cls: type[Choice]) -> None:
-    """Refuse a class whose parameters are no fields.
+    """Refuse a class whose annotated parameters are not fields of a dataclass.
 
     Raises:
-        TypeError: the class is no dataclass of its own.
+        TypeError: `@dataclass` is missing above the class.
     """
     fields = {f.name for f in dataclasses.fields(cls)}
     own = {name for name in inspect.get_annotations(cls) if not _is_class_variable(cls, name)}
@@ -167,14 +167,14 @@ class Part:
     beta: float = 0.0
 
     def ascent(self, ops: Ops) -> Tensors:
-        """Return the ascent gradient, new tensors, also where a component has reused the memory of `a`."""
+        """Return the ascent gradient as new tensors, computed back where a component has reused the memory of `a`."""
         found = ops.scaled(self.a, 1 / self.alpha)
         if self.beta != 0:
             ops.add_(found, self.m, alpha=self.beta / self.alpha)
         return found
 
     def reference(self, ops: Ops) -> Tensors | None:
-        """Return r, not to be written to; None where there is no reference yet."""
+        """Return r, which the caller must not write to; None if there is no reference yet."""
         reused = self.alpha != 1 or self.beta != 0
         a = self.ascent(ops) if self.on_a and reused else self.a
         if not self.m:
@@ -188,7 +188,7 @@ class Part:
 
 @dataclass
 class Pass:
-    """What a closure may return instead of the loss alone.
+    """The result of a closure that returns more than the loss.
 
     Attributes:
         loss: of the batch, one number.
@@ -201,7 +201,7 @@ class Pass:
 
 @dataclass
 class Step:
-    """What a choice sees of one step.
+    """The view of one step that a choice gets.
 
     Attributes:
         number: of steps before this one.
@@ -236,7 +236,7 @@ class Step:
         return self.base.get(p, {})  # not base[p]: that would make an entry
 
     def gradients(self) -> tuple[Tensors, Tensors, Tensors]:
-        """Return parameters, clean gradients and `p.grad` of the parameters that have both, in the groups' order."""
+        """Return (parameters, clean gradients, `p.grad`) for parameters with both gradients, in group order."""
         params = [p for g in self.groups for p in g["params"] if p in self.clean and p.grad is not None]
         return params, [self.clean[p] for p in params], [p.grad for p in params if p.grad is not None]
 

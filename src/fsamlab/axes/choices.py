@@ -3,8 +3,8 @@
     a    the ascent gradient              ascent.py
     d    the component of a that is kept  component.py, relative to a reference r (reference.py)
     eps  = rho T^2 d / |T d|              metric.py
-    the base steps with g' = grad L_B(w + eps), or with what descent.py makes of g' and grad L_B(w)
-    in the steps that when.py says
+    the base steps with g' = grad L_B(w + eps), or with the gradient that descent.py makes of g' and grad L_B(w)
+    when.py says which steps perturb
 
 A variant is one choice on each axis. Norms and inner products run over all perturbed tensors jointly.
 """
@@ -70,17 +70,17 @@ class Choices:
             one.check(self)
 
     def made(self) -> Iterator[Choice]:
-        """Iterate over the choices that are made."""
+        """Iterate over the choices; an axis without a choice (no reference) is left out."""
         return (choice for choice in self.by_axis().values() if choice is not None)
 
     def by_axis(self) -> dict[str, Choice | None]:
-        """Return axis -> choice; None is a reference that there is not."""
+        """Return axis -> choice; the value is None if there is no reference."""
         axes = ("ascent", "component", "reference", "metric", "descent", "when")
         return {axis: getattr(self, axis) for axis in axes}
 
     @property
     def per_micro_batch(self) -> bool:
-        """Whether a micro-batch can make its own perturbation."""
+        """Whether each micro-batch of a step can have its own perturbation."""
         return all(choice.per_micro_batch for choice in self.made())
 
     @property
@@ -122,14 +122,14 @@ class Choices:
         return f"ascent={self.ascent.name}{reference}"
 
     def state(self) -> dict[str, Any]:
-        """Return names, parameters and the choices' own values."""
+        """Return the names, the parameters and the changing values of the choices."""
         parameters = {name: getattr(c, name) for c in self.made() for name in c.of_the_optimizer()}
         values = {axis: {name: getattr(c, name) for name in c.values} for axis, c in self.by_axis().items() if c}
         names = {axis: c.name if c else None for axis, c in self.by_axis().items()}
         return {"choices": names, "parameters": parameters, "values": {k: v for k, v in values.items() if v}}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raise ValueError where `state` is of other choices; a state older than an axis has the axis's default."""
+        """Raise ValueError if `state` belongs to other choices; an axis that `state` does not know has its default."""
         mine, theirs = self.state()["choices"], {**rules.DEFAULTS, **state["choices"]}
         differing = [f"{k}={theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
         if differing:
@@ -140,7 +140,7 @@ class Choices:
                 raise ValueError(f"this state has no {', '.join(sorted(missing))} of {axis}={mine[axis]}")
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore parameters and values; a parameter that is younger than the state keeps its value."""
+        """Restore parameters and values; a parameter that `state` does not know keeps its present value."""
         for axis, choice in self.by_axis().items():
             if choice is None:
                 continue

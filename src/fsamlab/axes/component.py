@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Component(Choice):
-    """Which part d of the ascent gradient a is kept. Tensors without a reference yet keep all of it.
+    """The part d of the ascent gradient a that is kept. A tensor without a reference yet keeps all of a.
 
     Attributes:
         takes_reference: whether the component is relative to a reference r.
-        changes: whether d is other than a.
-        linear: whether it forms d = alpha a - beta m in the memory of a, and sets `alpha` and `beta` of its parts.
+        changes: whether d differs from a.
+        linear: whether the component forms d = alpha a - beta m in the memory of a, and sets `alpha` and `beta` of
+            the parts.
     """
 
     takes_reference: ClassVar[bool] = True
@@ -30,14 +31,14 @@ class Component(Choice):
 
     @property
     def subtracted(self) -> float | None:
-        """sigma of a component a - sigma r; None for the other components."""
+        """sigma if the component is d = a - sigma r, else None."""
         return None
 
     def set_direction(self, parts: list[Part], ops: Ops) -> None:
         """Set part.d of every part.
 
-        `part.a` is read afterwards, by the update of references: it may be written to only as alpha a - beta m, with
-        `part.alpha` and `part.beta` set, so that the ascent gradient can be had back.
+        References read `part.a` afterwards. A component may overwrite `part.a` with alpha a - beta m alone, and then
+        has to set `part.alpha` and `part.beta`, from which the ascent gradient is computed back.
         """
         raise NotImplementedError
 
@@ -57,7 +58,7 @@ class All(Component):
 
 
 def subtract(part: Part, sigma: float, ops: Ops) -> None:
-    """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a: one model copy less."""
+    """Set d = (1 - sigma on_a) a - sigma on_m m, in the memory of a, which saves one copy of the model."""
     part.alpha = 1 - sigma * part.on_a
     part.beta = sigma * part.on_m if part.m else 0.0
     if part.alpha != 1:
@@ -106,7 +107,7 @@ class _Projection(Component):
             part.d = part.a if r is None or c is None else self.kept(part.a, ops.scaled(r, c), ops)
 
     def kept(self, a: Tensors, projection: Tensors, ops: Ops) -> Tensors:
-        """Return d, given a and its projection c r (which may be overwritten)."""
+        """Return d, given a and its projection c r; the memory of the projection may be used for d."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Fourth axis: the gradient that the base optimizer takes, made of the one at w + eps and the one at w."""
+"""Fourth axis: the gradient that the base optimizer takes, made of the gradients at w + eps and at w."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from fsamlab.axes.axis import Choice, Step, table
 
 @dataclass
 class Descent(Choice):
-    """What the base takes its step with.
+    """The gradient with which the base takes its step.
 
-    A subclass with `needs_clean = True` finds the gradients g at w in `step.clean`; without it they are not kept.
+    A subclass with `needs_clean = True` finds the gradients g at w in `step.clean`, which is empty for the others.
     """
 
     per_micro_batch: ClassVar[bool] = False  # the gradients of micro-batches are averaged as they are
 
     def set_gradients(self, step: Step) -> None:
-        """Write the gradients of the step to p.grad, which holds g', the gradient at w + eps, both being finite.
+        """Write the gradient of the base's step to p.grad, which holds g', the gradient at w + eps.
 
-        The weights are w again, and the state of all choices is that of the step before.
+        g and g' are finite. The weights are w again, and no choice has updated its state with this step yet.
         """
 
     def after(self, step: Step) -> None:
-        """Act after the base's step, in a step that perturbs."""
+        """Act after the step of the base, in a step that perturbs."""
 
 
 @dataclass

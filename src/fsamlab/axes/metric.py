@@ -28,22 +28,22 @@ class Metric(Choice):
 
     @property
     def by_name(self) -> bool:
-        """Whether the parameters' names are needed."""
+        """Whether the metric depends on the names of the parameters."""
         return False
 
     def prepare(self, a: Tensors, params: Tensors) -> None:
-        """Look at the ascent gradients once in each step, before a component reuses their memory.
+        """Read the ascent gradients, once in each step, before a component reuses their memory.
 
-        What the metric keeps of them on itself is scratch: the next step overwrites it.
+        Attributes that the metric sets here are scratch memory: no checkpoint has them, the next step overwrites them.
         """
 
     def stretch(self, xs: Tensors, params: Tensors, weights: Collection[Tensor], state: State, ops: Ops) -> Tensors:
-        """Return T x: x itself where T is 1, else new tensors.
+        """Return T x: x itself if T = 1, else new tensors.
 
         Args:
             xs: one tensor for each parameter.
-            params: the parameters, at the unperturbed weights, in the order of :meth:`prepare`.
-            weights: the parameters named a weight; empty unless :attr:`by_name`.
+            params: the parameters, unperturbed, in the order of :meth:`prepare`.
+            weights: the parameters with "weight" in their name; empty unless :attr:`by_name`.
             state: of the parameters.
             ops: arithmetic on lists.
         """
@@ -77,11 +77,11 @@ class Adaptive(Metric):
 
     @property
     def by_name(self) -> bool:
-        """Whether the parameters' names are needed."""
+        """Whether the metric depends on the names of the parameters."""
         return self.adaptive_form == "official"
 
     def stretch(self, xs: Tensors, params: Tensors, weights: Collection[Tensor], state: State, ops: Ops) -> Tensors:
-        """Return T x, new tensors where T is not 1."""
+        """Return T x: new tensors for the parameters that T stretches, the given tensors for the others."""
         chosen = [i for i, p in enumerate(params) if not self.by_name or p in weights]
         result = list(xs)
         if chosen:

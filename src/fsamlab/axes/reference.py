@@ -21,11 +21,11 @@ SIGMA_LIMIT = "order=paper needs sigma < 1/(1-lmbda): beyond it g - sigma*m chan
 
 @dataclass
 class Reference(Choice):
-    """What a component is relative to.
+    """The reference r that a component is relative to.
 
     Attributes:
-        is_average: whether the reference is an average of past ascent gradients: it then has :meth:`average`, and
-            measurements can say how good an estimate of the full gradient it is.
+        is_average: whether the reference is an average of past ascent gradients. If so, :meth:`average` returns the
+            average, and measurements can compare the average with the full gradient.
     """
 
     is_average: ClassVar[bool] = False
@@ -36,15 +36,15 @@ class Reference(Choice):
         return self.name
 
     def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
-        """Return (m or None where there is none yet, on_a, on_m) of r for a parameter with this state."""
+        """Return (m, on_a, on_m) of r = on_a a + on_m m for a parameter with this state; m may be None at first."""
         raise NotImplementedError
 
     def average(self, state: dict[str, Any]) -> tuple[Tensor | None, int]:
-        """Return the average that this state of a parameter holds, None for none, and the number of its updates."""
+        """Return (average, number of updates) from the state of a parameter; the average is None before the first."""
         raise NotImplementedError
 
     def average_weights(self, num_updates: int) -> Tensor:
-        """Return the weights of the past gradients in the average, float64, the newest last."""
+        """Return the weights (n,), float64, of the past gradients in the average; the newest gradient is last."""
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ class Ema(Reference):
     ema_init: str = word("first_gradient", "first_gradient", "zero", "zero_debiased")
 
     def check(self, choices: Choices) -> None:
-        """Refuse a sigma for which order=paper turns the gradient round, or makes the first direction zero."""
+        """Refuse a sigma for which order=paper reverses the gradient or makes the first direction zero."""
         sigma = choices.component.subtracted
         if sigma is None or self.order != "paper":
             return
@@ -82,7 +82,7 @@ class Ema(Reference):
             )
 
     def blank(self, p: Tensor) -> dict[str, Any]:
-        """Return an EMA of nothing."""
+        """Return the state of an EMA without updates."""
         import torch  # not at the top: see axis.py
 
         return {"ema": torch.zeros_like(p), "ema_steps": 0}
@@ -99,7 +99,7 @@ class Ema(Reference):
         return m, (1 - self.lmbda) / bias, self.lmbda / bias
 
     def update(self, part: Part, state: State, ops: Ops) -> None:
-        """Feed the raw gradients of a part, recovered from part.a = alpha a - beta m where it was reused."""
+        """Update the average with the raw gradients a of a part, computed back from part.a = alpha a - beta m."""
         new = 1 - self.lmbda
         if part.m:
             # With x = part.a / alpha = a - (beta / alpha) m, the new average lmbda m + new a is keep m + new x: no
@@ -142,7 +142,7 @@ def ema_weights(num_updates: int, lmbda: float, ema_init: str) -> Tensor:
 
 @dataclass
 class FullGradient(Reference):
-    """The gradient over the full training set, recomputed every `full_every_steps` steps; SharpnessAware stores it."""
+    """The gradient over the full training set, made every `full_every_steps` steps and stored by SharpnessAware."""
 
     name = "full"
     needs = FULL

@@ -1,6 +1,7 @@
-"""The rule book of the sharpness-aware family: the choices on each axis, and what goes together.
+"""The rule book of the sharpness-aware family: the choices on each axis, and which choices go together.
 
-The only place that says it: the schema of an optimizer and the library refuse the same things in the same words.
+Each rule stands here alone. The schema of an optimizer and the library both ask this module, so that both refuse the
+same values and combinations in the same words. The arithmetic of a choice is in the class of the choice.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ FLOOR = Number(0, 1, open_high=True)
 
 
 def find(axis: str, name: Name) -> type[Choice]:
-    """Return the class of a choice: by its name in the table, or the class itself, from any package.
+    """Return the class of a choice, given its name in the table of the axis or the class itself.
 
     Raises:
-        ConfigError: an unknown name, or a class that is no choice on this axis.
+        ConfigError: the name is unknown, or the class is not a choice on this axis.
     """
     if not isinstance(name, type):
         one_of(axis, str(name), tuple(AXES[axis]))
@@ -98,7 +99,7 @@ def choose(names: Mapping[str, Name]) -> dict[str, type[Choice]]:
 
 
 def check_same_rng(same_rng: bool, ascent: type[Ascent] | Ascent) -> None:
-    """Refuse same_rng where there is no first pass over the descent batch, whose random state could be replayed."""
+    """Refuse same_rng if no clean pass over the descent batch is made: there is no random state to replay."""
     if same_rng and ascent.perturbs and not ascent.has_clean_loss:
         allowed = f"ascent={ascent.name} has no clean pass to replay, so that it has no effect in this variant"
         raise ConfigError("same_rng", True, allowed)
@@ -118,10 +119,10 @@ def users(parameter: str) -> str:
 
 
 def parameter_types() -> dict[str, Any]:
-    """Return the type of every parameter in the rule book; one name has one type wherever it stands.
+    """Return the type of each parameter in the rule book; a name has the same type in all choices.
 
     Raises:
-        TypeError: two choices give one name two types.
+        TypeError: two choices declare one name with two types.
     """
     found: dict[str, Any] = {}
     for choices in AXES.values():
@@ -135,12 +136,12 @@ def parameter_types() -> dict[str, Any]:
 
 
 def with_parameters(cls: type[T]) -> type[T]:
-    """Give a schema, before it becomes a dataclass, one field for each parameter of the family: null by default.
+    """Add a field for each parameter of the family to a schema that is not yet a dataclass; the default is null.
 
-    A parameter that the schema declares itself, with a default that is not null, keeps that default.
+    A parameter that the schema declares itself keeps the default of the schema.
 
     Raises:
-        TypeError: the schema has a field of that name that is no such parameter.
+        TypeError: the schema has a field of the same name that is not this parameter.
     """
     inherited = getattr(cls, "__dataclass_fields__", {})
     for name, kind in parameter_types().items():

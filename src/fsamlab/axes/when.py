@@ -1,4 +1,4 @@
-"""Fifth axis: which steps perturb. The others are plain steps of the base optimizer."""
+"""Fifth axis: which steps perturb. The other steps are plain steps of the base optimizer."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class When(Choice):
     """Which steps perturb.
 
     A subclass with `needs_clean = True` is asked a second time, by :meth:`decide`, once the clean gradient is known.
-    `between(step)` is called in each step that does not perturb.
+    The optimizer calls `between(step)` in each step that does not perturb.
     """
 
     per_micro_batch: ClassVar[bool] = False
 
     def turn(self, number: int) -> bool:
-        """Return whether the step after `number` steps perturbs, or may do so; asked before any pass."""
+        """Return whether the next step, after `number` steps, perturbs or may perturb; asked before any pass."""
         return True
 
     def decide(self, step: Step) -> bool:
-        """Return whether this step perturbs, with the clean gradients in p.grad; asked with `needs_clean` alone.
+        """Return whether this step perturbs; the clean gradients are in p.grad. Asked only if `needs_clean`.
 
-        A choice that keeps a state changes it in `commit` and `between`: the step may still be left out.
+        A choice changes its state in `commit` and `between`, and not here: the step may still be left out.
         """
         return True
 
     def past(self, number: int, count: int) -> list[int] | None:
-        """Return the last `count` steps before step `number` that perturbed, the oldest first; None if not known."""
+        """Return the last `count` perturbed steps before step `number`, the oldest first; None if they are unknown."""
         return None
 
 
 @dataclass
 class Every(When):
-    """Every k-th step, beginning with the first one."""
+    """Every k-th step perturbs, beginning with the first step."""
 
     name = "every"
     per_micro_batch = True

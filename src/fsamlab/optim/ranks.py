@@ -1,4 +1,4 @@
-"""What all ranks of torch.distributed have to decide alike.
+"""Decisions that all ranks of torch.distributed must make alike.
 
 A rank that leaves a step alone while the others take the step has other weights from then on, or hangs in the next
 collective. So every verdict on a step is reduced over the ranks, at the same points on each of them. Without
@@ -34,16 +34,16 @@ class Ranks:
 
     @property
     def number(self) -> int:
-        """How many they are; 1 where torch.distributed is not initialised."""
+        """The number of ranks; 1 if torch.distributed is not initialised."""
         return dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
 
     @property
     def rank(self) -> int:
-        """Of this process among them."""
+        """The rank of this process in the group."""
         return dist.get_rank(self.group) if self.number > 1 else 0
 
     def all_finite(self, values: list[Number]) -> bool:
-        """Return whether all values of all ranks are finite; one read by the host, for all values together."""
+        """Return whether all values of all ranks are finite. The host reads one number for all values together."""
         if self.number == 1:
             return _finite(values)
         return bool(self._reduced([_finite_tensor(values, self.device)])[0] > 0)

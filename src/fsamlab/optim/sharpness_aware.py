@@ -136,9 +136,9 @@ class SharpnessAware(TwoPhase):
 
     @property
     def perturbs(self) -> bool:
-        """Whether the coming step perturbs the weights: its turn, and a group with rho > 0.
+        """Whether the coming step perturbs the weights: it is the turn of the step, and a group has rho > 0.
 
-        Where the choice of `when` waits for the clean gradient, this says that the step may perturb.
+        Where the choice of `when` waits for the clean gradient, True means that the step may perturb.
         """
         turn = self.choices.ascent.perturbs and self.choices.when.turn(self.num_steps)
         return any(rho > 0 for rho in self.radii()) and turn
@@ -211,11 +211,11 @@ class SharpnessAware(TwoPhase):
     def step_micro(self, closures: Sequence[Closure]) -> Tensor:
         """m-SAM: one perturbation for each micro-batch, one base step with the mean of their gradients.
 
-        The EMA is fed by each micro-batch in turn, so a later one that is not finite takes back the base
-        step but not what the finite ones before it have fed. Micro-batches count equally.
+        Each micro-batch updates the EMA in turn. A later micro-batch that is not finite prevents the step of the base,
+        and leaves the updates of the EMA by earlier micro-batches as they are. Micro-batches count equally.
 
         Raises:
-            ValueError: the ascent gradient is not the micro-batch's own.
+            ValueError: the ascent gradient does not come from the micro-batch itself.
         """
         if not closures:
             raise ValueError("step_micro() needs one closure for each micro-batch, and there is none")
@@ -260,7 +260,7 @@ class SharpnessAware(TwoPhase):
     def _ascent_pass(self, descent: Checked, ascent: Closure | None, reference: Closure | None) -> Tensor | None:
         """Leave the ascent gradient in p.grad; return the clean loss if the descent batch gave it.
 
-        Full-set passes come first: they may be left early (a signal), and then nothing has happened yet.
+        Passes over the full training set come first: a signal may end them early, and then nothing has happened yet.
         """
         choice, every = self.choices.ascent, self.choices.full_every_steps
         own = choice.needs == FULL

@@ -86,7 +86,7 @@ class TwoPhase(Wrapper):
             self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
 
     def _begin(self) -> None:
-        """Start a step, of parameters that may have been moved to another device since the last one."""
+        """Start a step; the parameters may have been moved to another device since the last step."""
         self._forget_blank_state()
         self._look_at_parameters()
         if isinstance(self.num_floored, Tensor):
@@ -140,7 +140,7 @@ class TwoPhase(Wrapper):
 
     @torch.no_grad()
     def _ascend(self) -> None:
-        """Move the weights, whatever made the gradients in p.grad."""
+        """Move the weights along the gradients in p.grad."""
         if self._parts is not None:
             raise RuntimeError("ascend() twice without descend(); restore() gives up the step that was begun")
         try:
@@ -169,7 +169,7 @@ class TwoPhase(Wrapper):
     def descend(self) -> None:
         """Second phase: the gradients at w + eps are in p.grad; restore the weights, step the base.
 
-        It sees the gradients and not the loss: a loss that is not finite with finite gradients does not stop the step.
+        This method sees no loss: a loss that is not finite does not stop a step whose gradients are finite.
         """
         self._descend([])
 
@@ -177,7 +177,7 @@ class TwoPhase(Wrapper):
     def restore(self) -> None:
         """Give up a step between :meth:`ascend` and :meth:`descend`: put the weights back, forget the direction.
 
-        For loops that are left between the two (an exception in the second pass, Ctrl-C). Does nothing elsewhere.
+        For a loop that ends between the phases (an exception in the second pass, Ctrl-C). Does nothing at other times.
         """
         self.displacement.put_back(self.ops, self._sharded_model)
         self._parts, self._clean = None, {}
@@ -187,7 +187,7 @@ class TwoPhase(Wrapper):
     # then stays: a step that is cut short there may count in one of them and not in the other.
 
     def _descend(self, losses: Tensors) -> None:
-        """Make the second phase; the step is left out if one of `losses` is not finite on some rank."""
+        """Run the second phase; leave the step out if one of `losses` is not finite on some rank."""
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
         try:
@@ -201,11 +201,11 @@ class TwoPhase(Wrapper):
             raise
 
     def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
-        """Let the base take the step, and the choices if they are given its parts; or leave the step out. Count it.
+        """Take the step with the base and update the choices, or leave the step out; count the step.
 
         Args:
             finite: whether the step is taken.
-            parts: of a perturbed step; None where they are committed already, and in a plain step.
+            parts: of a perturbed step; None if the choices are updated already, and in a plain step.
             plain: whether the step does not perturb.
         """
         self.scaling.before_the_base(self, finite)
@@ -242,7 +242,7 @@ class TwoPhase(Wrapper):
         return bool(decided)
 
     def _look(self, params: Tensors, parts: list[Part] | None = None) -> Step:
-        """Return what the choices see of this step."""
+        """Return the view of this step that the choices get."""
         return Step(
             number=self.num_steps,
             seed=step_seed(self.seed, self.num_steps),
@@ -258,7 +258,7 @@ class TwoPhase(Wrapper):
         )
 
     def _check_base_state(self) -> None:
-        """Refuse a base that keeps no state of a name that a choice reads; known after the base's first step."""
+        """Refuse a base without a state entry that a choice reads; known after the first step of the base."""
         for axis, choice in self.choices.by_axis().items():
             for key in choice.needs_base_state if choice and self.base.state else ():
                 if not any(entries.get(key) is not None for entries in self.base.state.values()):

@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 def hooked(func: Callable[..., R]) -> Callable[..., R]:
-    """Make a method a step to torch's step hooks, as torch makes step() itself one; left early, it is given up."""
+    """Run torch's step hooks around a method, as torch does around step(); an exception gives the step up."""
 
     @functools.wraps(func)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> R:
@@ -57,7 +57,7 @@ def _no_global_hooks() -> Iterator[None]:
 
 
 class Wrapper(Optimizer):
-    """What a torch optimizer has, on top of `base`: groups, hooks, schedulers, state_dict, pickling.
+    """The interface of a torch optimizer on top of `base`: groups, hooks, schedulers, state_dict, pickling.
 
     A parameter's state is the base's entries and, under other keys, the wrapper's own. In a state_dict the rest of the
     wrapper's state stands in every group under one key, where torch.distributed.checkpoint takes it along.
@@ -125,7 +125,7 @@ class Wrapper(Optimizer):
         """Return rho of each group; groups that were added to the base itself get the default.
 
         Raises:
-            ConfigError: a value that somebody has set since is negative, not finite, or no number.
+            ConfigError: a rho in a group is negative, not finite, or not a number.
         """
         found = []
         for i, group in enumerate(self.param_groups):
@@ -152,15 +152,15 @@ class Wrapper(Optimizer):
 
     @property
     def own_keys(self) -> frozenset[str]:
-        """The entries of a parameter's state that are not the base's."""
+        """The keys of a parameter's state that belong to the wrapper and not to the base."""
         raise NotImplementedError
 
     def own_state(self) -> dict[str, Any]:
-        """Return what is no parameter's state."""
+        """Return the part of the state that belongs to no parameter."""
         raise NotImplementedError
 
     def check_own_state(self, own: dict[str, Any]) -> None:
-        """Raise ValueError where `own` cannot be loaded here."""
+        """Raise ValueError if `own` cannot be loaded into this optimizer."""
         raise NotImplementedError
 
     def load_own_state(self, own: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class Wrapper(Optimizer):
         """Restore a :meth:`state_dict`, hyper-parameters included.
 
         Raises:
-            ValueError: it is another variant's, or has other groups; nothing has changed then.
+            ValueError: the state belongs to another variant, or has other groups; this optimizer is unchanged then.
         """
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
@@ -242,7 +242,7 @@ class Wrapper(Optimizer):
         self._blank = bool(self.state)
 
     def _forget_blank_state(self) -> None:
-        """Start a real step: state that was made only to be loaded into, and was not, is no state."""
+        """Drop the blank state before a real step, if no checkpoint was loaded into it."""
         if self._blank:
             self.state.clear()
             self._blank = False
