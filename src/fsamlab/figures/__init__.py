@@ -1,8 +1,10 @@
-"""The paper's figures and tables (arXiv 2403.12350) from the frames of a sweep.
+"""The paper's figures and tables (arXiv 2403.12350) from the runs of a sweep.
 
-    runs, rows = figures.load("runs/fig3_rho")        # one directory of runs, or several
-    figures.save(figures.rho(runs), "rho.pdf")
-    figures.show(figures.rho(runs))                   # the last line of a notebook's cell
+    study = figures.load("runs/fig3_rho")             # one directory of runs, or several
+    figures.save(figures.rho(study), "rho.pdf")
+    figures.show(figures.rho(study))                  # as the last line of a notebook's cell
+
+`runs` is the study or its frame of runs, `rows` is `study.rows`.
 
 | function | shows | sweep |
 | --- | --- | --- |
@@ -16,7 +18,7 @@
 | by_method(runs) | any comparison of methods | quickstart |
 | curves(rows, runs, key) | any metric over training; log_y=True on a logarithmic axis | any |
 | ema_quality(rows, runs) | the EMA as an estimate of the full gradient | ema_quality |
-| friendliness(runs, method) | what a step along each direction does to the losses | any, diagnostics=paper |
+| friendliness(runs, method) | how a step along each direction changes the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
 | accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
 | paired_table(runs) | test accuracy minus SGD's, seed by seed | any with SGD |

@@ -61,8 +61,7 @@ def more(texts: Sequence[str]) -> str:
 def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
     """Return mean, std (n - 1) and n of each group's values that are not NaN, one row for each group.
 
-    All means over seeds that this package shows are taken here; only the page's script takes others, of the runs that
-    its reader chooses.
+    This is the only place that takes means over seeds, except the page's script, whose reader chooses the runs.
     """
     table: pd.DataFrame = groups.agg(mean="mean", std="std", n="count")  # type: ignore[assignment]  # of pandas-stubs
     return table
@@ -71,23 +70,28 @@ def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
 def by_setting(
     finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], declared: Declared = ()
 ) -> pd.DataFrame:
-    """Return one row for each setting: the number n of its runs, statistics of `metrics`, relative step time.
+    """Return one row for each setting: its config keys, the number n of its runs, statistics and costs.
 
-    Columns, for each metric that any run has:
-        `METRIC mean`, `METRIC std`, `METRIC n`: as :func:`over_seeds`; n counts the runs with a finite value.
-        `METRIC vs sgd mean`, `... std`, `... n`, `... ahead`: of the differences to the SGD run with the same seed,
-            where one SGD setting agrees with the row in all but the optimizer's keys. `ahead` is the number of seeds in
-            which the method is better than SGD. Methods can be compared seed by seed because a seed is one draw of the
-            validation split, the label noise and the initial weights, the same draw for all methods.
+    The columns for each metric that any run has:
+        `METRIC mean`, `METRIC std`, `METRIC n`: see :func:`over_seeds`; n counts the runs with a finite value.
+        `METRIC vs sgd mean`, `... std`, `... n`: statistics of the differences to the SGD run with the same seed. They
+            need exactly one SGD setting that agrees with the row in all keys except the optimizer's.
+        `METRIC vs sgd ahead`: the number of seeds in which the method is better than SGD.
 
-    And once: `step_ms`, the median time of a step; `steps`, their mean number; `step_vs_sgd`, step_ms over SGD's in the
-    same remaining setting; `total_vs_sgd`, the same ratio of steps × step_ms.
+    The columns of the costs:
+        `step_ms`: median time of a step.
+        `steps`: mean number of steps.
+        `step_vs_sgd`: step_ms divided by that of SGD with the same other keys.
+        `total_vs_sgd`: the same ratio for steps × step_ms.
+
+    Methods are compared seed by seed, because a seed is one draw of the validation split, the label noise and the
+    initial weights, and all methods have the same draw.
 
     Args:
-        finished: finished runs, each once.
-        keys: the config keys that tell the settings apart, METHOD among them.
-        metrics: columns of `finished`; a column that is not there is left out.
-        declared: the headlines of the runs' tasks, which say the directions.
+        finished: finished runs without repetitions.
+        keys: the config keys that tell the settings apart, with METHOD.
+        metrics: columns of `finished`; columns that no run has are left out.
+        declared: the headlines of the runs' tasks, which give the directions of the metrics.
     """
     present = [metric for metric in metrics if metric in finished and numbers(finished[metric]).notna().any()]
     finished = finished.reset_index(drop=True).assign(**{metric: numbers(finished[metric]).array for metric in present})
@@ -117,7 +121,7 @@ def by_setting(
 
 
 def _alike(table: pd.DataFrame, setting: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
-    """Return the SGD settings that agree with a setting in all but the optimizer's keys."""
+    """Return the SGD settings that agree with a setting in all keys except the optimizer's."""
     others, sgd = conditions_of(keys), table[table[METHOD] == "sgd"]
     same = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
     return sgd[same.all(axis=1)]
