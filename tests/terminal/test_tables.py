@@ -82,6 +82,7 @@ def test_what_varies_is_what_the_name_does_not_say():
         "",
     ]
     assert what_varies([]) == []
+    assert what_varies([["task.loss=a\\:b"], ["task.loss=a\\:c"]]) == ["loss=a:b", "loss=a:c"]  # as Hydra escapes it
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -140,4 +141,9 @@ def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
     # A key is shortened to its last part unless two varied keys share that part, as model.name and tracker.name do.
     last = Counter(key.rpartition(".")[2] for key in varied)
     short = {key: name if last[name := key.rpartition(".")[2]] == 1 else key for key in varied}
-    return [" ".join(f"{short[key]}={one[key]}" for key in varied if key in one) for one in given]
+    return [" ".join(f"{short[key]}={as_typed(one[key])}" for key in varied if key in one) for one in given]
+
+
+def as_typed(value: str) -> str:
+    """Return the value of an override as it was typed: Hydra records `my_tasks\\:focal` for `my_tasks:focal`."""
+    return re.sub(r"\\(.)", r"\1", value)
