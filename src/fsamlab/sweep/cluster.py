@@ -1,8 +1,8 @@
-"""What SLURM knows about jobs: squeue first, sacct for what squeue has forgotten.
+"""Asks SLURM about jobs: squeue first, and sacct about jobs that squeue has forgotten.
 
-A scheduler that cannot be asked (no tools on this machine, slurmctld down, accounting disabled) is no
-error here: what is known comes back, and `problem` says in one line what could not be learnt. Several clusters may
-share a file system: a job's number means something on its own cluster only, which the tools are told by `-M`.
+If the scheduler cannot be asked (no tools on this machine, slurmctld down, accounting disabled), no error is raised:
+the answer has the known states, and its `problem` says in one line what could not be asked. Several clusters may share
+a file system. The number of a job is valid only on its own cluster, which `-M` tells the tools.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ ACTIVE = WAITING | {
     "STOPPED",
     "RESV_DEL_HOLD",
 }
-GONE = "GONE"  # the controller answered and has no such job (any more), and accounting says nothing about its end
+GONE = "GONE"  # the controller has no such job any more, and accounting does not say how the job ended
 NOTHING = frozenset({"", "None", "None assigned", "(null)", "N/A"})
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job, or one task of an array, as the scheduler sees it.
+    """The scheduler's answer about a job, or about one task of an array.
 
     Attributes:
         state: SLURM's word without additions ("CANCELLED by 0" is CANCELLED), or GONE.
-        reason: why it waits or ended, as squeue says ("Priority", "TimeLimit"); empty where there is none.
-        nodes: where it runs or ran; empty before it starts.
-        raw_id: the task's own number, which the job itself sees as SLURM_JOB_ID; empty where unknown.
+        reason: squeue's reason why the job waits or ended ("Priority", "TimeLimit"); may be empty.
+        nodes: the nodes of the job; empty before it starts.
+        raw_id: the task's own number, which the job itself sees as SLURM_JOB_ID; empty if it is not known.
     """
 
     state: str
@@ -48,40 +48,40 @@ class JobState:
 
     @property
     def active(self) -> bool:
-        """Whether the job may still write: it waits, runs, or is about to go on."""
+        """Whether the job may still write files: it waits, runs, or will run again."""
         return self.state in ACTIVE
 
     @property
     def waiting(self) -> bool:
-        """Whether the job is yet to start, for the first time or again."""
+        """Whether the job waits for its start, for the first time or again."""
         return self.state in WAITING
 
 
 class JobStates(dict[str, JobState]):
-    """Job id -> state. An id that is missing is unknown, which does not mean that its job has ended.
+    """Job id -> state. A missing id means that the state is not known; the job may still run.
 
     Attributes:
-        problem: None, or one line on what the scheduler could not be asked.
+        problem: one line that says why the scheduler could not be asked; None if it could.
     """
 
     problem: str | None = None
 
 
 class JobRef(NamedTuple):
-    """A job or an array's task, and the cluster it was given to; None where that is not recorded: this machine's."""
+    """A job or a task of an array, and its cluster; None means the cluster of this machine."""
 
     id: str
     cluster: str | None = None
 
 
 class Answer(dict[JobRef, JobState]):
-    """As :class:`JobStates`, of jobs on several clusters."""
+    """Job -> state, as :class:`JobStates`, for jobs on several clusters."""
 
     problem: str | None = None
 
 
 def ask(jobs: Iterable[JobRef]) -> Answer:
-    """Return the states of jobs, each asked of its own cluster."""
+    """Return the states of jobs, after a question to the cluster of each job."""
     wanted: dict[str | None, list[JobRef]] = {}
     for job in jobs:
         wanted.setdefault(job.cluster, []).append(job)
@@ -96,7 +96,7 @@ def ask(jobs: Iterable[JobRef]) -> Answer:
 
 
 def local_cluster() -> str | None:
-    """Return the name of the cluster that SLURM's tools talk to by themselves, None where nobody tells."""
+    """Return the name of the default cluster of SLURM's tools; None if it is not known."""
     text, _ = _run(["scontrol", "show", "config"])
     found = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.MULTILINE)
     return found[1] if found else os.environ.get("SLURM_CLUSTER_NAME")
@@ -105,11 +105,12 @@ def local_cluster() -> str | None:
 def job_states(ids: Iterable[str], cluster: str | None = None) -> JobStates:
     """Return the states of jobs (`123`) and array tasks (`123_4`), with at most three calls of SLURM's tools.
 
-    squeue shows ended jobs for MinJobAge (5 minutes by default); sacct is only asked for what squeue does not know.
+    squeue shows an ended job for MinJobAge (5 minutes by default). sacct is asked only about jobs that squeue does not
+    know.
 
     Args:
-        ids: the jobs.
-        cluster: whose they are, None for the one that SLURM's tools talk to by themselves.
+        ids: ids of the jobs.
+        cluster: the cluster of the jobs; None means the default of SLURM's tools.
     """
     place = ["-M", cluster] if cluster else []
     wanted = set(ids)
@@ -123,7 +124,7 @@ def job_states(ids: Iterable[str], cluster: str | None = None) -> JobStates:
         return answer
     past, sacct_problem = _sacct(rest, place)
     for name, job in _select(rest, past).items():
-        # accounting goes on calling a job active that a crashed controller has lost; the controller knows better
+        # If a controller crashes and loses a job, accounting calls the job active for ever. The controller is right.
         answer[name] = job if squeue_problem or not job.active else JobState(GONE, nodes=job.nodes, raw_id=job.raw_id)
     if squeue_problem is None:
         answer.update({name: JobState(GONE) for name in rest - answer.keys()})
@@ -135,12 +136,12 @@ def job_states(ids: Iterable[str], cluster: str | None = None) -> JobStates:
 def cancel_command(
     ids: Iterable[str], states: Mapping[str, JobState] | None = None, cluster: str | None = None
 ) -> str | None:
-    """Return the `scancel` command for jobs, None when there is nothing to cancel.
+    """Return the `scancel` command for jobs; None if there is nothing to cancel.
 
     Args:
-        ids: all the jobs and array tasks that are meant.
-        states: what the scheduler says; only the active are named then, a whole array by its own number.
-        cluster: whose they are, None for the one that SLURM's tools talk to by themselves.
+        ids: ids of the jobs and array tasks.
+        states: the scheduler's answers. With them, the command names only active jobs; a whole array has one number.
+        cluster: the cluster of the jobs; None means the default of SLURM's tools.
     """
     tasks: dict[str, list[str]] = {}
     for name in dict.fromkeys(ids):
@@ -159,7 +160,7 @@ def cancel_command(
 
 
 def base_id(name: str) -> str:
-    """Return the number of the job or of the whole array: `123` for `123_4`."""
+    """Return the number of a job or of its whole array: `123` for `123_4`."""
     return name.partition("_")[0]
 
 
@@ -168,13 +169,13 @@ def _bases(ids: Collection[str]) -> str:
 
 
 def _squeue(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState], str | None]:
-    """Return what squeue lists, by id, and what went wrong."""
+    """Return {id: state} from squeue, and the problem if there was one."""
     words = ["squeue", *place, "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N|%A"]
     text, problem = _run([*words, "-j", _bases(ids)])
     if problem is not None and "invalid job id" in problem.lower():
         if len({base_id(name) for name in ids}) == 1:
-            return {}, None  # an answer: the only job asked for is known no more
-        text, problem = _run(words)  # one forgotten job must not hide the others: list all, select here
+            return {}, None  # squeue has forgotten the only job that was asked for
+        text, problem = _run(words)  # one forgotten job makes squeue refuse the whole question, so list all jobs
     jobs: dict[str, JobState] = {}
     for fields in _table(text, 4):
         raw = fields[4] if len(fields) > 4 else ""
@@ -183,7 +184,7 @@ def _squeue(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState]
 
 
 def _sacct(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState], str | None]:
-    """Return what sacct lists, by id, and what went wrong."""
+    """Return {id: state} from sacct, and the problem if there was one."""
     columns = "JobID,State,NodeList,JobIDRaw"
     text, problem = _run(["sacct", *place, "-n", "-X", "--parsable2", "-o", columns, "-j", _bases(ids)])
     jobs: dict[str, JobState] = {}
@@ -194,8 +195,8 @@ def _sacct(ids: Collection[str], place: list[str]) -> tuple[dict[str, JobState],
 
 
 def _run(command: list[str]) -> tuple[str, str | None]:
-    """Return the output of a command, and in one line why there is none."""
-    env = {k: v for k, v in os.environ.items() if k != "SLURM_CLUSTERS"}  # -M in disguise
+    """Return (the output of a command, the problem in one line or None)."""
+    env = {k: v for k, v in os.environ.items() if k != "SLURM_CLUSTERS"}  # it would act like -M
     try:
         done = subprocess.run(
             command,
@@ -234,11 +235,11 @@ def _or_empty(text: str) -> str:
 
 
 def _enter(jobs: dict[str, JobState], name: str, job: JobState) -> None:
-    """Enter a line under its id, under each task that it stands for (`123_[5-9%2]`), and under its own number."""
+    """Enter a line under its id, under each task of a pending array (`123_[5-9%2]`), and under its own number."""
     array = re.fullmatch(r"(\d+)_\[([^\]]*)\]", name)
     if array is None:
         jobs[name] = job
-        if job.raw_id and job.raw_id != base_id(name):  # an array's last task carries the array's number
+        if job.raw_id and job.raw_id != base_id(name):  # the last task of an array has the array's number
             jobs.setdefault(job.raw_id, job)
         return
     for part in array[2].partition("%")[0].split(","):
@@ -249,7 +250,7 @@ def _enter(jobs: dict[str, JobState], name: str, job: JobState) -> None:
 
 
 def _select(ids: Collection[str], jobs: Mapping[str, JobState]) -> dict[str, JobState]:
-    """Return the wanted ones; `123` also finds the task that carries the array's own number."""
+    """Return the states of the wanted ids; `123` also finds the task that has the array's number."""
     found = {name: jobs[name] for name in ids if name in jobs}
     missing = {name for name in ids if name not in found}
     if missing:
@@ -261,7 +262,7 @@ def _select(ids: Collection[str], jobs: Mapping[str, JobState]) -> dict[str, Job
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Return sorted numbers as SLURM writes them: `1-3,7`."""
+    """Return sorted numbers in SLURM's form: `1-3,7`."""
     spans: list[list[int]] = []
     for n in numbers:
         if spans and n == spans[-1][1] + 1:

@@ -100,9 +100,7 @@ class LocalLauncher(JobLauncher):
                             failures[index] = _failure(process.exitcode)
                             board.ended(index, process.exitcode)
                         board.refresh(index for _, _, index in running.values())
-            except (
-                BaseException
-            ):  # Ctrl-C too: a job that is left alone would train on without anybody who reads its end
+            except BaseException:  # also Ctrl-C: without this process nobody would read how the jobs end
                 _stop([process for process, _, _ in running.values()])
                 raise
         return failures

@@ -1,8 +1,8 @@
-"""The cluster launcher: one array job for a sweep, through submitit; results are read from run directories.
+"""The cluster launcher: submits a sweep as array jobs through submitit, and reads results from the run directories.
 
-What it does otherwise than hydra-submitit-launcher, whose settings it takes: jobs are frozen at submission
-(job.py), a task that raised is FAILED for SLURM, a killed job loses no other's result, nothing depends on
-this process after the submission, and Ctrl-C leaves the jobs running.
+It takes the settings of hydra-submitit-launcher, and differs from it in five points: jobs are frozen at submission
+(job.py); SLURM shows a task that raised an error as FAILED; the results of other jobs survive a killed job; the jobs do
+not need this process after the submission; Ctrl-C leaves the jobs running.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from fsamlab.terminal.text import project_relative
 log = logging.getLogger(__name__)
 
 OWN = ("cluster", "wait", "poll_seconds", "max_array_size", "submitit_folder", "max_num_timeout", "python")
-COMMON = (  # what submitit calls by the same name on every cluster
+COMMON = (  # settings that submitit calls by the same name on every cluster
     *("name", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
     *("timeout_min", "stderr_to_stdout"),
 )
-AT_ONCE = 256  # submitit's array_parallelism where none is given
+AT_ONCE = 256  # submitit's default for array_parallelism
 QUIET_POLLS = 2  # a job that is not active in so many polls in a row has ended; SLURM may forget a job for one poll
 
 
 class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
-    """Submits jobs as arrays and waits for them, unless told not to.
+    """Submits jobs as arrays, and waits for their end if `wait` is true.
 
     Args:
-        cluster: slurm, or local: submitit's local executor, all jobs at once on this machine.
-        wait: whether to stay until the last job has ended.
-        poll_seconds: between two looks at the jobs.
-        max_array_size: of one array; longer sweeps become several.
-        params: hydra-submitit-launcher's settings, under its names.
+        cluster: slurm, or local for submitit's local executor, which runs all jobs at once on this machine.
+        wait: whether to wait until the last job has ended.
+        poll_seconds: time between two checks of the jobs.
+        max_array_size: largest number of jobs in an array; a longer sweep becomes several arrays.
+        params: settings of hydra-submitit-launcher, under its names.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         super().__init__(**params)
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
         self.kind, self.in_process = cluster, cluster != "slurm"
-        self.elsewhere: str | None = None  # the cluster's name, where SLURM's tools have to be told
+        self.elsewhere: str | None = None  # name of the cluster, if it is not the default of SLURM's tools
 
     def cluster_name(self) -> str | None:
-        """Return the name of the SLURM cluster that jobs are given to, None where nobody tells.
+        """Return the name of the SLURM cluster that gets the jobs; None if it is not known.
 
         Raises:
-            ConfigError: sbatch may choose among several.
+            ConfigError: the settings name several clusters.
         """
         if self.cluster != "slurm":
             return None
@@ -81,20 +81,21 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         chosen = flags.get("clusters") or flags.get("M") or os.environ.get("SBATCH_CLUSTERS")
         if chosen is not None and ("," in str(chosen) or str(chosen) == "all"):
             key = "hydra.launcher.additional_parameters.clusters"
-            raise ConfigError(key, chosen, "has to be one cluster's name: jobs are asked about there")
+            raise ConfigError(key, chosen, "has to be the name of one cluster, which is asked about the jobs later")
         return str(chosen) if chosen else local_cluster()
 
     def executor(self) -> Any:
         """Return submitit's executor with these settings.
 
         Raises:
-            ConfigError: SLURM is not there, or a setting that sbatch has no name for.
+            ConfigError: SLURM is not on this machine, or sbatch does not have a setting.
         """
         import submitit
 
         params = {k: v for k, v in self.params.items() if k not in OWN and v is not None}
         if self.cluster == "slurm":
-            # whatever the site's default is; and since SLURM 22.05 srun does not take sbatch's --cpus-per-task over
+            # requeue, because sites have different defaults; and since SLURM 22.05 srun ignores sbatch's
+            # --cpus-per-task
             params["additional_parameters"] = {"requeue": True, **params.get("additional_parameters", {})}
             cpus = 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"'
             params["setup"] = [cpus, *params.get("setup", [])]
@@ -120,10 +121,10 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         return executor
 
     def check(self) -> None:
-        """Check the settings as far as this machine can, submitting nothing.
+        """Check the settings as far as this machine can, without submitting anything.
 
         Raises:
-            ConfigError: a setting that sbatch has no name for.
+            ConfigError: sbatch does not have a setting.
         """
         if self.cluster == "slurm" and shutil.which("srun") is None:
             log.warning("there is no SLURM on this machine: the launcher's settings were not checked")
@@ -131,7 +132,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             self.executor()
 
     def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
-        """Submit the jobs, say which jobs were submitted, wait for their end."""
+        """Submit the jobs, log which jobs were submitted, and wait for their end."""
         self.configure_log()
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         name = self.cluster_name()
@@ -141,7 +142,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         try:
             self._submit(jobs, handles, on_submitted)
         except BaseException:
-            self.detached = bool(handles)  # the accepted jobs go on
+            self.detached = bool(handles)  # accepted jobs go on without this process
             if handles:
                 self._tell(jobs, [str(handle.job_id) for handle in handles])
             raise
@@ -160,7 +161,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             log.warning("  watch   %s", self._watch(jobs, ids))
             log.warning("  cancel  %s", cancel)
             raise
-        except BaseException:  # the jobs go on, whatever has failed here
+        except BaseException:  # the jobs go on, even if this process fails
             self.detached = True
             raise
 
@@ -169,14 +170,14 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         return project_relative(Path(str(self.config.hydra.sweep.dir)))
 
     def _watch(self, jobs: Sequence[FrozenJob], ids: list[str]) -> str:
-        """Return the command that shows how far the jobs are; `fsamlab status` knows only jobs that train."""
+        """Return the command that shows the progress of the jobs; `fsamlab status` knows only jobs that train."""
         if all_train(jobs):
             return f"fsamlab status {self._sweep_dir()} --watch"
         elsewhere = f"-M {self.elsewhere} " if self.elsewhere else ""
         return f"squeue {elsewhere}-j {','.join(dict.fromkeys(map(base_id, ids)))}"
 
     def _tell(self, jobs: Sequence[FrozenJob], ids: list[str]) -> str:
-        """Say which jobs were submitted, where they write and how to stop them; return the command that stops them."""
+        """Log which jobs were submitted, where they write and how to stop them; return the command that stops them."""
         where = f"kill {' '.join(ids)}"
         cancel = str(cancel_command(ids, cluster=self.elsewhere)) if self.cluster == "slurm" else where
         arrays = Counter(base_id(i) for i in ids)
@@ -193,11 +194,11 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         return cancel
 
     def _submit(self, jobs: Sequence[FrozenJob], handles: list[Any], on_submitted: Callable[[list[str]], None]) -> None:
-        """Submit all arrays; after each array its jobs are appended to `handles`, and SLURM's ids are handed on.
+        """Submit all arrays. After each array, append its jobs to `handles` and give all SLURM ids to `on_submitted`.
 
         Raises:
-            ConfigError: sbatch refused the first one, so that nothing was submitted.
-            SweepFailed: it refused a later one.
+            ConfigError: sbatch refused the first array, so nothing was submitted.
+            SweepFailed: sbatch refused a later array.
         """
         executor = self.executor()
         folder = Path(str(self.params["submitit_folder"])).parent
@@ -210,8 +211,8 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             try:
                 with outside_of_a_job():
                     accepted = executor.map_array(JobRunner(), jobs[part.start : part.stop])
-            except Exception as e:  # what sbatch refuses: partition, account, more GPUs than there are
-                for pickle in set(folder.glob("*.pkl")) - before:  # of jobs that have no number
+            except Exception as e:  # for example a partition, an account or a number of GPUs that sbatch refuses
+                for pickle in set(folder.glob("*.pkl")) - before:  # files of jobs that were not submitted
                     pickle.unlink(missing_ok=True)
                 if type(e).__name__ not in ("FailedJobError", "FailedSubmissionError"):
                     raise
@@ -227,7 +228,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 on_submitted([str(handle.job_id) for handle in handles])
 
     def _bound(self, executor: Any, part: ArrayPart, first_ids: list[str]) -> None:
-        """Give an array its share of `array_parallelism`, and the array that it waits for."""
+        """Set the array's share of `array_parallelism`, and the array whose end it waits for."""
         flags = {"requeue": True, **(self.params.get("additional_parameters") or {})}
         if part.after is not None:
             own = flags.get("dependency")
@@ -251,7 +252,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 for i in sorted(running):
                     status = current_status(directories[i])
                     quiet[i] = 0 if i in active else quiet[i] + 1
-                    of_now = status.get("updated", "") >= since  # else the status is from an earlier attempt
+                    of_now = status.get("updated", "") >= since  # an older status is from an earlier attempt
                     finished = of_now and status["status"] == "finished"
                     over = finished or quiet[i] >= QUIET_POLLS
                     if i not in board.tasks and (over or (of_now and status["status"] == "running")):
@@ -266,18 +267,23 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         return failures
 
     def _active(self, handles: list[Any], ids: list[str], running: set[int]) -> set[int]:
-        """Return which of the running jobs may still write."""
+        """Return those of the running jobs that may still write files."""
         if self.cluster == "local":
             return {i for i in running if not handles[i].done()}
         states = job_states((ids[i] for i in running), self.elsewhere)
-        if states.problem:  # accounting alone may call a job ended that is about to be started again
+        if states.problem:  # without squeue, accounting may call a job ended that SLURM is about to start again
             return set(running)
-        return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown one is not gone
+        return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown job may be active
 
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """The jobs of one array: `start` to before `stop`, `at_once` of them; `after`: the array that has to end first."""
+    """The jobs of one array: those from `start` to before `stop`.
+
+    Attributes:
+        at_once: how many of its jobs may run at once.
+        after: number of the array that has to end first; None if the array does not wait.
+    """
 
     start: int
     stop: int
@@ -286,10 +292,10 @@ class ArrayPart:
 
 
 def arrays_of(num_jobs: int, max_size: int, at_once: int) -> list[ArrayPart]:
-    """Divide jobs into arrays of at most `max_size`, so that no more than `at_once` jobs run in all of them together.
+    """Divide jobs into arrays of at most `max_size`, so that at most `at_once` jobs of all arrays run at once.
 
-    SLURM bounds one array only. The arrays are of one length and share the bound; where there are more of them than
-    `at_once`, an array waits for the end of an earlier one.
+    SLURM bounds only the jobs of one array. The arrays have equal lengths and share the bound. If there are more arrays
+    than `at_once`, an array waits for the end of an earlier one.
     """
     number = -(-num_jobs // max_size)
     side_by_side = min(number, at_once)

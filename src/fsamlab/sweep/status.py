@@ -1,4 +1,4 @@
-"""The state of a sweep without a living launcher: its records, its run directories, and the scheduler."""
+"""The state of a sweep, from its launch records, its run directories and the scheduler; no launcher has to live."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as the launches that list it say.
+    """One run of a sweep, from the records of the launches that list the run.
 
     Attributes:
-        directory: its run directory.
-        overrides: what Hydra composes it from, of the latest launch.
-        run_id: of the configuration at launch; the directory's name where there is no record.
-        jobs: the SLURM jobs of all launches that list it, the latest first, with the time of the launch.
-        launch: number of the latest launch record, None for a run without one.
-        sweep_dir: where the record and submitit's logs lie.
-        waits_since: time of a local launch that lists it and whose launcher still lives, None without one.
-        copied: whether its files came here with a copy of the sweep, and the processes they name write elsewhere.
+        directory: the run directory.
+        overrides: the overrides of the latest launch.
+        run_id: the run id at launch; without a record the name of the directory.
+        jobs: the SLURM jobs of all launches that list the run, latest first, with the time of the launch.
+        launch: number of the latest launch record; None without a record.
+        sweep_dir: the directory of the record and of submitit's logs.
+        waits_since: time of a local launch that lists the run and whose launcher still lives; None without such a
+            launch.
+        copied: whether the sweep was copied here; the processes that its files name then write elsewhere.
     """
 
     directory: Path
@@ -46,18 +47,22 @@ class SweepRun:
 
     @property
     def slurm_job_id(self) -> str | None:
-        """`123` or `123_4` of the latest SLURM job, None for a run that was never given to SLURM."""
+        """Id of the latest SLURM job, `123` or `123_4`; None if the run was never given to SLURM."""
         return self.jobs[0][0].id if self.jobs else None
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What became of a run: `status` in the words of `record.STATUSES`, and why, with the log that says more.
+    """The state of a run.
 
     Attributes:
-        active: whether it runs or waits, as far as anyone can be asked.
-        busy: whether that is certain: the scheduler, a heartbeat or a living launcher says so.
-        job_ref, job: the SLURM job that `status` is about, and what the scheduler says of the job.
+        run: the run.
+        status: one of `record.STATUSES`.
+        reason: why the run is not finished, in one line.
+        log: the log with more about the reason.
+        active: whether the run waits or runs, or may do so because no scheduler could be asked.
+        busy: whether it certainly waits or runs: the scheduler, a heartbeat or a living launcher says so.
+        job_ref, job: the SLURM job that decides the status, and the scheduler's answer about the job.
         disk: the run's status.json.
     """
 
@@ -73,21 +78,21 @@ class RunState:
 
     @property
     def job_id(self) -> str | None:
-        """The SLURM job that `status` is about."""
+        """Id of the SLURM job that decides the status."""
         return self.job_ref.id if self.job_ref else None
 
     @property
     def never_ran(self) -> bool:
-        """Whether nothing of it was ever started and no job is known that would."""
+        """Whether the run was never started, and no known job will start it."""
         return self.status == "queued" and not self.active
 
     @property
     def shown(self) -> str:
-        """The status as a person reads it: a run that nothing will start waits in no queue."""
+        """The status for a reader: `not begun` in place of `queued`, if nothing will start the run."""
         return "not begun" if self.never_ran else self.status
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything with stable keys, ready for JSON."""
+        """Return all facts with stable keys, ready for JSON."""
         get = self.disk.get
         latest = {k: v if math.isfinite(v) else None for k, v in (get("latest") or {}).items()}
         return {
@@ -118,10 +123,11 @@ class RunState:
 
 @dataclass(frozen=True)
 class SweepState:
-    """All runs in the order of the record, and what the scheduler said.
+    """The state of a sweep.
 
     Attributes:
-        jobs: the scheduler's answers; `jobs.problem` is what it could not be asked.
+        runs: all runs, in the order of the records.
+        jobs: the scheduler's answers; `jobs.problem` says why it could not be asked.
         damage: a line for each launch record that cannot be read.
     """
 
@@ -136,19 +142,19 @@ class SweepState:
 
     @property
     def exit_code(self) -> int:
-        """1 where there is something for the user to do."""
+        """1 if the user has something to do, else 0."""
         return 1 if self.bad or self.damage else 0
 
 
 def sweep_runs(sweep_dir: Path, damage: list[str] | None = None) -> list[SweepRun]:
-    """Return the runs of all launches below `sweep_dir` in the order of the records, then those without a record.
+    """Return the runs of all launches below `sweep_dir` in the order of the records, then the runs without a record.
 
-    A later launch's entry replaces an earlier one's. `sweep_dir` may be a run directory: then the one run. What is
-    wrong with damaged records is appended to `damage`.
+    The entry of a later launch replaces that of an earlier launch. If `sweep_dir` is a run directory, the result is
+    this run. A line for each damaged record is appended to `damage`.
     """
     damage = [] if damage is None else damage
     if (sweep_dir / "config.yaml").exists() and not (sweep_dir / "launches").exists():
-        recorded = _recorded(sweep_dir.parent, []).values()  # a record that is damaged may be of other runs
+        recorded = _recorded(sweep_dir.parent, []).values()  # a damaged record may concern only other runs
         same = [r for r in recorded if r.directory.resolve() == sweep_dir.resolve()]
         return same or [_unrecorded(sweep_dir, damage)]
     runs = _recorded(sweep_dir, damage)
@@ -164,7 +170,7 @@ def _recorded(sweep_dir: Path, damage: list[str]) -> dict[Path, SweepRun]:
         here, lives, time_ = not launch.is_of_a_copied_sweep, launch.launcher_lives, str(launch.entry.get("time", ""))
         for job in launch.jobs:
             before = runs.get(job.directory)
-            jobs = before.jobs if before else ()  # not submitted again: an earlier job still stands for it
+            jobs = before.jobs if before else ()  # without a new submission, the earlier job is still the run's job
             if job.slurm_job_id is not None and here:
                 jobs = ((JobRef(job.slurm_job_id, launch.cluster), time_), *jobs)
             waits = time_ if lives else before.waits_since if before else None
@@ -180,10 +186,10 @@ def _unrecorded(directory: Path, damage: list[str]) -> SweepRun:
 
 
 def sweep_state(paths: Sequence[Path]) -> SweepState:
-    """Read the state of every run at or below `paths`; the scheduler is asked about what has not finished.
+    """Read the state of every run at or below `paths`, and ask the scheduler about runs that have not finished.
 
     Raises:
-        ConfigError: a path does not exist, or there are no runs at any.
+        ConfigError: a path does not exist, or there are no runs.
     """
     check_exist(paths)
     damage: list[str] = []
@@ -194,18 +200,18 @@ def sweep_state(paths: Sequence[Path]) -> SweepState:
 
 
 def states_of(runs: Sequence[SweepRun]) -> tuple[list[RunState], Answer]:
-    """Return what became of runs, and the scheduler's answers about the jobs of those that have not finished."""
+    """Return the states of runs, and the scheduler's answers about the jobs of unfinished runs."""
     disks = {run.directory: current_status(run.directory) for run in runs}
     refs = {run.directory: _jobs(run, disks[run.directory]) for run in runs}
     unfinished = [run.directory for run in runs if disks[run.directory]["status"] != "finished"]
     jobs = ask(ref for d in unfinished for ref, _ in refs[d])
-    # read again after asking: a run may have finished, and its job left the queue, in between
+    # read again: since the first reading a run may have finished, and its job left the queue
     disks.update({d: current_status(d) for d in unfinished if refs[d]})
     return [_judge(run, disks[run.directory], refs[run.directory], jobs) for run in runs], jobs
 
 
 def _jobs(run: SweepRun, disk: Mapping[str, Any]) -> tuple[tuple[JobRef, str], ...]:
-    """Return every job known for a run, the latest first; the writer's is among them, launched from here or not."""
+    """Return all known jobs of a run, latest first, with the job that wrote status.json, wherever it was launched."""
     writer = None if run.copied else disk.get("slurm_job_id")
     if writer is None or any(ref.id == writer for ref, _ in run.jobs) or disk.get("slurm_cluster") is None:
         known = run.jobs
@@ -277,7 +283,7 @@ def _judge(
 def _writers(
     disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
 ) -> JobRef | None:
-    """Return the job that wrote status.json, None for a local process and for a job that nobody knows."""
+    """Return the job that wrote status.json; None if a local process wrote it."""
     name = disk.get("slurm_job_id")
     if name is None:
         return None
@@ -287,14 +293,14 @@ def _writers(
 
 
 def _last_was_local(disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...]) -> bool:
-    """Return whether a process outside of SLURM wrote the status, after the last job was given to SLURM."""
+    """Return whether a process outside of SLURM wrote the status, after the last submission to SLURM."""
     if "updated" not in disk or disk.get("slurm_job_id") is not None:
         return False
     return not refs or refs[0][1] < disk["updated"]
 
 
 def _ended(word: str, job: JobState, *, by_other: bool) -> str:
-    """Return the status of an unfinished run whose job is over; `by_other`: an earlier job wrote the word."""
+    """Return the status of an unfinished run whose job has ended; `by_other`: another job wrote the word on disk."""
     if word == "failed" and not by_other:
         return "failed"
     if job.state == "CANCELLED":
@@ -325,7 +331,7 @@ def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | N
 
 
 def last_line(path: Path) -> str | None:
-    """Return the last line of a text file that is not blank, None where there is none."""
+    """Return the last line of a text file that is not blank; None if there is none."""
     try:
         with path.open("rb") as f:
             f.seek(max(0, f.seek(0, 2) - TAIL_BYTES))
@@ -336,7 +342,7 @@ def last_line(path: Path) -> str | None:
 
 
 def seconds_since(updated: str | None) -> float | None:
-    """Return the age of a time as status.json has it."""
+    """Return the seconds since a time of status.json; None if it is missing or unreadable."""
     try:
         return None if updated is None else max(0.0, time.time() - datetime.fromisoformat(updated).timestamp())
     except ValueError:
