@@ -91,5 +91,5 @@ def test_the_cluster_that_sbatch_chooses(monkeypatch, tmp_path, flags, environme
     launcher = SubmititLauncher(submitit_folder=str(tmp_path), additional_parameters=flags)
     assert launcher.cluster_name() == expected
     several = SubmititLauncher(submitit_folder=str(tmp_path), additional_parameters={"clusters": "a,b"})
-    with pytest.raises(ConfigError, match="one cluster's name"):
+    with pytest.raises(ConfigError, match="the name of one cluster"):
         several.cluster_name()
