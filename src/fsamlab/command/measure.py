@@ -49,11 +49,11 @@ NO_EMA = "the checkpoint holds no EMA (train.keep_state=true keeps it after the 
 OF_EMA = {"decomposition", "friendliness", "direction_curvature"}
 POLL_SECONDS = 1.0  # while another process makes the same measurement
 INSTEAD = "or train the run again with force=true"  # of restoring other data or start weights
-NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when, not what
+NO_VALUE = ("name", "every_steps", "every_epochs")  # fields that decide when to measure, and change no value
 
 
 def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | None]:
-    """Measure the checkpoints of `runs`; return for each what went wrong, None where nothing did.
+    """Measure the checkpoints of `runs`, and return for each run the error message, or None.
 
     Only those left out where the jobs were only submitted (`hydra.launcher.wait=false`).
 
@@ -102,7 +102,7 @@ def measure_runs(runs: list[Path], overrides: list[str]) -> dict[Path, str | Non
 
 
 def _check_files(run: Path) -> bool:
-    """Read what a measurement needs of a run and what lies beside its rows.
+    """Read the files of a run that a measurement needs, and the files beside its rows.
 
     Raises:
         Damaged: a file or the folder cannot be used.
@@ -306,7 +306,7 @@ def measure_run(run: Path, config: MeasureConfig) -> Path:
 
 
 def _life(run: Path) -> str | None:
-    """Return what tells the lives of a run that was started over; None in its first one.
+    """Return a mark that changes when a run is started over; None before the first time.
 
     Raises:
         ConfigError: it is just starting over, and its checkpoints are those of the earlier life.
@@ -337,6 +337,6 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def digest(diagnostics: DiagnosticsConfig) -> str:
-    """Return 8 hex digits over what decides which values a measurement has."""
+    """Return 8 hex digits that depend on everything that decides the values of a measurement."""
     fields = {k: v for k, v in dataclasses.asdict(diagnostics).items() if k not in NO_VALUE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]

@@ -64,7 +64,7 @@ def resume(
 def _compare_code(
     record: RunRecord, now: dict[str, Any], submitted: dict[str, Any], checkpointed: dict[str, Any]
 ) -> None:
-    """Say that src/ is another than at submission or at the checkpoint, or refuse to go on."""
+    """Warn that src/ has changed since the submission or the checkpoint, or refuse to go on."""
     changes = {"it was submitted": code_change(submitted, now), "its last start": code_change(checkpointed, now)}
     found = [f"the code has changed since {when}: {change}" for when, change in changes.items() if change]
     if found and record.config.on_code_change == "refuse":

@@ -27,7 +27,7 @@ from fsamlab.terminal.output import outputs
 log = logging.getLogger(__name__)
 
 PRELOAD = ["fsamlab.run", "fsamlab.sweep.local", "sklearn.datasets"]
-STOP_SECONDS = 120.0  # for the checkpoints of all jobs that are told to stop, together
+STOP_SECONDS = 120.0  # for all stopped jobs together to write their checkpoints
 KILL_SECONDS = 10.0  # for the system to remove a killed job
 
 

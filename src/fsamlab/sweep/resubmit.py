@@ -86,7 +86,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
         left_out += [line for line in found.damage if line not in left_out]
         if choice.todo:
             with composing(overrides) as context:
-                # the runs are what was recorded; composed are only the launcher's settings
+                # only the launcher's settings are composed; the configurations of the runs are the recorded ones
                 place = [f"hydra.sweep.dir={quoted(sweep_dir)}", f"name={quoted(choice.todo[0].config['name'])}"]
                 config = compose("config", overrides=[*used, *place], return_hydra_config=True)
                 start(

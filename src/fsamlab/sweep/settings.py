@@ -11,7 +11,7 @@ from fsamlab.config import ConfigError
 PREFIX = "hydra.launcher."
 YEARS = 5 * 366 * 24 * 60  # minutes
 
-# setting: its type, what it may be; what is not in the table is submitit's to judge
+# setting: type, allowed values; submitit checks the settings that are not in this table
 ALLOWED: dict[str, tuple[Any, Number | Choice | Text | None]] = {
     "cluster": (str, Choice(("slurm", "local"))),
     "wait": (bool, None),
@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[Any, Number | Choice | Text | None]] = {
     "num_jobs": (int | None, Number(1, 1024)),
     "threads_per_job": (int | None, Number(1, 1024)),
 }
-FORMS = {  # what is typed in place of a number, and what to do then
+FORMS = {  # a text that users type in place of a number -> what to do
     "timeout_min": "in minutes: 1-00:00:00 is 1440",
     "gpus_per_node": "a kind of GPU goes into additional_parameters: {gres: gpu:a100:1}, with gpus_per_node=null",
     "mem_gb": "in GB, without a unit",

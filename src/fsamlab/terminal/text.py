@@ -63,7 +63,7 @@ def spread(mean: float | None, std: float | None, in_percent: bool = True) -> st
         return "-"
     if in_percent:
         return percent(mean) + ("" if std is None or std != std else f" ± {percent(std)}")
-    if std is not None and std < 1e-12 * abs(mean):  # equal values, whose mean is rounded
+    if std is not None and std < 1e-12 * abs(mean):  # all values are equal; only the mean was rounded
         std = 0.0
     if std is None or not 1e-6 < std < 1e5:
         return f"{mean:.4g}" + ("" if std is None or std != std else f" ± {std:.2g}")

@@ -37,7 +37,7 @@ class Diverged(RuntimeError):
 
 
 class _Interrupted(Exception):
-    """Carries a wish to stop out of a measurement, whose weights are not the run's."""
+    """Ends a measurement when the run has to stop, so that the weights of the run are restored first."""
 
 
 class Observer(Protocol):
@@ -139,7 +139,7 @@ class Trainer:
                 start = time.perf_counter()
                 self._step(batch)
                 if self.device.type == "cuda" and self.step % self.steps_per_epoch == 0:
-                    torch.cuda.synchronize()  # an epoch's time is that of its work, not of queueing it
+                    torch.cuda.synchronize()  # else the time of an epoch would be the time to queue its work
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
                 self.epoch_seconds[-1] += seconds
@@ -351,7 +351,7 @@ class Trainer:
         return {**final, **self.best.summary(), **cost, **counts}
 
     def conventions(self) -> dict[str, str | int | float]:
-        """Return what the measured values depend on besides the model; empty where nothing is measured."""
+        """Return the conventions of the measured values; empty if nothing is measured."""
         if self.diagnostics is None or not self.diagnostics.cfg.quantities:
             return {}
         return self.diagnostics.conventions(self.snapshot())
