@@ -1,6 +1,7 @@
 """A sweep of a regression on the screen, in the table and on the page: its error everywhere, an accuracy nowhere."""
 
 import csv
+import json
 
 import pytest
 from support.pages import data_of, written
@@ -59,4 +60,16 @@ def test_a_run_that_goes_on_says_its_headline_from_its_first_row(tmp_path, monke
         (tmp_path / "run" / name).unlink()
     assert main(["status", str(tmp_path)]) == 0
     assert "test mse" in capsys.readouterr().out
+    assert load(tmp_path).headline.name == "mse"
+
+
+def test_a_run_that_resumes_with_another_headline_records_the_new_one(tmp_path):
+    first = compose_diabetes("train.epochs=2", "train.keep_state=true", "task.headline=r2")
+    run(first, tmp_path / "run")
+    assert load(tmp_path).headline.name == "r2"
+    (tmp_path / "run" / "summary.json").unlink()
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    (tmp_path / "run" / "status.json").write_text(json.dumps({**status, "status": "preempted"}))
+    summary = run(compose_diabetes("train.epochs=2", "train.keep_state=true"), tmp_path / "run")
+    assert summary["task/headline"] == "mse"
     assert load(tmp_path).headline.name == "mse"

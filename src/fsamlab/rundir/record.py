@@ -85,7 +85,7 @@ class RunRecord:
         write_atomic(self.directory / "config.yaml", yaml.safe_dump(to_plain(self.config), sort_keys=False), guard)
         write_atomic(self.directory / "overrides.yaml", yaml.safe_dump(overrides), guard)
         # keep these fields, also if this attempt ends before it has loaded its checkpoint
-        kept = () if self.starts_over else ("resumed_at", "starts_here", "warnings", "life", "task")
+        kept = () if self.starts_over else ("resumed_at", "starts_here", "warnings", "life")
         self.set_status(
             "running",
             run_id=run_id(self.config),
