@@ -249,3 +249,121 @@ def test_the_references_bases_are_torchs(base):
         fast.step()
         w = slow.step(w, g)
     assert max(float((p.detach() - x).abs().max()) for p, x in zip(problem.parameters(), w)) < 1e-13
+
+
+def compare_descents(choices, slow_step, base, foreach, every=1):
+    """Return the largest difference over all steps; slow_step(w, g, gradient, base, perturbs) is the rule's step."""
+    problem = Problem()
+    fast_base, slow_base = bases(base, list(problem.parameters()))
+    fast = SharpnessAware(fast_base, rho=RHO, foreach=foreach, model=problem, every=every, **choices)
+    w = [p.detach().clone() for p in problem.parameters()]
+    worst = 0.0
+    for k in range(STEPS):
+        gradient = problem.gradient(k)
+
+        def closure(gradient=gradient, k=k):
+            params = list(problem.parameters())
+            for p, g in zip(params, gradient(params)):
+                p.grad = g
+            return problem.loss(k).detach()
+
+        fast.step(closure)
+        w = slow_step(w, gradient(w), gradient, slow_base, k % every == 0)
+        worst = max(worst, *(float((p.detach() - x).abs().max()) for p, x in zip(problem.parameters(), w)))
+    return worst
+
+
+def perturbed(w, eps, gradient):
+    return gradient([a + b for a, b in zip(w, eps)])
+
+
+def rule_of(combine, eps=lambda g: reference.sam(g, RHO)):
+    """The base's step with combine(g, h)."""
+    return lambda w, g, gradient, base, perturbs: base.step(w, combine(g, perturbed(w, eps(g), gradient)))
+
+
+def decoupled(gamma):
+    def step(w, g, gradient, base, perturbs):
+        return reference.wsam_step(w, g, perturbed(w, reference.sam(g, RHO), gradient), gamma, base)
+
+    return step
+
+
+def looking(alpha):
+    rule = reference.LookSAM(alpha)
+
+    def step(w, g, gradient, base, perturbs):
+        h = perturbed(w, reference.sam(g, RHO), gradient) if perturbs else None
+        return base.step(w, rule.between(g) if h is None else rule.perturbed(g, h))
+
+    return step
+
+
+def friendly_fisher():
+    fsam = reference.FSAM(0.7, 0.9)
+    return rule_of(lambda g, h: h, lambda g: reference.fisher_sam(fsam.direction(g), g, RHO, 2.0))
+
+
+FAMILY = {  # name: (choices, the rule, every)
+    "GSAM": ({"descent": "surrogate_gap", "alpha": 0.4}, lambda: rule_of(lambda g, h: reference.gsam(g, h, 0.4)), 1),
+    "rescaled": ({"descent": "rescaled"}, lambda: rule_of(reference.rescaled), 1),
+    "WSAM, coupled": (
+        {"descent": "weighted", "gamma": 0.8, "wsam_form": "coupled"},
+        lambda: rule_of(lambda g, h: reference.wsam(g, h, 0.8)),
+        1,
+    ),
+    "WSAM, decoupled": ({"descent": "weighted", "gamma": 0.6}, lambda: decoupled(0.6), 1),
+    "LookSAM": ({"descent": "look", "alpha": 0.7}, lambda: looking(0.7), 3),
+    "FisherSAM": (
+        {"metric": "fisher", "eta": 2.0},
+        lambda: rule_of(lambda g, h: h, lambda g: reference.fisher_sam(g, g, RHO, 2.0)),
+        1,
+    ),
+    "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
+    "USAM": ({"metric": "unnormalised"}, lambda: rule_of(lambda g, h: h, lambda g: reference.usam(g, RHO)), 1),
+}
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family(name, foreach, base):
+    choices, rule, every = FAMILY[name]
+    assert compare_descents(choices, rule(), base, foreach, every) < 1e-12
+
+
+WRONG = {
+    "GSAM": lambda: rule_of(
+        lambda g, h: [y - 0.4 * x for x, y in zip(reference.project_out(h, g), h)]
+    ),  # g and h swapped
+    "rescaled": lambda: rule_of(  # a length for each tensor
+        lambda g, h: [y * x.norm() / y.norm() for x, y in zip(g, h)]
+    ),
+    "WSAM, decoupled": lambda: rule_of(lambda g, h: reference.wsam(g, h, 0.6)),  # momentum takes the sharpness in
+    "LookSAM": lambda: looking_per_tensor(0.7),
+    "FisherSAM": lambda: rule_of(  # the Fisher metric without its square root in the length
+        lambda g, h: h,
+        lambda g: [
+            RHO * x / reference.norm(reference.fisher_sam(g, g, 1.0, 2.0)) for x in reference.fisher_sam(g, g, 1.0, 2.0)
+        ],
+    ),
+    "USAM": lambda: rule_of(lambda g, h: h),
+}
+
+
+def looking_per_tensor(alpha):
+    """LookSAM with a length for each tensor, as some ports have it."""
+    rule = reference.LookSAM(alpha)
+
+    def step(w, g, gradient, base, perturbs):
+        if perturbs:
+            return base.step(w, rule.perturbed(g, perturbed(w, reference.sam(g, RHO), gradient)))
+        return base.step(w, [x + alpha * x.norm() / v.norm() * v for x, v in zip(g, rule.v)])
+
+    return step
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_known_wrong_forms_of_the_family_are_caught(name):
+    choices, _, every = FAMILY[name]
+    assert compare_descents(choices, WRONG[name](), "sgd", True, every) > 1e-4

@@ -544,7 +544,7 @@ def test_two_phases_are_the_closure():
 def smooth():
     """A network without batch norms and dropout: what one more pass would leave in them is the caller's business."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3))
 
 
 def in_two_phases(model, optimizer, steps):

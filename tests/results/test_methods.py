@@ -59,7 +59,7 @@ def test_what_colour_does_not_separate_the_dash_and_the_marker_do(vision):
 
 
 def test_every_variant_has_its_own_look():
-    assert set(VARIANTS) == set(METHODS)
+    assert set(METHODS) <= set(VARIANTS)  # a variant without a row has the look that its name gives
     assert len({(s.colour, s.dash) for s in METHODS.values()}) == len(METHODS)
     assert len({s.marker for s in METHODS.values()}) == len(METHODS)
 

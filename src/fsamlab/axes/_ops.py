@@ -126,6 +126,15 @@ def radius_over_norm(norm_d: Number, norm_td: Number, norm_a: Number, floor: flo
     return torch.where(below, torch.zeros_like(on_device), 1 / on_device), below.long()
 
 
+def ratio(x: Number, y: Number) -> Number:
+    """Return x / y, and 0 for y = 0; on the device if one of the two is there."""
+    x, y = (number(value) if isinstance(value, Tensor) else value for value in (x, y))
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        return x / y if y else 0.0
+    divisor = torch.as_tensor(y)
+    return torch.where(divisor == 0, torch.zeros_like(divisor), x / divisor)
+
+
 def global_norm(xs: Tensors, ops: Ops) -> Tensor:
     """Return the l2 norm over all tensors jointly (0-dim, on the first one's device); zero for an empty list."""
     if not xs:

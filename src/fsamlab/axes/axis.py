@@ -246,6 +246,12 @@ class Step:
 
         return global_dot(xs, ys)
 
+    def ratio(self, x: Number, y: Number) -> Number:
+        """Return x / y, and 0 for y = 0: a float on the CPU, elsewhere 0-dim on the device."""
+        from fsamlab.axes._ops import ratio  # see the module's docstring
+
+        return ratio(x, y)
+
     def norm(self, xs: Tensors) -> Number:
         """Return |x| over all tensors jointly: a float on the CPU, elsewhere 0-dim on the device."""
         from fsamlab.axes._ops import global_norm, number  # see the module's docstring

@@ -22,9 +22,11 @@ class Metric(Choice):
 
     Attributes:
         is_identity: whether T = 1.
+        normalises: whether eps has the length rho; else eps = rho T^2 d, as long as the gradient makes it.
     """
 
     is_identity: ClassVar[bool] = False
+    normalises: ClassVar[bool] = True
 
     @property
     def by_name(self) -> bool:
@@ -91,4 +93,32 @@ class Adaptive(Metric):
         return result
 
 
-METRICS: dict[str, type[Metric]] = table(L2, Adaptive)
+@dataclass
+class Fisher(Metric):
+    """T^2 = 1 / (1 + eta a^2): eps = rho P d / sqrt(<d, P d>), P = T^2 (FisherSAM, arXiv 2206.04920).
+
+    The squared ascent gradient of the batch estimates the diagonal of the Fisher matrix, as in the paper. Entries with
+    a large gradient are perturbed less.
+    """
+
+    name = "fisher"
+    eta: float = number(1.0, 0, 1e6)
+
+    def prepare(self, a: Tensors, params: Tensors) -> None:
+        """Form T; the component may overwrite a afterwards."""
+        self._t = {p: (1 + self.eta * (x * x.conj()).real).rsqrt() for p, x in zip(params, a)}
+
+    def stretch(self, xs: Tensors, params: Tensors, weights: Collection[Tensor], state: State, ops: Ops) -> Tensors:
+        """Return T x, new tensors."""
+        return [x * self._t[p] for p, x in zip(params, xs)]
+
+
+@dataclass
+class Unnormalised(L2):
+    """eps = rho d: the length of the perturbation follows that of the gradient (USAM, arXiv 2206.06232)."""
+
+    name = "unnormalised"
+    normalises = False
+
+
+METRICS: dict[str, type[Metric]] = table(L2, Adaptive, Fisher, Unnormalised)

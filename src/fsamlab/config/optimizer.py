@@ -45,8 +45,8 @@ class OptimizerConfig:
     ascent: str = "none"  # none | batch | other_batch | full | gaussian
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
-    metric: str = "l2"  # l2 | adaptive
-    descent: str = "perturbed"  # perturbed
+    metric: str = "l2"  # l2 | adaptive | fisher | unnormalised
+    descent: str = "perturbed"  # perturbed | rescaled | surrogate_gap | weighted | look
     when: str = "every"  # every
     every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
     parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
@@ -88,16 +88,28 @@ class OptimizerConfig:
             value, default = getattr(self, name, None), self.__dataclass_fields__[name].default
             if value is not None and name not in taken and value != default:
                 raise rules.unused(name, value, f"optimizer={self.name}")
+        foreign, own = (
+            {
+                name
+                for axis, choice in chosen.items()
+                if (axis in self.foreign()) is outside
+                for name in choice.parameters()
+            }
+            for outside in (True, False)
+        )
         for name, value in self._further().items():
-            if name in self.__dataclass_fields__:
+            # A choice from another package keeps its parameters here, also when a later version has a key of that name.
+            if name in self.__dataclass_fields__ and (name not in foreign or name in own):
                 raise ConfigError(f"parameters.{name}", value, f"is a key of its own: set optimizer.{name}")
+            if name in self.__dataclass_fields__ and getattr(self, name) is not None:
+                raise ConfigError(name, getattr(self, name), f"optimizer.parameters.{name} is set too: leave out one")
             if name not in taken:
                 allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
                 raise ConfigError(f"parameters.{name}", value, allowed)
         for axis, choice in chosen.items():
             for name in choice.required():
                 if self.value(name) is None:
-                    where = name if name in self.__dataclass_fields__ else f"parameters.{name}"
+                    where = name if name in own else f"parameters.{name}"
                     raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
         self.chosen()
         if not ascent.perturbs:
@@ -141,8 +153,8 @@ class OptimizerConfig:
 
     def value(self, parameter: str) -> Any:
         """Return the value of a choice's parameter; None where it is not set."""
-        own = parameter in self.__dataclass_fields__
-        return getattr(self, parameter) if own else self._further().get(parameter)
+        further = self._further()
+        return further[parameter] if parameter in further else getattr(self, parameter, None)
 
     def _further(self) -> dict[str, Any]:
         found = {} if self.parameters is None else self.parameters

@@ -38,6 +38,57 @@ def asam(d: Vector, w: Vector, rho: float, eta: float, is_weight: list[bool]) ->
     return [rho * a * b / norm(td) for a, b in zip(t, td)]
 
 
+def fisher_sam(d: Vector, g: Vector, rho: float, eta: float) -> Vector:
+    """FisherSAM (arXiv 2206.04920): eps = rho F^-1 d / sqrt(<d, F^-1 d>), F = 1 + eta diag(g^2)."""
+    p = [x / (1 + eta * y**2) for x, y in zip(d, g)]
+    return [rho * x / dot(d, p) ** 0.5 for x in p]
+
+
+def usam(g: Vector, rho: float) -> Vector:
+    """USAM (arXiv 2206.06232): eps = rho g."""
+    return [rho * x for x in g]
+
+
+def gsam(g: Vector, h: Vector, alpha: float) -> Vector:
+    """GSAM (arXiv 2203.08065): h - alpha (part of g orthogonal to h), h = grad L_B(w + eps)."""
+    return [y - alpha * x for x, y in zip(project_out(g, h), h)]
+
+
+def rescaled(g: Vector, h: Vector) -> Vector:
+    """h with the length of g, h = grad L_B(w + eps)."""
+    return [norm(g) / norm(h) * y for y in h]
+
+
+def wsam(g: Vector, h: Vector, gamma: float) -> Vector:
+    """WSAM (arXiv 2305.15817), coupled: g + gamma / (1 - gamma) (h - g), h = grad L_B(w + eps)."""
+    return [x + gamma / (1 - gamma) * (y - x) for x, y in zip(g, h)]
+
+
+def wsam_step(w: Vector, g: Vector, h: Vector, gamma: float, base: SGD | AdamW) -> Vector:
+    """WSAM (arXiv 2305.15817), decoupled: the base's step with g, then w <- w - lr gamma / (1 - gamma) (h - g)."""
+    stepped = base.step(w, g)
+    return [a - base.lr * gamma / (1 - gamma) * (y - x) for a, x, y in zip(stepped, g, h)]
+
+
+@dataclass
+class LookSAM:
+    """The gradient of LookSAM's step (arXiv 2203.02714): h with its part v orthogonal to g, or g and the last v."""
+
+    alpha: float
+    v: Vector | None = None
+
+    def perturbed(self, g: Vector, h: Vector) -> Vector:
+        """A step with a second pass, h = grad L_B(w + eps)."""
+        self.v = project_out(h, g)
+        return h
+
+    def between(self, g: Vector) -> Vector:
+        """A step without one."""
+        if self.v is None:
+            return g
+        return [x + self.alpha * norm(g) / norm(self.v) * y for x, y in zip(g, self.v)]
+
+
 @dataclass
 class FSAM:
     """The direction of F-SAM (arXiv 2403.12350) with its EMA.

@@ -313,6 +313,8 @@ class TwoPhase(Wrapper):
         norm_td = norm_d if td is d else number(global_norm(td, self.ops))
         direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self._own, self.ops)
         scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
+        if not self.choices.metric.normalises:
+            scale = scale * norm_td  # 1, or 0 where the step is floored
         self.num_floored = self.num_floored + floored
         self.displacement.move(parts, direction, scale, self.ops, self._sharded_model)
         return norm_d, direction
