@@ -51,6 +51,18 @@ METHODS: dict[str, Style] = {
     "sam_batch": Style("SAM, other batch size", INDIGO, DASH_DOT, "p"),
     "random": Style("random direction", BROWN, DOTTED, "d"),
 }
+LABELS = {  # of variants whose look follows from their name
+    "vasso": "VaSSO",
+    "sam_noise_ema": "SAM, noise component (EMA)",
+    "sam_on": "SAM-ON",
+    "usam": "USAM",
+    "fisher_sam": "FisherSAM",
+    "friendly_fisher_sam": "Friendly FisherSAM",
+    "gsam": "GSAM",
+    "wsam": "WSAM",
+    "looksam": "LookSAM",
+    "sam_rescaled": "SAM, rescaled",
+}
 SPARE_COLOURS = (INDIGO, TEAL, PINK, BROWN, GREEN, GOLD, PURPLE)
 SPARE_DASHES = ((9.0, 2.0, 1.5, 2.0, 1.5, 2.0), (3.0, 4.0), (12.0, 2.0))
 SPARE_MARKERS = ("1", "2", "3", "4", "+", "x")
@@ -62,7 +74,7 @@ def style(method: str) -> Style:
         return METHODS[method]
     number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4], "big")
     dash, marker = SPARE_DASHES[number // 7 % len(SPARE_DASHES)], SPARE_MARKERS[number // 21 % len(SPARE_MARKERS)]
-    return Style(method, SPARE_COLOURS[number % 7], dash, marker)
+    return Style(LABELS.get(method, method), SPARE_COLOURS[number % 7], dash, marker)
 
 
 def colour(method: str) -> str:
