@@ -16,7 +16,7 @@ from fsamlab.storage.writing import write_json
 from fsamlab.sweep.launches import Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.status import sweep_runs
+from fsamlab.sweep.runs import sweep_runs
 
 CODE = {"sha": None, "dirty": False, "source": None}
 

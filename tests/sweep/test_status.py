@@ -8,7 +8,8 @@ from support.fake_slurm import DISABLED, DOWN, INVALID, fake_tools, lines  # noq
 
 from fsamlab.command.main import main
 from fsamlab.storage.writing import write_json
-from fsamlab.sweep.status import sweep_runs, sweep_state
+from fsamlab.sweep.runs import sweep_runs
+from fsamlab.sweep.status import sweep_state
 
 
 @pytest.fixture(autouse=True)

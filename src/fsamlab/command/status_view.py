@@ -22,7 +22,9 @@ from fsamlab.metrics import CLASSIFICATION, Headline
 from fsamlab.rundir.find import what_varies
 from fsamlab.rundir.reading import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
-from fsamlab.sweep.status import BAD, RunState, SweepState, seconds_since, sweep_runs, sweep_state
+from fsamlab.sweep.run_state import RunState
+from fsamlab.sweep.runs import sweep_runs
+from fsamlab.sweep.status import BAD, SweepState, sweep_state
 from fsamlab.terminal import output
 from fsamlab.terminal.errors import report
 from fsamlab.terminal.tables import Column, wrapped
@@ -159,6 +161,14 @@ def _values(latest: dict[str, float], headline: Headline, named: bool) -> list[s
     values = [latest.get(f"{part}/{headline.name}") for part in PARTS]
     unit = " %" if named and headline.percent else ""
     return ["-" if value is None else f"{name}{quantity(value, headline.percent)}{unit}" for value in values]
+
+
+def seconds_since(updated: str | None) -> float | None:
+    """Return the seconds since a time of status.json; None if it is missing or unreadable."""
+    try:
+        return None if updated is None else max(0.0, time.time() - datetime.fromisoformat(updated).timestamp())
+    except ValueError:
+        return None
 
 
 def age(seconds: float | None) -> str:

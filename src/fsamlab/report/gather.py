@@ -18,7 +18,8 @@ from fsamlab.results.study import Study
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.reading import read_environment
 from fsamlab.sweep.launches import Launches, read_launches
-from fsamlab.sweep.status import RunState, sweep_state
+from fsamlab.sweep.run_state import RunState
+from fsamlab.sweep.status import sweep_state
 
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 

@@ -2,123 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fsamlab.rundir.find import check_exist, current_status, find_runs, no_runs, read_whole
-from fsamlab.rundir.reading import read_overrides
-from fsamlab.sweep.cluster import GONE, Answer, JobRef, JobState, ask
-from fsamlab.sweep.launches import read_launches
+from fsamlab.rundir.find import check_exist, current_status, no_runs
+from fsamlab.sweep.cluster import Answer, ask
+from fsamlab.sweep.run_state import RunState, jobs_of, judge
+from fsamlab.sweep.runs import SweepRun, sweep_runs
 
 BAD = ("failed", "cancelled", "lost", "damaged")  # these statuses make the exit code 1
-LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # the job ended without reporting failure
-TAIL_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """One run of a sweep, from the records of the launches that list the run.
-
-    Attributes:
-        directory: the run directory.
-        overrides: the overrides of the latest launch.
-        run_id: the run id at launch; without a record the name of the directory.
-        jobs: the SLURM jobs of all launches that list the run, latest first, with the time of the launch.
-        launch: number of the latest launch record; None without a record.
-        sweep_dir: the directory of the record and of submitit's logs.
-        waits_since: time of a local launch that lists the run and whose launcher still lives; None without such a
-            launch.
-        copied: whether the sweep was copied here; the processes that its files name then write elsewhere.
-    """
-
-    directory: Path
-    overrides: list[str]
-    run_id: str
-    jobs: tuple[tuple[JobRef, str], ...]
-    launch: int | None
-    sweep_dir: Path
-    waits_since: str | None = None
-    copied: bool = False
-
-    @property
-    def slurm_job_id(self) -> str | None:
-        """Id of the latest SLURM job, `123` or `123_4`; None if the run was never given to SLURM."""
-        return self.jobs[0][0].id if self.jobs else None
-
-
-@dataclass(frozen=True)
-class RunState:
-    """The state of a run.
-
-    Attributes:
-        run: the run.
-        status: one of `record.STATUSES`.
-        reason: why the run is not finished, in one line.
-        log: the log with more about the reason.
-        active: whether the run waits or runs, or may do so because no scheduler could be asked.
-        busy: whether it certainly waits or runs: the scheduler, a heartbeat or a living launcher says so.
-        job_ref, job: the SLURM job that decides the status, and the scheduler's answer about the job.
-        disk: the run's status.json.
-    """
-
-    run: SweepRun
-    status: str
-    reason: str | None
-    log: Path | None
-    active: bool
-    busy: bool
-    job_ref: JobRef | None
-    job: JobState | None
-    disk: dict[str, Any] = field(repr=False)
-
-    @property
-    def job_id(self) -> str | None:
-        """Id of the SLURM job that decides the status."""
-        return self.job_ref.id if self.job_ref else None
-
-    @property
-    def never_ran(self) -> bool:
-        """Whether the run was never started, and no known job will start it."""
-        return self.status == "queued" and not self.active
-
-    @property
-    def shown(self) -> str:
-        """The status for a reader: `not begun` in place of `queued`, if nothing will start the run."""
-        return "not begun" if self.never_ran else self.status
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all facts with stable keys, ready for JSON."""
-        get = self.disk.get
-        latest = {k: v if math.isfinite(v) else None for k, v in (get("latest") or {}).items()}
-        return {
-            "run": self.run.directory.name,
-            "directory": str(self.run.directory),
-            "run_id": self.run.run_id,
-            "status": self.status,
-            "active": self.active,
-            "reason": self.reason,
-            "log": str(self.log) if self.log else None,
-            "attempts": get("attempts", 0),
-            "step": get("step"),
-            "last_step": get("last_step"),
-            "latest": latest,
-            "started": get("started"),
-            "updated": get("updated"),
-            "host": get("host"),
-            "slurm_job_id": self.job_id,
-            "slurm_cluster": self.job_ref.cluster if self.job_ref else None,
-            "slurm_state": self.job.state if self.job else None,
-            "slurm_reason": self.job.reason if self.job else None,
-            "slurm_nodes": self.job.nodes if self.job else None,
-            "launch": self.run.launch,
-            "overrides": self.run.overrides,
-            "warnings": list(get("warnings") or []),
-        }
 
 
 @dataclass(frozen=True)
@@ -146,45 +39,6 @@ class SweepState:
         return 1 if self.bad or self.damage else 0
 
 
-def sweep_runs(sweep_dir: Path, damage: list[str] | None = None) -> list[SweepRun]:
-    """Return the runs of all launches below `sweep_dir` in the order of the records, then the runs without a record.
-
-    The entry of a later launch replaces that of an earlier launch. If `sweep_dir` is a run directory, the result is
-    this run. A line for each damaged record is appended to `damage`.
-    """
-    damage = [] if damage is None else damage
-    if (sweep_dir / "config.yaml").exists() and not (sweep_dir / "launches").exists():
-        recorded = _recorded(sweep_dir.parent, []).values()  # a damaged record may concern only other runs
-        same = [r for r in recorded if r.directory.resolve() == sweep_dir.resolve()]
-        return same or [_unrecorded(sweep_dir, damage)]
-    runs = _recorded(sweep_dir, damage)
-    known = {d.resolve() for d in runs}
-    return [*runs.values(), *(_unrecorded(d, damage) for d in find_runs([sweep_dir]) if d.resolve() not in known)]
-
-
-def _recorded(sweep_dir: Path, damage: list[str]) -> dict[Path, SweepRun]:
-    runs: dict[Path, SweepRun] = {}
-    launches = read_launches(sweep_dir)
-    damage += launches.damage
-    for launch in launches:
-        here, lives, time_ = not launch.is_of_a_copied_sweep, launch.launcher_lives, str(launch.entry.get("time", ""))
-        for job in launch.jobs:
-            before = runs.get(job.directory)
-            jobs = before.jobs if before else ()  # without a new submission, the earlier job is still the run's job
-            if job.slurm_job_id is not None and here:
-                jobs = ((JobRef(job.slurm_job_id, launch.cluster), time_), *jobs)
-            waits = time_ if lives else before.waits_since if before else None
-            runs[job.directory] = SweepRun(
-                job.directory, job.overrides, job.run_id, jobs, launch.number, sweep_dir, waits, not here
-            )
-    return runs
-
-
-def _unrecorded(directory: Path, damage: list[str]) -> SweepRun:
-    overrides = read_whole(read_overrides, directory, damage) or []
-    return SweepRun(directory, overrides, directory.name, (), None, directory.parent)
-
-
 def sweep_state(paths: Sequence[Path]) -> SweepState:
     """Read the state of every run at or below `paths`, and ask the scheduler about runs that have not finished.
 
@@ -202,148 +56,9 @@ def sweep_state(paths: Sequence[Path]) -> SweepState:
 def states_of(runs: Sequence[SweepRun]) -> tuple[list[RunState], Answer]:
     """Return the states of runs, and the scheduler's answers about the jobs of unfinished runs."""
     disks = {run.directory: current_status(run.directory) for run in runs}
-    refs = {run.directory: _jobs(run, disks[run.directory]) for run in runs}
+    refs = {run.directory: jobs_of(run, disks[run.directory]) for run in runs}
     unfinished = [run.directory for run in runs if disks[run.directory]["status"] != "finished"]
     jobs = ask(ref for d in unfinished for ref, _ in refs[d])
     # read again: since the first reading a run may have finished, and its job left the queue
     disks.update({d: current_status(d) for d in unfinished if refs[d]})
-    return [_judge(run, disks[run.directory], refs[run.directory], jobs) for run in runs], jobs
-
-
-def _jobs(run: SweepRun, disk: Mapping[str, Any]) -> tuple[tuple[JobRef, str], ...]:
-    """Return all known jobs of a run, latest first, with the job that wrote status.json, wherever it was launched."""
-    writer = None if run.copied else disk.get("slurm_job_id")
-    if writer is None or any(ref.id == writer for ref, _ in run.jobs) or disk.get("slurm_cluster") is None:
-        known = run.jobs
-    else:
-        known = (*run.jobs, (JobRef(writer, disk["slurm_cluster"]), str(disk.get("started", ""))))
-    if writer is not None and not known:
-        known = ((JobRef(writer), str(disk.get("started", ""))),)
-    return known
-
-
-def _judge(
-    run: SweepRun, disk: dict[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
-) -> RunState:
-    """Decide the status of a run from its status.json (`disk`) and the scheduler's answers (`jobs`).
-
-    The two may contradict each other: a killed job cannot write its end, and a scheduler forgets old jobs. The first
-    rule that applies decides. The order puts the process that writes the files before other jobs of the run, because
-    another job may have been refused the directory, and another cluster may not know the job.
-    """
-    word, own_word = disk["status"], disk.get("exception")
-    # current_status has checked the heartbeat: "running" means that the process is alive, "lost" that it is not
-    lives = word == "running" and not run.copied
-    if run.copied and word == "running":
-        own_word = "ran where the sweep was copied from"
-    if word == "lost":  # the heartbeat has stopped; the scheduler may know why
-        word = "running"
-    writer = _writers(disk, refs, jobs)
-    active = [ref for ref, _ in refs if ref in jobs and jobs[ref].active]
-    status, busy, unsure, chosen = word, False, False, None
-    if word == "finished":  # the summary is on disk, so the scheduler cannot change the status
-        chosen = writer or next((ref for ref, _ in refs), None)
-    elif word == "damaged":
-        busy, chosen = bool(active), next(iter(active), None)
-    elif active:  # SLURM runs the job or will run it, whatever an earlier attempt has written
-        chosen = writer if writer in active else active[0]
-        busy = True
-        if jobs[chosen].waiting and not lives:
-            status = "queued"
-        elif word != "failed" or chosen != writer:  # a job that has written "failed" itself is about to end
-            status = "running"
-    # alive by its heartbeat; not alive if SLURM knows a definite end of the job: the heartbeat is then an old one
-    elif lives and not (writer is not None and writer in jobs and jobs[writer].state not in LOST_STATES):
-        busy, chosen = True, writer
-    elif run.waits_since is not None and str(disk.get("updated", "")) < run.waits_since:
-        status, busy = "queued", True  # a living local launcher has not started the run yet
-    elif (run.copied and not refs) or _last_was_local(disk, refs):
-        status = "lost" if word == "running" else word  # no job of SLURM can say more
-    elif refs:  # the last attempt was a SLURM job, and the job has ended
-        latest = refs[0][0]
-        # "running" and "preempted" are words of a killed writer, so the end of the writer's job explains them
-        chosen = writer if writer is not None and writer in jobs and word in ("running", "preempted") else latest
-        job = jobs.get(chosen)
-        if job is None:  # no scheduler could be asked, so the word on disk stays
-            unsure = word in ("running", "queued")
-        else:
-            status = _ended(word, job, by_other=writer is not None and chosen != writer)
-        if disk["status"] == "lost":  # its message says only that the process is gone; scheduler and log say why
-            own_word = None
-    elif word == "running":
-        status = "lost"
-    job = jobs.get(chosen) if chosen is not None and status != "finished" else None
-    state = RunState(run, status, None, None, busy or unsure, busy, chosen, job, disk)
-    if status in ("finished", "running") and not (job is not None and job.waiting):
-        return state
-    reason, log = _reason(state, own_word)
-    return replace(state, reason=reason, log=log)
-
-
-def _writers(
-    disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...], jobs: Mapping[JobRef, JobState]
-) -> JobRef | None:
-    """Return the job that wrote status.json; None if a local process wrote it."""
-    name = disk.get("slurm_job_id")
-    if name is None:
-        return None
-    same = [ref for ref, _ in refs if name in (ref.id, jobs[ref].raw_id if ref in jobs else None)]
-    at = [ref for ref in same if ref.cluster == disk.get("slurm_cluster")]
-    return next(iter([*at, *same]), JobRef(name, disk.get("slurm_cluster")))
-
-
-def _last_was_local(disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...]) -> bool:
-    """Return whether a process outside of SLURM wrote the status, after the last submission to SLURM."""
-    if "updated" not in disk or disk.get("slurm_job_id") is not None:
-        return False
-    return not refs or refs[0][1] < disk["updated"]
-
-
-def _ended(word: str, job: JobState, *, by_other: bool) -> str:
-    """Return the status of an unfinished run whose job has ended; `by_other`: another job wrote the word on disk."""
-    if word == "failed" and not by_other:
-        return "failed"
-    if job.state == "CANCELLED":
-        return "cancelled"
-    if job.state == "PREEMPTED" or (word == "preempted" and job.state == "COMPLETED"):
-        return "preempted"
-    return "lost" if job.state in LOST_STATES else "failed"
-
-
-def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | None]:
-    """Return why a run is not finished, in one line, and the log that says more."""
-    run, job = state.run, state.job
-    if state.status == "damaged":
-        return own_word, None
-    if state.status == "queued":
-        if job is not None:
-            return f"waits ({job.reason or job.state})", None
-        if state.busy:
-            return "waits for its turn: the launcher is at work", None
-        return (None if state.active else "did not run"), None
-    files = [run.directory / "run.log"]
-    if state.job_id is not None:
-        files.append(run.sweep_dir / ".submitit" / state.job_id / f"{state.job_id}_0_log.err")
-    tails = {path: line for path in files if (line := last_line(path)) is not None}
-    line = own_word.strip().splitlines()[-1] if own_word and own_word.strip() else next(iter(tails.values()), None)
-    parts = [f"SLURM {job.state}" + (f" ({job.reason})" if job.reason else "")] if job is not None else []
-    return ": ".join([*parts, *([line] if line else [])]) or None, next(iter(tails), None)
-
-
-def last_line(path: Path) -> str | None:
-    """Return the last line of a text file that is not blank; None if there is none."""
-    try:
-        with path.open("rb") as f:
-            f.seek(max(0, f.seek(0, 2) - TAIL_BYTES))
-            lines = [text for line in f.read().decode(errors="replace").splitlines() if (text := line.strip())]
-    except OSError:
-        return None
-    return lines[-1] if lines else None
-
-
-def seconds_since(updated: str | None) -> float | None:
-    """Return the seconds since a time of status.json; None if it is missing or unreadable."""
-    try:
-        return None if updated is None else max(0.0, time.time() - datetime.fromisoformat(updated).timestamp())
-    except ValueError:
-        return None
+    return [judge(run, disks[run.directory], refs[run.directory], jobs) for run in runs], jobs

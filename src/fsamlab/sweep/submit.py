@@ -22,7 +22,8 @@ from fsamlab.storage.locks import locked
 from fsamlab.sweep.launcher import JobLauncher
 from fsamlab.sweep.launches import add_job_ids, read_launches, write_launch
 from fsamlab.sweep.plan import JobPlan
-from fsamlab.sweep.status import states_of, sweep_runs
+from fsamlab.sweep.runs import sweep_runs
+from fsamlab.sweep.status import states_of
 from fsamlab.terminal.errors import SweepFailed
 from fsamlab.terminal.text import project_relative
 
