@@ -42,6 +42,15 @@ def test_missing_module_inside_the_imported_one_is_not_disguised(tmp_path, monke
         import_function("data.import_path", "own_module_with_gap:build")
 
 
+def test_an_error_inside_the_imported_module_is_not_taken_for_a_wrong_path(tmp_path, monkeypatch):
+    (tmp_path / "own_module_without_hint.py").write_text(
+        "from dataclasses import dataclass, field\n\n@dataclass\nclass C:\n    share = field(default=1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TypeError, match="'share' is a field but has no type annotation"):
+        import_function("optimizer.descent", "own_module_without_hint:C")
+
+
 def test_calls_and_looks_at_what_comes_back():
     assert call_imported("k", "fractions:Fraction", numbers.Number, 1, 2) == 0.5
     with pytest.raises(ConfigError, match=r"returned a float, not a decimal\.Decimal"):

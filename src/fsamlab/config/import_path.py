@@ -30,13 +30,11 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
             imported module is not caught.
     """
     module_name, _, function_name = path.partition(":")
-    if not module_name or not function_name:
+    if not all(name.isidentifier() for name in (*module_name.split("."), function_name)):
         raise ConfigError(key, path, "must have the form package.module:function")
     search_project()
     try:
         module = importlib.import_module(module_name)
-    except (TypeError, ValueError):  # a relative name, which has no package here
-        raise ConfigError(key, path, "must have the form package.module:function") from None
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
