@@ -265,7 +265,7 @@ def check_type(key: str, value: Any, hint: Any) -> None:
     """Refuse a value of another type than `hint`; an int is a float too, and a bool is never a number."""
     if hint is Any:
         return
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     if value is None:
         if type(None) not in options:
             raise ConfigError(key, None, f"must be {_named(options[0])}, not null")
@@ -278,6 +278,18 @@ def check_type(key: str, value: Any, hint: Any) -> None:
     if outer is list and typing.get_args(hint):
         for element in value:
             check_type(key, element, typing.get_args(hint)[0])
+
+
+def check_hint(key: str, hint: Any) -> None:
+    """Refuse, as a TypeError, the declared type of a parameter whose values :func:`check_type` cannot check."""
+    options = [option for option in _options(hint) if option is not type(None)]
+    if hint is not Any and (len(options) != 1 or (typing.get_origin(options[0]) or options[0]) not in NAMES):
+        known = ", ".join(kind.__name__ for kind in NAMES)
+        raise TypeError(f"{key} has the type {hint}, and has to have one of {known}, alone or with `| None`")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _named(hint: Any) -> str:

@@ -148,7 +148,7 @@ def test_a_metric_with_a_state_sees_the_gradients_and_the_reference_of_the_step(
 
 def test_two_choices_cannot_keep_one_entry(monkeypatch):
     monkeypatch.setattr(rules.METRICS["l2"], "state_keys", ("ema",))
-    with pytest.raises(TypeError, match="two choices made here keep ema in a parameter's state"):
+    with pytest.raises(ConfigError, match="metric=l2: keeps ema in a parameter's state, as reference=ema does"):
         FSAM(torch.nn.Linear(2, 2).parameters(), lr=0.1)
 
 
@@ -162,9 +162,11 @@ def test_a_choice_and_the_base_cannot_keep_one_entry(monkeypatch):
     monkeypatch.setattr(rules.METRICS["l2"], "update", update)
     model = torch.nn.Sequential(torch.nn.Linear(5, 2))
     optimizer = FSAM(model.parameters(), lr=0.1, momentum=0.9)
-    go(model, optimizer, range(2))
+    go(model, optimizer, range(1))
     with pytest.raises(RuntimeError, match="the base and a choice both keep momentum_buffer"):
         optimizer.state_dict()
+    with pytest.raises(ConfigError, match="metric=l2: keeps momentum_buffer in a parameter's state, as SGD does"):
+        go(model, optimizer, range(1))
 
 
 def test_a_new_ascent_along_the_full_gradient_keeps_it_and_needs_step(monkeypatch):

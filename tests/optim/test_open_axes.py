@@ -1,7 +1,10 @@
 """The axes descent and when, what a choice may ask for, and choices from outside the package."""
 
 import copy
+import inspect
 import io
+from dataclasses import dataclass, field
+from typing import Optional
 from unittest import mock
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from support import axis_toys as toys
 from support.runs import build_trainer, compose_tiny
 
-from fsamlab.axes import rules
+from fsamlab.axes import Ascent, Descent, Metric, number, rules
 from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.optim import FSAM, Pass, SharpnessAware, build_optimizer
@@ -202,6 +205,16 @@ def test_a_base_without_the_state_that_a_choice_reads_is_named():
         problem.train(optimizer, [1])
 
 
+def test_a_base_that_keeps_no_state_at_all_is_named():
+    problem = Problem()
+    optimizer = problem.optimizer(ascent=toys.Momentum)
+    problem.train(optimizer, [0])
+    with pytest.raises(
+        ConfigError, match="ascent=momentum: reads momentum_buffer of the base, and SGD as set keeps noth"
+    ):
+        problem.train(optimizer, [1])
+
+
 def test_a_metric_is_shown_the_ascent_gradients_before_their_memory_is_reused():
     problem = Problem()
     choices = {"component": "subtract", "reference": "ema", "sigma": 0.8, "lmbda": 0.6}
@@ -330,6 +343,181 @@ def test_a_wrong_choice_from_outside_is_one_line(overrides, said):
         compose_tiny(*FOREIGN, *overrides)
     assert str(e.value).startswith(said)
     assert "\n" not in str(e.value)
+
+
+@dataclass
+class KeyOfTheConfig(Descent):
+    eps: float = number(0.5, 0, 1)
+
+
+@dataclass
+class FreeForm(Descent):
+    a: float = 0.5
+    b: str = "free"
+    c: dict[str, float] = field(default_factory=dict)
+    d: Optional[int] = number(None, 0, 9)  # noqa: UP045  (what many people write)
+
+
+FREE = ("optimizer=sam", f"optimizer.descent={__name__}:FreeForm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            (f"optimizer.descent={__name__}:KeyOfTheConfig",),
+            r"\.descent=.*: KeyOfTheConfig has a parameter eps, which is a",
+        ),
+        ((*FREE, "optimizer.parameters={a: 1, b: '???', c: {}}"), r"\.parameters\.b=\?\?\?: has to be set"),
+        (
+            (*FREE, "optimizer.parameters={a: 1, b: x, c: {}, d: 10}"),
+            r"\.parameters\.d=10: must be finite and >= 0 and <= 9",
+        ),
+        ((*FREE, "optimizer.parameters={a: 1, b: x, c: {}, d: x}"), r"\.parameters\.d=x: must be an integer"),
+        ((*FREE, "optimizer.parameters={a: 1, b: x, c: 3}"), r"\.parameters\.c=3: must be a mapping"),
+    ],
+)
+def test_a_wrong_parameter_of_a_choice_from_outside_is_one_line(overrides, said):
+    with pytest.raises(ConfigError, match=f"^optimizer{said}"):
+        compose_tiny("optimizer=sam", *overrides)
+
+
+def test_one_number_in_two_spellings_is_one_run():
+    ids = {
+        run_id(compose_tiny(*FREE, f"optimizer.parameters={{{parameters}}}"))
+        for parameters in ("a: 1, b: x, c: {}", "c: {}, b: x, a: 1.0")
+    }
+    assert len(ids) == 1
+    assert run_id(compose_tiny("optimizer=sam", "optimizer.parameters={}")) == run_id(compose_tiny("optimizer=sam"))
+
+
+def test_keywords_of_the_optimizer_are_all_listed():
+    listed = rules.KEYWORDS | {"self", "parameters"}
+    assert set(inspect.signature(SharpnessAware.__init__).parameters) == listed
+
+
+class Untyped(Descent):
+    share = number(0.5, 0, 1)
+
+
+@dataclass
+class Keyword(Descent):
+    rho: float = number(0.5, 0, 1)
+
+
+@dataclass
+class Attribute(Descent):
+    values: float = number(0.5, 0, 1)
+
+
+@dataclass
+class OddType(Descent):
+    share: tuple[float, float] = (0.1, 0.2)
+
+
+@dataclass
+class UnknownType(Descent):
+    share: "Flaot" = 0.5  # noqa: F821
+
+
+@dataclass
+class KeyInAText(Descent):
+    state_keys = "vertical"
+
+
+@dataclass
+class NeedsData(Descent):
+    needs = "full"
+
+
+@dataclass
+class NameOfAnother(Descent):
+    name = "perturbed"
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        (NameOfAnother, r"NameOfAnother has the name perturbed, which a choice of fsamlab has"),
+        (Untyped, r"Untyped declares share without a type: write share: float"),
+        (Keyword, r"Keyword has a parameter rho, which is an argument of every optimizer"),
+        (Attribute, r"Attribute has a parameter values, which Descent uses already"),
+        (OddType, r"OddType\.share has the type tuple\[float, float\], and has to have one of bool, int, float"),
+        (UnknownType, r"UnknownType has a type that is not known: name 'Flaot' is not defined"),
+        (KeyInAText, r"KeyInAText\.state_keys has to be a tuple of texts"),
+        (NeedsData, r"NeedsData\.needs is 'full', and has to be None on the axis descent"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_class_that_cannot_work_is_refused(cls, said):
+    with pytest.raises(TypeError, match=f"^{said}"):
+        Problem().optimizer(descent=cls)
+
+
+@dataclass
+class NoStretch(Metric):
+    """The arithmetic is missing."""
+
+
+@dataclass
+class NoPass(Ascent):
+    """It takes the gradients of a pass, and says no pass."""
+
+
+def test_a_class_without_its_arithmetic_is_refused():
+    with pytest.raises(TypeError, match=r"^NoStretch has no method stretch, which the axis metric needs"):
+        Problem().optimizer(metric=NoStretch)
+    with pytest.raises(
+        TypeError, match=r"^NoPass takes the gradients in p.grad, and no pass puts them there: write has"
+    ):
+        Problem().optimizer(ascent=NoPass)
+
+
+@dataclass
+class NoSuper(Descent):
+    share: float = number(0.5, 0, 1)
+
+    def __post_init__(self):
+        self.own = 1
+
+
+def test_ranges_hold_where_a_class_forgets_the_checks_of_its_base():
+    with pytest.raises(ConfigError, match=r"^share=2: must be finite and >= 0 and <= 1"):
+        Problem().optimizer(descent=NoSuper, share=2)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda params: [], "ascent=Own returned 0 gradients for 1 parameters"),
+        (
+            lambda params: [p.grad[:, :1] for p in params],
+            r"ascent=Own returned a gradient of shape \(1, 1\) for a param",
+        ),
+    ],
+)
+def test_gradients_that_do_not_fit_the_parameters_are_refused(made, said):
+    @dataclass
+    class Own(Ascent):
+        has_clean_loss = True
+
+        def gradients(self, step):
+            return made(step.params)
+
+    problem = Problem()
+    optimizer = problem.optimizer(ascent=Own)
+    with pytest.raises(ValueError, match=said):
+        problem.train(optimizer, [0])
+
+
+@dataclass
+class Forgetful(Descent):
+    values = ("mean",)
+
+
+def test_a_value_that_a_choice_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match=r"^descent=Forgetful: lists mean in `values`, and has no attribute mean"):
+        Problem().optimizer(descent=Forgetful)
 
 
 def test_a_run_whose_package_is_gone_is_still_read():

@@ -10,6 +10,7 @@ WRONG = {
     "optimizer.rho=nan": "optimizer.rho=nan: must be finite and >= 0",
     "model=resnet19": "model=resnet19: no such option (did you mean resnet18?)",
     "optimizr=sam": "optimizr: unknown key (did you mean optimizer?)",
+    "optimizer.parameters.share=1": "optimizer.parameters.share: unknown key; optimizer.parameters is one value: write",
     "data.augment.cutot=3": "data.augment.cutot: unknown key (did you mean cutout?)",
     "train.epochs=1.5": "train.epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer",
     "name=a/b": "name='a/b': must have 1 to 120 printable characters",

@@ -12,13 +12,14 @@ from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
-from fsamlab.checks import number, word
+from fsamlab.checks import ConfigError, number, word
 
 __all__ = [
     "Ascent",
     "Choice",
     "Choices",
     "Component",
+    "ConfigError",
     "Descent",
     "Metric",
     "Part",

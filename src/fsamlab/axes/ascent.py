@@ -20,7 +20,8 @@ class Ascent(Choice):
 
     Attributes:
         perturbs: whether there is an ascent at all.
-        has_clean_loss: whether the ascent makes a pass over the descent batch at the unperturbed weights.
+        has_clean_loss: whether the ascent makes a pass over the descent batch at the unperturbed weights; its
+            gradient is in p.grad then. An ascent without this pass, and without `needs`, finds no gradients.
         has_mean: whether the ascent gradient has a mean that a reference can estimate; false for pure noise.
         two_phase: whether a caller of ascend() can supply the gradients that the ascent needs.
     """

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from fsamlab.checks import check_fields
+from fsamlab.checks import check_fields, check_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,12 @@ class Choice:
         hints = get_type_hints(cls)
         return tuple(name for name in cls.parameters() if type(None) not in get_args(hints[name]))
 
+    @classmethod
+    def floats(cls) -> tuple[str, ...]:
+        """Return the names of the parameters that are numbers with a fraction, or null."""
+        hints = get_type_hints(cls)
+        return tuple(name for name in cls.parameters() if hints[name] in (float, float | None))
+
     def check(self, choices: Choices) -> None:
         """Raise ConfigError if a value makes no sense together with the other choices."""
 
@@ -124,19 +130,34 @@ def table(*choices: type[C]) -> dict[str, type[C]]:
 
 
 def check_declaration(cls: type[Choice]) -> None:
-    """Refuse a class whose annotated parameters are not fields of a dataclass.
+    """Refuse a class whose parameters are no fields, or have a name or a type that cannot work.
 
     Raises:
-        TypeError: `@dataclass` is missing above the class.
+        TypeError: what is wrong with the class, and what to write.
     """
+    name = cls.__name__
+    try:
+        hints = get_type_hints(cls)
+    except NameError as e:
+        raise TypeError(f"{name} has a type that is not known: {e}") from None
     fields = {f.name for f in dataclasses.fields(cls)}
-    own = {name for name in inspect.get_annotations(cls) if not _is_class_variable(cls, name)}
+    own = {key for key in inspect.get_annotations(cls) if get_origin(hints[key]) is not ClassVar}
     if own - fields:
-        raise TypeError(f"{cls.__name__} declares {', '.join(sorted(own - fields))}: write @dataclass above the class")
-
-
-def _is_class_variable(cls: type, name: str) -> bool:
-    return get_origin(get_type_hints(cls)[name]) is ClassVar
+        raise TypeError(f"{name} declares {', '.join(sorted(own - fields))}: write @dataclass above the class")
+    for key, value in vars(cls).items():
+        if isinstance(value, dataclasses.Field):
+            raise TypeError(
+                f"{name} declares {key} without a type: write {key}: float = ..., @dataclass above the class"
+            )
+    base = next(c for c in cls.__mro__ if Choice in c.__bases__)
+    for key in sorted(fields):
+        if hasattr(base, key):
+            raise TypeError(f"{name} has a parameter {key}, which {base.__name__} uses already: rename the parameter")
+        check_hint(f"{name}.{key}", hints[key])
+    for key in ("state_keys", "values", "needs_base_state"):
+        value = getattr(cls, key)
+        if not isinstance(value, tuple | list) or not all(isinstance(one, str) for one in value):
+            raise TypeError(f'{name}.{key} has to be a tuple of texts, for example {key} = ("mean",)')
 
 
 @dataclass

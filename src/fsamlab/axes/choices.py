@@ -22,6 +22,7 @@ from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
+from fsamlab.checks import ConfigError, check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,12 +61,21 @@ class Choices:
         self.reference = None
         for axis, choice in chosen.items():
             setattr(self, axis, choice(**{name: parameters[name] for name in taken[axis] if name in parameters}))
-        keys = [key for choice in self.made() for key in choice.state_keys]
-        shared = sorted({key for key in keys if keys.count(key) > 1})
-        if shared:
-            raise TypeError(
-                f"two choices made here keep {', '.join(shared)} in a parameter's state: rename one of them"
-            )
+        for one in self.made():
+            check_fields("", one)  # once more: a __post_init__ of its own may leave the checks of the base class out
+        keepers: dict[str, str] = {}
+        for axis, one in ((axis, one) for axis, one in self.by_axis().items() if one is not None):
+            for key in one.state_keys:
+                if key in keepers:
+                    allowed = (
+                        f"keeps {key} in a parameter's state, as {keepers[key]} does: rename one of the two entries"
+                    )
+                    raise ConfigError(axis, chosen[axis].name, allowed)
+                keepers[key] = f"{axis}={chosen[axis].name}"
+            for name in one.values:
+                if not hasattr(one, name):
+                    allowed = f"lists {name} in `values`, and has no attribute {name}: set self.{name} in __post_init__"
+                    raise ConfigError(axis, one.name, allowed)
         for one in self.made():
             one.check(self)
 

@@ -7,11 +7,11 @@ same values and combinations in the same words. The arithmetic of a choice is in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from fsamlab.axes.ascent import ASCENTS, Ascent
-from fsamlab.axes.axis import FULL, Choice, check_declaration
+from fsamlab.axes.axis import FULL, OTHER_BATCH, Choice, check_declaration
 from fsamlab.axes.component import COMPONENTS, Component
 from fsamlab.axes.descent import DESCENTS, Descent
 from fsamlab.axes.metric import METRICS, Metric
@@ -45,6 +45,10 @@ DEFAULTS: dict[str, str | None] = {  # with which an axis adds nothing; the asce
     "descent": "perturbed",
     "when": "every",
 }
+KEYWORDS = frozenset(  # arguments of the optimizer itself, which a choice cannot have as parameters
+    ("base", "rho", "floor", "model", "same_rng", "seed", "max_grad_norm", "skip_nonfinite", "foreach")
+).union(("process_group", "grad_scaler"), AXES)
+NEEDS = {"ascent": (OTHER_BATCH, FULL), "reference": (FULL,)}  # the data that a step can give to a choice
 RHO = Number(0, 1e6)
 FLOOR = Number(0, 1, open_high=True)
 
@@ -54,6 +58,7 @@ def find(axis: str, name: Name) -> type[Choice]:
 
     Raises:
         ConfigError: the name is unknown, or the class is not a choice on this axis.
+        TypeError: the class is declared in a way that cannot work.
     """
     if not isinstance(name, type):
         one_of(axis, str(name), tuple(AXES[axis]))
@@ -62,7 +67,28 @@ def find(axis: str, name: Name) -> type[Choice]:
         allowed = f"must be a subclass of fsamlab.axes.{BASES[axis].__name__}"
         raise ConfigError(axis, f"{name.__module__}:{name.__qualname__}", allowed)
     check_declaration(name)
+    if name.needs is not None and name.needs not in NEEDS.get(axis, ()):
+        possible = " or ".join(repr(needs) for needs in (None, *NEEDS.get(axis, ())))
+        raise TypeError(f"{name.__name__}.needs is {name.needs!r}, and has to be {possible} on the axis {axis}")
+    if AXES[axis].get(name.name, name) is not name:
+        said = f"{name.__name__} has the name {name.name}, which a choice of fsamlab has: give the class another name"
+        raise TypeError(said)
+    for method in ("stretch", "set_direction", "form"):
+        if getattr(name, method, None) in (getattr(base, method, 0) for base in BASES.values()):
+            raise TypeError(f"{name.__name__} has no method {method}, which the axis {axis} needs")
+    passes = getattr(name, "has_clean_loss", True) or name.needs is not None
+    if getattr(name, "gradients", None) is Ascent.gradients and not passes:
+        said = "takes the gradients in p.grad, and no pass puts them there: write has_clean_loss = True"
+        raise TypeError(f"{name.__name__} {said}")
+    check_names(name, KEYWORDS, "is an argument of every optimizer")
     return name
+
+
+def check_names(choice: type[Choice], taken: Collection[str], why: str) -> None:
+    """Refuse, as a TypeError, a class with a parameter whose value would be read by somebody else."""
+    for name in choice.parameters():
+        if name in taken:
+            raise TypeError(f"{choice.__name__} has a parameter {name}, which {why}: rename the parameter")
 
 
 def choose(names: Mapping[str, Name]) -> dict[str, type[Choice]]:

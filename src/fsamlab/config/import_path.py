@@ -18,12 +18,13 @@ def search_project() -> None:
         sys.path.append(str(PROJECT_ROOT))  # last: such a module never hides an installed one
 
 
-def import_function(key: str, path: str) -> Callable[..., Any]:
+def import_function(key: str, path: str, what: str = "function") -> Callable[..., Any]:
     """Return the function that `path`, written `package.module:function`, names.
 
     Args:
         key: the config key that holds the path, for the message.
         path: for example `my_package.data:build`.
+        what: in messages, for example `Class`.
 
     Raises:
         ConfigError: the path has another form, or the module or the function does not exist. An error inside the
@@ -31,7 +32,7 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
     """
     module_name, _, function_name = path.partition(":")
     if not all(name.isidentifier() for name in (*module_name.split("."), function_name)):
-        raise ConfigError(key, path, "must have the form package.module:function")
+        raise ConfigError(key, path, f"must have the form package.module:{what}")
     search_project()
     try:
         module = importlib.import_module(module_name)
@@ -42,7 +43,7 @@ def import_function(key: str, path: str) -> Callable[..., Any]:
         raise ConfigError(key, path, allowed) from None
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(key, path, f"{module_name} has no function {function_name}")
+        raise ConfigError(key, path, f"{module_name} has no {what.lower()} {function_name}")
     try:
         inspect.signature(function)
     except (TypeError, ValueError):  # as for some built-in types

@@ -111,11 +111,20 @@ class OptimizerConfig:
                 if self.value(name) is None:
                     where = name if name in own else f"parameters.{name}"
                     raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
+                if self.value(name) == MISSING:  # which check_fields takes for a value that is still to come
+                    raise ConfigError(f"parameters.{name}", MISSING, "has to be set")
         self.chosen()
+        self._settle(chosen)
         if not ascent.perturbs:
             self._refuse(("every", "floor", "same_rng"), "there is no perturbation")
         elif not is_recorded():
             rules.check_same_rng(self.same_rng, ascent)
+
+    def _settle(self, chosen: dict[str, type[Choice]]) -> None:
+        """Write `parameters` in one form, as the schema does with keys of its own: 1 and 1.0 are one run."""
+        floats = {name for choice in chosen.values() for name in choice.floats()}
+        written = {k: float(v) if k in floats and v is not None else v for k, v in self._further().items()}
+        self.parameters = written or None
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         """Refuse keys that this variant does not read, unless they have their defaults or are on record."""
@@ -143,11 +152,14 @@ class OptimizerConfig:
         name: str | None = getattr(self, axis)
         if name is None or FOREIGN not in name:
             return name
-        found = import_function(axis, name)
+        found = import_function(axis, name, "Class")
         if not isinstance(found, type):
             raise ConfigError(axis, name, "is a function, and has to be a class")
         try:
-            return rules.find(axis, found)
+            choice = rules.find(axis, found)
+            keys = self.__dataclass_fields__.keys() - rules.parameter_types().keys()
+            rules.check_names(choice, keys, "is a key of every optimizer")
+            return choice
         except TypeError as e:
             raise ConfigError(axis, name, str(e)) from None
 

@@ -50,11 +50,20 @@ def sorted_parts(
         gradients: the ascent gradient of each, None where there is none.
         choices: whose reference says the form.
         own: the choices' state of each parameter.
+
+    Raises:
+        ValueError: `gradients` are not one for each parameter, of the parameter's shape.
     """
+    name = choices.ascent.name
+    if len(gradients) != len(params):
+        raise ValueError(f"ascent={name} returned {len(gradients)} gradients for {len(params)} parameters")
     parts: dict[tuple[Any, ...], Part] = {}
     for (rho, p), a in zip(params, gradients):
         if a is None:
             continue
+        if a.shape != p.shape:  # arithmetic would stretch a over p without a word
+            shapes = f"{tuple(a.shape)} for a parameter of shape {tuple(p.shape)}"
+            raise ValueError(f"ascent={name} returned a gradient of shape {shapes}")
         m, on_a, on_m = choices.reference.form(own[p]) if choices.reference else (None, 0.0, 0.0)
         part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
         part.params.append(p)

@@ -258,12 +258,25 @@ class TwoPhase(Wrapper):
         )
 
     def _check_base_state(self) -> None:
-        """Refuse a base without a state entry that a choice reads; known after the first step of the base."""
+        """Refuse a base that keeps no state of a name that a choice reads, or state of a name that a choice keeps.
+
+        Both are known after the base's first step.
+        """
+        if self.num_steps <= 1:
+            there = {name for entries in self.base.state.values() for name in entries}
+            for axis, choice in self.choices.by_axis().items():
+                if choice and there.intersection(choice.state_keys):
+                    both = ", ".join(sorted(there.intersection(choice.state_keys)))
+                    allowed = (
+                        f"keeps {both} in a parameter's state, as {type(self.base).__name__} does: rename the entry"
+                    )
+                    raise ConfigError(axis, choice.name, allowed)
+        stepped = bool(self.base.state) or getattr(self, "_opt_called", False)  # SGD without momentum keeps nothing
         for axis, choice in self.choices.by_axis().items():
-            for key in choice.needs_base_state if choice and self.base.state else ():
+            for key in choice.needs_base_state if choice and stepped else ():
                 if not any(entries.get(key) is not None for entries in self.base.state.values()):
-                    kept = sorted({name for entries in self.base.state.values() for name in entries})
-                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {', '.join(kept)}"
+                    kept = ", ".join(sorted({n for entries in self.base.state.values() for n in entries})) or "nothing"
+                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {kept}"
                     raise ConfigError(axis, choice.name if choice else None, allowed)
 
     def _ascent_verdict(self, norm_a: Number) -> bool:

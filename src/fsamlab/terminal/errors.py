@@ -178,6 +178,9 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
     for name in path[:-1]:
         schemas = [get_type_hints(schema).get(name) for schema in schemas if schema is not None]
     schemas = [schema for schema in schemas if is_dataclass(schema)]
+    if not schemas and not file:  # a mapping of free form, which Hydra does not let an override extend
+        where = key.rpartition(".")[0]
+        return f"{shown(key)}: unknown key; {where} is one value: write {where}={{{path[-1]}: VALUE, ...}}"
     schemas = [schema for schema in schemas if schema.__name__ == owner] or schemas
     known = sorted({f.name for schema in schemas for f in fields(schema)})
     where = key.rpartition(".")[0]
