@@ -486,6 +486,24 @@ def test_ranges_hold_where_a_class_forgets_the_checks_of_its_base():
         Problem().optimizer(descent=NoSuper, share=2)
 
 
+def test_a_state_that_would_be_lost_on_resuming_is_refused():
+    @dataclass
+    class Own(Descent):
+        def update(self, part, state, ops):
+            for p in part.params:
+                state[p]["kept"] = p.detach().clone()
+
+    problem = Problem()
+    optimizer = problem.optimizer(descent=Own)
+    problem.train(optimizer, [0])
+    with pytest.raises(
+        RuntimeError, match=r"a choice keeps kept in a parameter's state: .* `state_keys` does not list"
+    ):
+        optimizer.state_dict()
+    with pytest.raises(ConfigError, match=r"^state_keys=kept: a state that `state_keys` does not list is lost"):
+        problem.train(optimizer, [1])
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [

@@ -26,7 +26,7 @@ from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.scaling import Scaling
 from fsamlab.optim.state import Shared
-from fsamlab.optim.wrapper import Wrapper, hooked
+from fsamlab.optim.wrapper import LIST_IT, Wrapper, hooked
 
 
 class TwoPhase(Wrapper):
@@ -94,7 +94,7 @@ class TwoPhase(Wrapper):
         if isinstance(self._alike, Tensor):
             self._alike = self._alike.to(self.ranks.device)
         self.scalars, self.passes.sample_losses = {}, []
-        self._check_base_state()
+        self._check_state()
 
     def _look_at_parameters(self) -> None:
         params = list(self.parameters())
@@ -257,12 +257,15 @@ class TwoPhase(Wrapper):
             sample_losses=self.passes.sample_losses,
         )
 
-    def _check_base_state(self) -> None:
+    def _check_state(self) -> None:
         """Refuse a base that keeps no state of a name that a choice reads, or state of a name that a choice keeps.
 
-        Both are known after the base's first step.
+        Both are known after the base's first step; so is a state that a choice keeps and `state_keys` does not list.
         """
         if self.num_steps <= 1:
+            stray = {key for entries in self._own.values() for key in entries} - self.own_keys
+            if stray:
+                raise ConfigError("state_keys", ", ".join(sorted(stray)), LIST_IT)
             there = {name for entries in self.base.state.values() for name in entries}
             for axis, choice in self.choices.by_axis().items():
                 if choice and there.intersection(choice.state_keys):

@@ -20,6 +20,7 @@ from fsamlab.checks import ConfigError, in_range
 from fsamlab.optim.state import Shared, States, like
 
 KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state
+LIST_IT = "a state that `state_keys` does not list is lost when a run resumes; list the entry there"
 R = TypeVar("R")
 
 
@@ -179,6 +180,9 @@ class Wrapper(Optimizer):
         }
         if both:
             raise RuntimeError(f"the base and a choice both keep {', '.join(sorted(both))} in a parameter's state")
+        stray = {key for entries in self._own.values() for key in entries} - self.own_keys
+        if stray:
+            raise RuntimeError(f"a choice keeps {', '.join(sorted(stray))} in a parameter's state: {LIST_IT}")
         result = {
             **packed,
             "state": state if any(state.values()) else {},
