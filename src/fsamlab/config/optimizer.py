@@ -50,7 +50,7 @@ class OptimizerConfig:
     when: str = "every"  # every
     every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
     parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
-    perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturbed.py)
+    perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturb.py)
     rho: float = within(0.0, rules.RHO)
     floor: float = within(1e-5, rules.FLOOR)  # |d| <= floor*|a| leaves the weights unperturbed
     same_rng: bool = False  # the perturbed pass replays the clean pass's dropout masks
