@@ -4,7 +4,8 @@ import pytest
 
 from fsamlab.config import ConfigError
 from fsamlab.sweep import slurm
-from fsamlab.sweep.slurm import SubmititLauncher, arrays_of
+from fsamlab.sweep.arrays import arrays_of
+from fsamlab.sweep.slurm import SubmititLauncher
 
 
 def most_at_once(parts):

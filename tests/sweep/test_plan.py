@@ -67,7 +67,7 @@ def test_a_damaged_line_is_the_loss_of_one_run(sweep, started, caplog):
     first, lost, last = planned(sweep)
     assert main(["resubmit", str(sweep)]) == 1
     assert [job.directory for job in started] == [first.directory, last.directory]
-    assert f"{configs_file(sweep)} is damaged: line 2 is no JSON object" in caplog.text
+    assert f"{configs_file(sweep)} is damaged: line 2 is not a JSON object" in caplog.text
     assert f"{lost.run_id} has no configuration any more" in caplog.text
 
 

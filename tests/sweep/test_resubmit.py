@@ -146,7 +146,7 @@ def test_jobs_that_do_not_stop_are_killed(monkeypatch, caplog):
             process.kill()
             process.join()
     (line,) = [record.message for record in caplog.records if "killed" in record.message]
-    assert line.startswith("killed, since they had not ended yet: job 3, job 5;")
+    assert line.startswith("killed, because they did not end in time: job 3, job 5;")
 
 
 def test_changed_code_is_said_or_refused(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""What a job does when it starts.
+"""The start of a job: open the log, and call the function that the job names.
 
 submitit pickles a :class:`JobRunner` and a FrozenJob. Pickles of earlier versions, which may wait in a queue, name both
 classes by this module.
@@ -20,13 +20,13 @@ from fsamlab.terminal import errors
 
 log = logging.getLogger(__name__)
 
-__all__ = ["FrozenJob", "JobRunner", "log_to", "make_directory"]  # FrozenJob: see above
+__all__ = ["FrozenJob", "JobRunner", "log_to", "make_directory"]  # FrozenJob: for the pickles of earlier versions
 
 MOVED = {"fsamlab.measure:measure_frozen": MEASURE}  # tasks of jobs that were submitted before the functions moved
 
 
 class JobRunner:
-    """What submitit calls. A requeued job is the same object: all that a restart needs lies in the run directory."""
+    """The function that submitit calls. It has no state: a restart finds all it needs in the run directory."""
 
     def __call__(self, job: FrozenJob) -> None:
         """Run a job; its log goes to run.log in its directory, and to stderr."""
@@ -56,7 +56,7 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(exist_ok=True)
     except FileNotFoundError as e:
-        now = "does not exist any more; where it was moved, give `fsamlab resubmit` the new place"
+        now = "does not exist any more; if the sweep was moved, give `fsamlab resubmit` the new place"
         raise ConfigError("directory", directory.parent, now) from e
 
 

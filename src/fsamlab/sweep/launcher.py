@@ -32,7 +32,7 @@ class JobLauncher(Launcher):
 
     Attributes:
         kind: the launcher's name in the record of a launch.
-        in_process: whether the jobs wait in this process for their start, so that they are lost when the process ends.
+        in_process: whether the jobs wait in this process for their start, and do not start once the process has ended.
         detached: whether the jobs go on after :meth:`run` has returned or raised.
     """
 
@@ -51,16 +51,16 @@ class JobLauncher(Launcher):
         """Run all jobs; a job that fails stops no other job.
 
         Args:
-            jobs: what to run. The directories that hold the jobs' directories exist.
+            jobs: the jobs to run. The directories that hold the jobs' directories exist.
             on_submitted: called by a launcher whose jobs wait elsewhere (`in_process` is false), each time that jobs
                 were submitted, with the SLURM ids of all jobs submitted so far, in the order of `jobs`.
 
         Returns:
-            For each job why it failed, None where the job ended well; an empty list where nobody waited for the jobs.
+            For each job why the job failed, None if the job ended well; an empty list if the launcher did not wait.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the runs of `job_overrides`: what Hydra's own sweepers call."""
+        """Train the runs of `job_overrides`; only Hydra's own sweepers call this method."""
         assert self.config is not None
         assert self.hydra_context is not None
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -77,15 +77,15 @@ class JobLauncher(Launcher):
         """Check the settings as far as this machine can, starting nothing.
 
         Raises:
-            ConfigError: a setting that cannot be used.
+            ConfigError: a setting has a value that is not allowed.
         """
 
     def cluster_name(self) -> str | None:
-        """Return the name of the SLURM cluster that gets the jobs; None where there is none, or none is named."""
+        """Return the name of the SLURM cluster that gets the jobs; None without SLURM, or without a name."""
         return None
 
     def configure_log(self) -> None:
-        """Send the log where Hydra's settings say."""
+        """Send the log to the places that Hydra's settings name."""
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
@@ -94,7 +94,7 @@ def make_launcher(context: HydraContext, config: DictConfig) -> JobLauncher:
     """Return the launcher of a composed configuration.
 
     Raises:
-        ConfigError: a setting that cannot be used, or a launcher of another package.
+        ConfigError: a setting has a value that is not allowed, or the launcher cannot run frozen jobs.
     """
 
     def unused(cfg: Any) -> None:
@@ -105,7 +105,7 @@ def make_launcher(context: HydraContext, config: DictConfig) -> JobLauncher:
 
 
 def checked(launcher: Any) -> JobLauncher:
-    """Return a launcher that Hydra made.
+    """Return `launcher`, which Hydra made, if it can run frozen jobs.
 
     Raises:
         ConfigError: the launcher cannot run frozen jobs.

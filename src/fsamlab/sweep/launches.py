@@ -25,7 +25,7 @@ from fsamlab.storage.reading import Damaged, damaged, misfit, read_bytes, read_j
 from fsamlab.storage.writing import write_atomic, write_json
 from fsamlab.sweep.plan import JobPlan
 
-LAUNCH = {  # of <n>.json
+LAUNCH = {  # keys and types of <n>.json
     **{"time": str, "command": [str], "launcher": str | None, "hydra_overrides": [str]},
     **{"git": {str: str | bool | None}, "sweep_dir": str, "cluster": str | None, "jobs": [dict]},
 }
@@ -90,7 +90,7 @@ class Launch:
 
     @property
     def cluster(self) -> str | None:
-        """The name of the SLURM cluster that got the jobs; None where no name is recorded."""
+        """The name of the SLURM cluster that got the jobs; None if the record has no name."""
         name = self.entry.get("cluster")
         return str(name) if name else None
 
@@ -108,7 +108,7 @@ class Launch:
             return False
 
     def plans(self) -> Plans:
-        """Return the jobs with the configurations they were launched with."""
+        """Return the jobs with their configurations at launch."""
         return read_plans(self.jobs, self.path.with_suffix(".configs.jsonl"))
 
 
@@ -119,7 +119,7 @@ class Plans:
     Attributes:
         found: the jobs whose configuration is known.
         lost: the jobs whose configuration is in none of the files.
-        damage: what is wrong with the launch's file of configurations; None where the file is whole.
+        damage: the problem of the launch's file of configurations; None if the file is whole.
     """
 
     found: list[JobPlan]
@@ -157,7 +157,7 @@ def read_plans(jobs: list[RecordedJob], path: Path) -> Plans:
 
 
 def _read_lines(path: Path, num_jobs: int) -> tuple[list[dict[str, Any] | None], str | None]:
-    """Return the lines of the file, None for a damaged line, and in one line what is wrong with the file."""
+    """Return the lines of the file, None for a damaged line, and the problem of the file in one line."""
     try:
         content = read_bytes(path)
     except Damaged as e:
@@ -173,14 +173,14 @@ def _read_lines(path: Path, num_jobs: int) -> tuple[list[dict[str, Any] | None],
             line = None
         lines.append(line if isinstance(line, dict) else None)
         if lines[-1] is None:
-            wrong.append(f"line {number} is no JSON object")
+            wrong.append(f"line {number} is not a JSON object")
     if len(lines) != num_jobs:
         wrong.append(f"{len(lines)} lines for {num_jobs} jobs")
     return lines, f"{path} is damaged: {wrong[0]}" if wrong else None
 
 
 def _own_config(job: RecordedJob) -> dict[str, Any] | None:
-    """Return the content of the run's config.yaml; None where the file is missing or belongs to another job."""
+    """Return the content of the run's config.yaml; None if the file is missing or belongs to another job."""
     try:
         config = read_config(job.directory)
     except Damaged:
@@ -189,7 +189,7 @@ def _own_config(job: RecordedJob) -> dict[str, Any] | None:
 
 
 def _identity(config: dict[str, Any] | None) -> str | None:
-    """Return the run id of a plain configuration; None where this version of fsamlab cannot read the configuration."""
+    """Return the run id of a plain configuration; None if this version of fsamlab cannot read the configuration."""
     try:
         return None if config is None else run_id(from_plain(config))
     except ConfigError:
@@ -200,7 +200,7 @@ class Launches(list[Launch]):
     """The launches of a sweep, oldest first.
 
     Attributes:
-        damage: a line for each record that cannot be read: the file, what is wrong, what to do.
+        damage: a line for each record that cannot be read: the file, the problem, what to do.
     """
 
     def __init__(self, found: Iterable[Launch] = (), damage: Iterable[str] = ()) -> None:
@@ -209,7 +209,7 @@ class Launches(list[Launch]):
 
 
 def read_launches(sweep_dir: Path) -> Launches:
-    """Return the launches of a sweep, oldest first, and what is wrong with the records that are damaged."""
+    """Return the launches of a sweep, oldest first, with a line for each damaged record."""
     mend = "restore it, or remove it and give the sweep command again"
     launches = Launches()
     for path in sorted(_numbered(sweep_dir / "launches"), key=lambda p: int(p.stem)):

@@ -32,7 +32,7 @@ KILL_SECONDS = 10.0  # for the system to remove a killed job
 
 
 def visible_gpus() -> list[str]:
-    """Return the ids of the GPUs jobs may use, without importing torch."""
+    """Return the ids of the GPUs that jobs may use; torch, which is slow to import, is not asked."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
@@ -66,7 +66,7 @@ class LocalLauncher(JobLauncher):
         num_jobs, threads = self._share(jobs, len(gpus))
         plural = ["" if number == 1 else "s" for number in (num_jobs, threads)]
         log.info("%d job%s at once, %d thread%s each", num_jobs, plural[0], threads, plural[1])
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # OpenMP reads it once, when the server imports torch
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # OpenMP reads the variable once, when the server imports torch
         # A fork of this process would copy locks that its threads hold; a fresh interpreter for each job would import
         # torch each time. The server has imported torch once and has no threads: its forks are safe and start at once.
         context = multiprocessing.get_context("forkserver")
@@ -121,9 +121,9 @@ def _stop(processes: list[Any]) -> None:
 
     The signal is not SIGINT: Ctrl-C has sent the jobs one already, and at a second SIGINT a job leaves at once.
     """
-    signum = signal.SIGUSR2 if "SLURM_JOB_ID" in os.environ else signal.SIGTERM  # inside SLURM, TERM means go on
+    signum = signal.SIGUSR2 if "SLURM_JOB_ID" in os.environ else signal.SIGTERM  # inside SLURM a run ignores SIGTERM
     log.warning(
-        "stopping: %d running jobs write their checkpoints; the same command goes on",
+        "stopping: %d running jobs write their checkpoints; the same command continues them",
         len(processes),
     )
     for process in processes:
@@ -133,26 +133,26 @@ def _stop(processes: list[Any]) -> None:
     try:
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
-    finally:  # also after a second Ctrl-C: at its end the interpreter would wait for living jobs, without a bound
-        deaf = [process for process in processes if process.is_alive()]
-        for process in deaf:
+    finally:  # also after a second Ctrl-C: the interpreter waits at its end, for ever, until no child process lives
+        left = [process for process in processes if process.is_alive()]
+        for process in left:
             process.kill()
-        for process in deaf:
+        for process in left:
             process.join(KILL_SECONDS)
-        if deaf:
-            names = ", ".join(process.name for process in deaf)
-            log.warning("killed, since they had not ended yet: %s; they go on from their last checkpoints", names)
+        if left:
+            names = ", ".join(process.name for process in left)
+            log.warning("killed, because they did not end in time: %s; their last checkpoints are kept", names)
 
 
 def _failure(exitcode: int) -> str | None:
-    """Return why a process failed, None where it did not; the exit code of a killed process is -signal."""
+    """Return why a process failed, None if it did not fail; the exit code of a killed process is -signal."""
     if exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name}"
     return f"ended with exit code {exitcode}; see its run.log" if exitcode else None
 
 
 def _redirect(directory: Path) -> None:
-    """Send output of any kind to a directory's run.log."""
+    """Send all output of this process, also of C code, to the run.log of a directory."""
     output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep before their start: composed, checked, with run id and directory."""
+"""Plan the jobs of a sweep: compose and check each configuration, and give it a run id and a directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobPlan:
     Attributes:
         overrides: the words that Hydra composed the configuration from.
         directory: the run directory, absolute.
-        run_id, config_hash: of the configuration as it was composed at launch.
+        run_id, config_hash: identity of the configuration, as composed at launch.
         config: the configuration in plain types.
     """
 

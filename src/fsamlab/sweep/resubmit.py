@@ -27,7 +27,7 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
     """Compose and validate every job of `launch.py -m OVERRIDES`; return the sweep's directory and its jobs.
 
     Raises:
-        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: as for the sweep command. Nothing was written.
+        SweepFailed, ConfigError, Hydra's and OmegaConf's errors: a job cannot be used. Nothing was written.
     """
     from hydra.core.plugins import Plugins
     from hydra.types import RunMode
@@ -51,12 +51,12 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
 
     Args:
         sweep_dir: holds the records in `launches/`.
-        overrides: of the launcher only (`hydra/launcher=...`, `hydra.launcher.KEY=...`).
+        overrides: settings of the launcher (`hydra/launcher=...`, `hydra.launcher.KEY=...`), nothing else.
         argv: for the new record; None means the arguments of this process.
 
     Raises:
         ConfigError: there is no record, or an override would change the runs.
-        SweepFailed: some runs did not finish this time either, or a damaged file kept them from starting.
+        SweepFailed: some runs did not finish, or were left out because of a damaged file.
     """
     from hydra import compose
 
@@ -106,7 +106,7 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
 
 
 def _plans(launches: list[Launch]) -> tuple[list[JobPlan], list[str]]:
-    """Return the runs of all launches (of a run that has several, the latest) and a line for each run left out."""
+    """Return the runs of all launches, each from its latest launch, and a line for each run that is left out."""
     plans: dict[Path, JobPlan] = {}
     lost: dict[Path, str] = {}
     for launch in launches:
@@ -124,13 +124,13 @@ def _plans(launches: list[Launch]) -> tuple[list[JobPlan], list[str]]:
         status = current_status(plan.directory)
         if status["status"] == "finished":
             continue
-        if status.get("forced"):  # it has started over once, and goes on now
+        if status.get("forced"):  # the run has started over once; this time it resumes
             plan.config["force"] = False
         try:
             now = run_id(from_plain(plan.config))
-            why = None if now == plan.run_id else f"this version of fsamlab calls it {now}; launch it anew"
+            why = None if now == plan.run_id else f"its run id is {now} now; give the sweep command again"
         except ConfigError as e:
-            why = f"{e}; launch it anew"
+            why = f"{e}; give the sweep command again"
         if why is not None:
             left_out[plan.directory] = f"{plan.run_id}: {why}"
             del plans[plan.directory]

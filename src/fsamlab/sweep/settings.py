@@ -1,4 +1,4 @@
-"""What the settings of a launcher (`hydra.launcher.KEY=VALUE`) may be, and which of them sbatch refuses."""
+"""The allowed values of a launcher's settings (`hydra.launcher.KEY=VALUE`), and advice where sbatch refuses one."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ SINGLE = {
     "tasks_per_node": "a run is one process: use 1",
     "gpus_per_node": "a run uses one GPU: use 1, or null for none",
 }
-REFUSALS = {  # words of sbatch's: the settings that change the answer
+REFUSALS = {  # words in sbatch's message: (settings that can be wrong, how to find the right value)
     "Invalid job array specification": (
         "max_array_size",
-        "scontrol show config: it is below MaxArraySize",
+        "must be below MaxArraySize of scontrol show config",
     ),
-    "time limit is invalid": ("timeout_min", "sinfo: TIMELIMIT is the partition's"),
+    "time limit is invalid": ("timeout_min", "sinfo shows the limit of each partition as TIMELIMIT"),
     "invalid partition": ("partition", "sinfo lists the partitions"),
-    "account": ("account, partition", "sacctmgr show associations lists yours"),
-    "qos": ("qos", "sacctmgr show qos lists them"),
+    "account": ("account, partition", "sacctmgr show associations lists your accounts"),
+    "qos": ("qos", "sacctmgr show qos lists the names"),
     "QOS": ("qos, array_parallelism, timeout_min", "a limit of the account or QOS"),
     "feature specification": ("constraint", "sinfo -o %f lists the features"),
-    "Memory specification": ("mem_gb", "sinfo -o %m has the nodes' memory"),
+    "Memory specification": ("mem_gb", "sinfo -o %m shows the memory of the nodes"),
     "node configuration is not available": (
         "cpus_per_task, mem_gb, gpus_per_node, constraint",
-        "no node has all of it",
+        "no node has all that these settings ask for",
     ),
-    "CPU count": ("cpus_per_task", "sinfo -o %c has the nodes' cores"),
-    "gres": ("gpus_per_node", "sinfo -o %G has the nodes' GPUs"),
+    "CPU count": ("cpus_per_task", "sinfo -o %c shows the cores of the nodes"),
+    "gres": ("gpus_per_node", "sinfo -o %G shows the GPUs of the nodes"),
     "node name": ("exclude", "sinfo -N lists the nodes"),
 }
 
 
 def check_settings(params: Mapping[str, Any]) -> None:
-    """Refuse settings of a launcher that mean nothing here.
+    """Refuse settings of a launcher with a value of another type or outside the allowed range.
 
     Raises:
-        ConfigError: which setting, and what is allowed.
+        ConfigError: for the first such setting.
     """
     from omegaconf import OmegaConf
 
@@ -98,7 +98,7 @@ def check_settings(params: Mapping[str, Any]) -> None:
 
 
 def refusal(message: str) -> ConfigError:
-    """Return the error for a submission that sbatch refused: the settings that its message is about."""
+    """Return the error for a submission that sbatch refused; it names the settings that can be the reason."""
     for words, (names, advice) in REFUSALS.items():
         if words in message:
             keys = ", ".join(PREFIX + name for name in names.split(", "))

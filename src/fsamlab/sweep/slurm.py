@@ -11,11 +11,9 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,13 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from fsamlab.checks import ConfigError
-from fsamlab.rundir.find import current_status
 from fsamlab.rundir.frozen_job import FrozenJob, all_train
+from fsamlab.sweep.arrays import ArrayPart, arrays_of
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import JobRunner
-from fsamlab.sweep.launcher import JobLauncher, names_on_board, terminated_like_interrupted
+from fsamlab.sweep.launcher import JobLauncher, terminated_like_interrupted
 from fsamlab.sweep.settings import check_settings, refusal
+from fsamlab.sweep.waiting import wait_for
 from fsamlab.terminal.errors import SweepFailed
 from fsamlab.terminal.text import project_relative
 
@@ -40,7 +39,6 @@ COMMON = (  # settings that submitit calls by the same name on every cluster
     *("timeout_min", "stderr_to_stdout"),
 )
 AT_ONCE = 256  # submitit's default for array_parallelism
-QUIET_POLLS = 2  # a job that is not active in so many polls in a row has ended; SLURM may forget a job for one poll
 
 
 class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
@@ -117,7 +115,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 raise ConfigError("hydra.launcher", "these settings", text) from e
             key = f"hydra.launcher.{unknown[1]}"
             known = f"{', '.join((*COMMON, *valid[1].split(', ')))}; other sbatch flags go into additional_parameters"
-            raise ConfigError(key, params[unknown[1]], f"is no setting of submitit's, which has {known}") from e
+            raise ConfigError(key, params[unknown[1]], f"is not a setting of submitit, which has {known}") from e
         return executor
 
     def check(self) -> None:
@@ -154,7 +152,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         log.info("waiting for them; Ctrl-C leaves them running")
         try:
             with terminated_like_interrupted():
-                return self._wait(jobs, handles, ids, since)
+                return wait_for(jobs, lambda running: self._active(handles, ids, running), since, self.poll_seconds)
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs go on without this process")
@@ -219,7 +217,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 last = [line for line in str(e).splitlines() if line.strip()][-1]
                 if handles:
                     refused = f"the other {len(jobs) - len(handles)} were refused: {last}"
-                    later = "`fsamlab resubmit` submits those"
+                    later = "`fsamlab resubmit` submits the refused jobs"
                     raise SweepFailed(f"{len(handles)} jobs were submitted and go on, {refused}; {later}") from e
                 raise refusal(last) from e
             handles += accepted
@@ -238,34 +236,6 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             flags["dependency"] = ",".join([*([str(own)] if own else []), f"afterany:{first_ids[part.after]}"])
         executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
-    def _wait(self, jobs: Sequence[FrozenJob], handles: list[Any], ids: list[str], since: str) -> list[str | None]:
-        from fsamlab.terminal.board import SweepBoard
-
-        directories = dict(enumerate(job.directory for job in jobs))
-        names = names_on_board(jobs)
-        board = SweepBoard(directories, dict(enumerate(names)))
-        running, quiet = set(directories), dict.fromkeys(directories, 0)
-        failures: list[str | None] = [None] * len(jobs)
-        with board:
-            while running:
-                active = self._active(handles, ids, running)
-                for i in sorted(running):
-                    status = current_status(directories[i])
-                    quiet[i] = 0 if i in active else quiet[i] + 1
-                    of_now = status.get("updated", "") >= since  # an older status is from an earlier attempt
-                    finished = of_now and status["status"] == "finished"
-                    over = finished or quiet[i] >= QUIET_POLLS
-                    if i not in board.tasks and (over or (of_now and status["status"] == "running")):
-                        board.started(i)
-                    if over:
-                        running.remove(i)
-                        board.ended(i, 0 if finished else 1)
-                        failures[i] = None if finished else f"{names[i]} did not finish"
-                board.refresh(i for i in running if i in board.tasks)
-                if running:
-                    time.sleep(self.poll_seconds)
-        return failures
-
     def _active(self, handles: list[Any], ids: list[str], running: set[int]) -> set[int]:
         """Return those of the running jobs that may still write files."""
         if self.cluster == "local":
@@ -274,38 +244,6 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         if states.problem:  # without squeue, accounting may call a job ended that SLURM is about to start again
             return set(running)
         return {i for i in running if ids[i] not in states or states[ids[i]].active}  # an unknown job may be active
-
-
-@dataclass(frozen=True)
-class ArrayPart:
-    """The jobs of one array: those from `start` to before `stop`.
-
-    Attributes:
-        at_once: how many of its jobs may run at once.
-        after: number of the array that has to end first; None if the array does not wait.
-    """
-
-    start: int
-    stop: int
-    at_once: int
-    after: int | None
-
-
-def arrays_of(num_jobs: int, max_size: int, at_once: int) -> list[ArrayPart]:
-    """Divide jobs into arrays of at most `max_size`, so that at most `at_once` jobs of all arrays run at once.
-
-    SLURM bounds only the jobs of one array. The arrays have equal lengths and share the bound. If there are more arrays
-    than `at_once`, an array waits for the end of an earlier one.
-    """
-    number = -(-num_jobs // max_size)
-    side_by_side = min(number, at_once)
-    parts, start = [], 0
-    for i in range(number):
-        stop = start + num_jobs // number + (i < num_jobs % number)
-        share = at_once // side_by_side + (i % side_by_side < at_once % side_by_side)
-        parts.append(ArrayPart(start, stop, share, i - side_by_side if i >= side_by_side else None))
-        start = stop
-    return parts
 
 
 @contextmanager

@@ -50,10 +50,10 @@ def say_what_changed(sweep_dir: Path, plans: Sequence[JobPlan], show: int = 3) -
     """Warn if the same command composes other configurations than at an earlier launch."""
     lines = changed_since(sweep_dir, plans)
     if lines:
-        log.warning("conf/ or sweeps/ has changed: %d jobs are other runs than at an earlier launch", len(lines))
+        log.warning("conf/ or sweeps/ has changed: %d jobs have other run ids than at an earlier launch", len(lines))
         for line in lines[:show]:
             log.warning("  %s", line)
-        log.warning("  the earlier ones keep their directories; `fsamlab resubmit` goes on with them as they were")
+        log.warning("  the earlier runs keep their directories; `fsamlab resubmit` continues them unchanged")
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool | None) -> Cho
     if num_busy:
         words = "%d of %d runs are queued or running already%s: fsamlab status %s"
         where = project_relative(sweep_dir)
-        log.info(words, num_busy, len(plans), " and are left to that, force=true or not" if force else "", where)
+        log.info(words, num_busy, len(plans), " and go on as they are, also with force=true" if force else "", where)
     for name, line in left_out.items():
         log.error("error: %s is left out: %s", name, line)
     ended = [p for p in plans if p.directory.name not in busy - finished | changed.keys()]
