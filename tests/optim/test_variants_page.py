@@ -1,6 +1,9 @@
 """docs/variants.md says what conf/optimizer/ holds."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 from support.runs import ROOT, VARIANTS, compose_tiny
@@ -49,3 +52,17 @@ def test_passes_a_step(name):
     for _ in range(steps):
         optimizer.step(closure, closure, closure)
     assert len(passes) / steps == float(ROW[name][2])
+
+
+@pytest.mark.long
+def test_the_commands_of_the_page_train(tmp_path):
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 1
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:2] == ["python", "launch.py"]
+        done = subprocess.run(
+            [sys.executable, *words[1:], f"runs_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/*/summary.json"))) == len(commands)

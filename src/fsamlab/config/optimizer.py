@@ -17,14 +17,16 @@ from fsamlab.checks import (
     label,
     listed,
     number,
+    one_of,
+    text,
     within,
     word,
 )
+from fsamlab.config.base import BUILT_IN, check_base
 from fsamlab.config.import_path import import_function
 from fsamlab.config.perturb import check_perturb
 
 FOREIGN = ":"  # in the name of a choice from another package
-BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: the keys that this base alone reads
 
 
 @dataclass
@@ -33,9 +35,11 @@ class OptimizerConfig:
     """An optimizer variant: the base, and one choice on each axis of the SAM family (rules.py)."""
 
     name: str = label(MISSING, 70)
-    base: str = word("sgd", *BASES)
+    base: str = text("sgd", 400)  # sgd | adamw | package.module:Class, any torch optimizer
+    base_options: Any = None  # keywords of a base from another package: a mapping, such as {betas: [0.9, 0.99]}
     lr: float = number(0.05, 0, 1e20)  # that a rate diverges is a result of a run; beyond, fp32 itself overflows
     weight_decay: float = number(5e-4, 0, 1e6)
+    weight_decay_on: str = word("all", "all", "matrices")  # matrices: none on biases and on norms' scales and shifts
     momentum: float = number(0.9, 0, 1, open_high=True)  # base=sgd
     nesterov: bool = False  # base=sgd
     betas: list[float] = listed([0.9, 0.999], Number(0, 1, open_high=True), 2, 2)  # base=adamw
@@ -64,9 +68,16 @@ class OptimizerConfig:
 
     def _check_base(self) -> None:
         check_fields("", self)
+        if FOREIGN not in self.base:
+            one_of("base", self.base, tuple(BUILT_IN))
+            if self.base_options is not None:
+                allowed = f"base={self.base} has keys of its own; leave it null"
+                raise ConfigError("base_options", self.base_options, allowed)
+        elif not is_recorded():  # a table of runs does not need the packages that the runs were made with
+            check_base(self.base, self.base_options, self.lr, self.weight_decay)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov", True, "needs optimizer.momentum > 0")
-        for base, names in BASES.items():
+        for base, names in BUILT_IN.items():
             if base != self.base:
                 self._refuse(names, f"only base={base} uses it")
 
@@ -147,6 +158,10 @@ class OptimizerConfig:
     def foreign(self) -> dict[str, str]:
         """Return axis -> import path of the choices from other packages."""
         return {axis: getattr(self, axis) for axis in rules.AXES if FOREIGN in str(getattr(self, axis))}
+
+    def imported(self) -> dict[str, str]:
+        """Return key -> import path of everything that comes from another package: choices, and the base."""
+        return {**self.foreign(), **({"base": self.base} if FOREIGN in self.base else {})}
 
     def _class_or_name(self, axis: str) -> rules.Name:
         name: str | None = getattr(self, axis)

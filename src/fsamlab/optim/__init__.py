@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from fsamlab.axes import Pass
 from fsamlab.config import OptimizerConfig
+from fsamlab.config.base import import_base, keywords_for, made_in_vain
 from fsamlab.optim.groups import parameter_groups
 from fsamlab.optim.guards import frozen_batchnorm
 from fsamlab.optim.sharpness_aware import SharpnessAware
@@ -135,16 +136,31 @@ SGD_SIZED_LR = 0.03
 BASES: dict[str, Callable[[Any, OptimizerConfig], Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
 
 
+def _imported(params: Any, cfg: OptimizerConfig) -> Optimizer:
+    """Return a base from another package.
+
+    Raises:
+        ConfigError: the class refuses these parameters (some take matrices alone) or their number of groups.
+    """
+    keywords = keywords_for(import_base(cfg.base), cfg.base, cfg.base_options, cfg.lr, cfg.weight_decay)
+    try:
+        made: Optimizer = import_base(cfg.base)(params, **keywords)
+    except Exception as error:  # whatever the class makes of the model's parameters
+        raise made_in_vain(cfg.base, keywords, error).under("optimizer.") from None
+    return made
+
+
 def build_optimizer(
     cfg: OptimizerConfig, model: nn.Module, seed: int, max_grad_norm: float | None = None
 ) -> SharpnessAware:
     """Return the variant that a config describes, over all trainable parameters of `model`.
 
-    Weight decay acts on all of them; `optimizer.perturb` says which are perturbed.
+    `optimizer.weight_decay_on` says on which of them weight decay acts, `optimizer.perturb` which are perturbed.
     """
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
-    base = BASES[cfg.base](parameter_groups(model, cfg.perturb, cfg.rho), cfg)
+    groups = parameter_groups(model, cfg.perturb, cfg.rho, cfg.weight_decay_on)
+    base = BASES.get(cfg.base, _imported)(groups, cfg)
     chosen = cfg.classes()
     parameters = {name: cfg.value(name) for choice in chosen.values() for name in choice.of_the_optimizer()}
     # Configs of former versions may have same_rng where the ascent has no clean pass; it had no effect.

@@ -11,20 +11,35 @@ from fsamlab.checks import ConfigError
 from fsamlab.config.perturb import patterns
 
 
-def parameter_groups(model: nn.Module, perturb: Any, rho: float) -> list[dict[str, Any]]:
-    """Return one group for each rho, over all trainable parameters; `perturb` as fsamlab.config.perturb has it.
+def parameter_groups(model: nn.Module, perturb: Any, rho: float, weight_decay_on: str = "all") -> list[dict[str, Any]]:
+    """Return groups over all trainable parameters, one for each rho and, where some have none, each weight decay.
+
+    Args:
+        model: whose parameters are grouped by name.
+        perturb: `optimizer.perturb`, see fsamlab.config.perturb.
+        rho: of the parameters that `perturb` gives no radius of their own.
+        weight_decay_on: `all`, or `matrices`: parameters with fewer than two dimensions (biases, and the scales and
+            shifts of norms) get a weight decay of 0.
 
     Raises:
         ConfigError: a word or a pattern that no parameter of the model matches.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if perturb == "all":
+    if perturb == "all" and weight_decay_on == "all":
         return [{"params": list(named.values())}]
-    radii = _by_pattern(named, perturb, rho) if isinstance(perturb, list) else _by_word(model, named, perturb, rho)
-    groups: dict[float, list[Tensor]] = {}
+    if perturb == "all":
+        radii = dict.fromkeys(named, rho)
+    elif isinstance(perturb, list):
+        radii = _by_pattern(named, perturb, rho)
+    else:
+        radii = _by_word(model, named, perturb, rho)
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, p in named.items():
-        groups.setdefault(radii[name], []).append(p)
-    return [{"params": params, "rho": radius} for radius, params in groups.items()]
+        groups.setdefault((radii[name], weight_decay_on == "all" or p.dim() > 1), []).append(p)
+    return [
+        {"params": params, "rho": radius, **({} if decays else {"weight_decay": 0.0})}
+        for (radius, decays), params in groups.items()
+    ]
 
 
 def _by_word(model: nn.Module, named: dict[str, nn.Parameter], word: str, rho: float) -> dict[str, float]:

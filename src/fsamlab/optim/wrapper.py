@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fsamlab.checks import ConfigError, in_range
+from fsamlab.config.base import runs_its_closure
 from fsamlab.optim.state import Shared, States, like
 
 KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state
@@ -68,8 +68,7 @@ class Wrapper(Optimizer):
     _blank = Shared[bool]()
 
     def __init__(self, base: Optimizer, rho: float) -> None:
-        closure = inspect.signature(base.step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
+        if runs_its_closure(base):
             raise TypeError(f"{type(base).__name__} runs its closure itself, as often as it likes: no base for this")
         if isinstance(base, Wrapper):
             raise TypeError("the base is sharpness-aware already, and perturbs by itself: wrap the optimizer below it")

@@ -75,7 +75,7 @@ def look(
         add("model.checkpoint", of_file, in_project(model.checkpoint))
     paths = (data.import_path, model.import_path, config.task.import_path, config.task.loss)
     foreign = dict(zip(CODE, paths))
-    foreign |= {f"optimizer.{axis}": path for axis, path in config.optimizer.foreign().items()}
+    foreign |= {f"optimizer.{axis}": path for axis, path in config.optimizer.imported().items()}
     for key, import_path in foreign.items():
         source = None if import_path is None else source_of(import_path.partition(":")[0])
         if source is not None:
