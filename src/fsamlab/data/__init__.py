@@ -13,10 +13,17 @@ from fsamlab.config.import_path import call_imported
 from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
-from fsamlab.data.streamed import build_streamed
 from fsamlab.data.tables import build_table, read_diabetes
 
 __all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
+
+
+def _streamed(cfg: DataConfig, seed: int, device: torch.device, project_root: Path) -> Data:
+    # torchvision: where the optimizer or the measurements alone are of use, torch and numpy are enough
+    from fsamlab.data.streamed import build_streamed
+
+    return build_streamed(cfg, seed, device, project_root)
+
 
 DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
     "digits": partial(build_in_memory, read_digits),
@@ -24,8 +31,8 @@ DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
     "cifar10": partial(build_in_memory, read_cifar),
     "cifar100": partial(build_in_memory, read_cifar),
     "synthetic": partial(build_in_memory, read_synthetic),
-    "imagenet": build_streamed,
-    "image_folder": build_streamed,
+    "imagenet": _streamed,
+    "image_folder": _streamed,
     "diabetes": partial(build_table, read_diabetes),
 }
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig, SyntheticConfig
@@ -60,6 +59,8 @@ def read_fashion_mnist(cfg: DataConfig, seed: int, root: Path) -> Raw:
     own = root / "FashionMNIST" / "raw"
     if cfg.download and not _has_idx_files(own) and not _has_idx_files(DEBIAN_FASHION_MNIST):
         with _downloading(cfg, root):
+            import torchvision  # not at the top: see data/__init__.py
+
             torchvision.datasets.FashionMNIST(root, download=True)
     for folder in (own, DEBIAN_FASHION_MNIST):
         if _has_idx_files(folder):
@@ -73,6 +74,8 @@ def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
     Raises:
         ConfigError: the files are not there, or torchvision's checksums do not match.
     """
+    import torchvision  # not at the top: see data/__init__.py
+
     cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[cfg.name]
     parts = []
     with warnings.catch_warnings():
