@@ -20,7 +20,7 @@ class Style:
         label: name of the method in texts.
         colour: `#rrggbb`.
         dash: lengths of strokes and gaps in points, () for a solid line.
-        marker: letter of a matplotlib marker.
+        marker: a marker of matplotlib: a letter, or a sign of its mathematical texts.
     """
 
     label: str
@@ -40,9 +40,19 @@ METHODS: dict[str, Style] = {
     "sgd_2x": Style("SGD, 2x epochs", GREY, DASHED, "D"),
     "adamw": Style("AdamW", GREY, DOTTED, "v"),
     "sam": Style("SAM", BLUE, SOLID, "o"),
+    "sam_rescaled": Style("SAM, rescaled", TEAL, DASH_DOT, "1"),
+    "gsam": Style("GSAM", BLUE, SHORT, "2"),
+    "wsam": Style("WSAM", BLUE, DASH_DOT, "3"),
+    "looksam": Style("LookSAM", TEAL, LONG, "4"),
     "asam": Style("ASAM", GREEN, LONG, "^"),
+    "fisher_sam": Style("FisherSAM", GREEN, SHORT, "H"),
+    "usam": Style("USAM", BROWN, SHORT, "+"),
+    "sam_on": Style("SAM-ON", BROWN, LONG, "x"),
     "fsam": Style("F-SAM", VERMILION, SOLID, "P"),
     "fasam": Style("F-ASAM", GOLD, DASHED, "*"),
+    "friendly_fisher_sam": Style("Friendly FisherSAM", GOLD, LONG, r"$\clubsuit$"),
+    "sam_noise_ema": Style("SAM, noise component (EMA)", VERMILION, DASH_DOT, r"$\spadesuit$"),
+    "vasso": Style("VaSSO", BROWN, SOLID, r"$\heartsuit$"),
     "sam_full": Style("SAM-full", PURPLE, LONG, "<"),
     "sam_full_ema": Style("SAM-full (EMA)", PURPLE, DASHED, ">"),
     "sam_component": Style("SAM, full component", PURPLE, DOTTED, "8"),
@@ -50,18 +60,6 @@ METHODS: dict[str, Style] = {
     "sam_db": Style("SAM-db", TEAL, SHORT, "h"),
     "sam_batch": Style("SAM, other batch size", INDIGO, DASH_DOT, "p"),
     "random": Style("random direction", BROWN, DOTTED, "d"),
-}
-LABELS = {  # of variants whose look follows from their name
-    "vasso": "VaSSO",
-    "sam_noise_ema": "SAM, noise component (EMA)",
-    "sam_on": "SAM-ON",
-    "usam": "USAM",
-    "fisher_sam": "FisherSAM",
-    "friendly_fisher_sam": "Friendly FisherSAM",
-    "gsam": "GSAM",
-    "wsam": "WSAM",
-    "looksam": "LookSAM",
-    "sam_rescaled": "SAM, rescaled",
 }
 SPARE_COLOURS = (INDIGO, TEAL, PINK, BROWN, GREEN, GOLD, PURPLE)
 SPARE_DASHES = ((9.0, 2.0, 1.5, 2.0, 1.5, 2.0), (3.0, 4.0), (12.0, 2.0))
@@ -74,7 +72,7 @@ def style(method: str) -> Style:
         return METHODS[method]
     number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4], "big")
     dash, marker = SPARE_DASHES[number // 7 % len(SPARE_DASHES)], SPARE_MARKERS[number // 21 % len(SPARE_MARKERS)]
-    return Style(LABELS.get(method, method), SPARE_COLOURS[number % 7], dash, marker)
+    return Style(method, SPARE_COLOURS[number % 7], dash, marker)
 
 
 def colour(method: str) -> str:
