@@ -146,7 +146,7 @@ def from_hydra(error: BaseException) -> str:
         return unknown_anywhere(unknown[1])
     if unknown or "full_key" in text + detail:
         found = re.search(r"full_key: (\S+)", detail or text)
-        value = re.search(r"Value '(.*?)'", detail or text)
+        value = re.search(r"Value '(.*?)' (?:of type|is not|could)", detail or text)
         key = found[1] if found else (unknown[1] if unknown else "?")
         reason, *more = [line for line in (detail or text).splitlines() if line.strip()]
         inside = re.match(r"In '(.+)': \w+ raised while composing config:", reason)
@@ -157,7 +157,7 @@ def from_hydra(error: BaseException) -> str:
                 return unknown_anywhere(key, f" in conf/{inside[1]}.yaml", owner[1] if owner else "")
         if "Missing mandatory value" in reason:
             return f"{key}: must be given: {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
-        return f"{key}={shown(value[1])}: {reason}" if value else f"{key}: {reason}"
+        return f"{key}={shown(value[1])}: {reason}" if value else in_plain_words(key, reason)
     parts = [*text.splitlines(), *detail.splitlines()]
     return "; ".join(dict.fromkeys(p.strip() for p in parts if p.strip()))
 
@@ -170,23 +170,40 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         file: ` in <file>`, where the key stands in a file; the message then lists all keys.
         owner: the class name of the file's schema, where it is known.
     """
-    group, *path = key.split(".")
-    if group not in SCHEMAS or not path:
+    where, _, name = key.rpartition(".")
+    if not where or where.split(".")[0] not in (f.name for f in fields(Config)):
         known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
         return unknown_key(key, key, known, "the config")
-    schemas: list[Any] = list(SCHEMAS[group].values())
-    for name in path[:-1]:
-        schemas = [get_type_hints(schema).get(name) for schema in schemas if schema is not None]
-    schemas = [schema for schema in schemas if is_dataclass(schema)]
+    schemas = schemas_of(where)
     if not schemas and not file:  # a mapping of free form, which Hydra does not let an override extend
-        where = key.rpartition(".")[0]
-        return f"{shown(key)}: unknown key; {where} is one value: write {where}={{{path[-1]}: VALUE, ...}}"
+        return f"{shown(key)}: unknown key; {where} is one value: write {where}={{{name}: VALUE, ...}}"
     schemas = [schema for schema in schemas if schema.__name__ == owner] or schemas
     known = sorted({f.name for schema in schemas for f in fields(schema)})
-    where = key.rpartition(".")[0]
     if file:
-        return f"{shown(key)}: unknown key{file}{did_you_mean(path[-1], known)}; {where} has {', '.join(known)}"
-    if path[-1] in known:  # a key of another schema of the group
-        owners = [name for name, schema in SCHEMAS[group].items() if path[-1] in {f.name for f in fields(schema)}]
+        return f"{shown(key)}: unknown key{file}{did_you_mean(name, known)}; {where} has {', '.join(known)}"
+    if name in known:  # a key of another schema of the group
+        group = key.split(".")[0]
+        owners = [option for option, schema in SCHEMAS[group].items() if name in {f.name for f in fields(schema)}]
         return f"{shown(key)}: the chosen option of {group} has no such key, but options of schema {', '.join(owners)}"
-    return unknown_key(key, path[-1], known, where)
+    return unknown_key(key, name, known, where)
+
+
+def schemas_of(section: str) -> list[Any]:
+    """Return the schemas that a section of the config may have, such as those of `data.augment`; empty for a value."""
+    group, *path = section.split(".")
+    schemas: list[Any] = list(SCHEMAS.get(group, {}).values()) or [get_type_hints(Config).get(group)]
+    for name in path:
+        schemas = [get_type_hints(schema).get(name) for schema in schemas if is_dataclass(schema)]
+    return [schema for schema in schemas if is_dataclass(schema)]
+
+
+def in_plain_words(key: str, reason: str) -> str:
+    """Return the message for a value of another form than its key has, in place of the message of OmegaConf."""
+    if "is not a subclass of" in reason:
+        known = ", ".join(sorted({f.name for schema in schemas_of(key) for f in fields(schema)}))
+        return f"{key}: is a section with keys of its own, not one value; write {key}.KEY=VALUE, KEY one of {known}"
+    if "is not a ListConfig" in reason:
+        return f"{key}: must be a list, for example '{key}=[VALUE, ...]'"
+    if re.search(r"Cannot (assign|merge) .*Dict", reason):
+        return f"{key}: must be a mapping of names to values, for example '{key}={{NAME: VALUE}}'"
+    return f"{key}: {reason}"
