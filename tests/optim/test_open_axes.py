@@ -542,6 +542,15 @@ def test_a_run_whose_package_is_gone_is_still_read():
     plain = to_plain(compose_tiny(*FOREIGN, "optimizer.parameters={alpha: 0.7}"))
     plain["optimizer"]["descent"] = "no_such_package.sam:Orthogonal"
     assert from_plain(plain).optimizer.descent == "no_such_package.sam:Orthogonal"
+    with pytest.raises(ConfigError, match=r"^optimizer\.descent=no_such_package.sam:Orthogonal: there is no module"):
+        build_optimizer(from_plain(plain).optimizer, torch.nn.Linear(2, 2), seed=0)
+
+
+def test_a_record_from_before_a_parameter_says_which_one():
+    plain = to_plain(compose_tiny(*FREE, "optimizer.parameters={a: 1, b: x, c: {}}"))
+    del plain["optimizer"]["parameters"]["a"]
+    with pytest.raises(ConfigError, match=r"^optimizer\.parameters\.a=null: has to be set with descent="):
+        build_optimizer(from_plain(plain).optimizer, torch.nn.Linear(2, 2), seed=0)
 
 
 def test_run_ids_of_configurations_without_the_new_keys_are_the_same():

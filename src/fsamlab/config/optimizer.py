@@ -117,19 +117,36 @@ class OptimizerConfig:
             if name not in taken:
                 allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
                 raise ConfigError(f"parameters.{name}", value, allowed)
-        for axis, choice in chosen.items():
-            for name in choice.required():
-                if self.value(name) is None:
-                    where = name if name in own else f"parameters.{name}"
-                    raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
-                if self.value(name) == MISSING:  # which check_fields takes for a value that is still to come
-                    raise ConfigError(f"parameters.{name}", MISSING, "has to be set")
+        self._check_all_set(chosen)
         self.chosen()
         self._settle(chosen)
         if not ascent.perturbs:
             self._refuse(("every", "floor", "same_rng"), "there is no perturbation")
         elif not is_recorded():
             rules.check_same_rng(self.same_rng, ascent)
+
+    def _check_all_set(self, chosen: dict[str, type[Choice]]) -> None:
+        own = {name for axis, c in chosen.items() if axis not in self.foreign() for name in c.parameters()}
+        for axis, choice in chosen.items():
+            for name in choice.required():
+                where = name if name in own else f"parameters.{name}"
+                if self.value(name) is None:
+                    raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
+                if self.value(name) == MISSING:  # which check_fields takes for a value that is still to come
+                    raise ConfigError(where, MISSING, "has to be set")
+
+    def to_build(self) -> dict[str, type[Choice]]:
+        """Return :meth:`classes`, of which a record may have been made with another version or in another place.
+
+        Raises:
+            ConfigError: a class is missing, or has a parameter that this configuration does not set.
+        """
+        try:
+            chosen = self.classes()
+            self._check_all_set(chosen)
+        except ConfigError as e:
+            raise e.under("optimizer.") from None
+        return chosen
 
     def _settle(self, chosen: dict[str, type[Choice]]) -> None:
         """Write `parameters` in one form, as the schema does with keys of its own: 1 and 1.0 are one run."""

@@ -161,7 +161,7 @@ def build_optimizer(
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
     groups = parameter_groups(model, cfg.perturb, cfg.rho, cfg.weight_decay_on)
     base = BASES.get(cfg.base, _imported)(groups, cfg)
-    chosen = cfg.classes()
+    chosen = cfg.to_build()
     parameters = {name: cfg.value(name) for choice in chosen.values() for name in choice.of_the_optimizer()}
     # Configs of former versions may have same_rng where the ascent has no clean pass; it had no effect.
     same_rng = cfg.same_rng and cfg.chosen().ascent.has_clean_loss
