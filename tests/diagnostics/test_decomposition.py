@@ -496,7 +496,7 @@ def test_the_coming_step_of_the_trainer(captured, model):
     with measuring(trainer.model, batchnorm="batch"):
         rise = parts.batches[0].rise(0.2 * d / d.norm(), parts.losses[0])  # what F-SAM does to its own batch
     trainer.fit(Quiet())
-    expected = {k.removeprefix("perturbation/"): float(v) for k, v in trainer.scalars.items()}
+    expected = {k.removeprefix("perturbation/"): float(v) for k, v in trainer.scalars.values.items()}
     assert cos(g, m) == pytest.approx(expected["cos_ema"], abs=1e-5)
     assert float(d.norm() / g.norm()) == pytest.approx(expected["d_ratio"], rel=1e-5)
     assert cos(d, g) == pytest.approx(expected["cos_eps"], abs=1e-5)

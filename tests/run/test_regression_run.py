@@ -17,6 +17,7 @@ from fsamlab.run import run
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.record import RunRecord
 from fsamlab.rundir.rows import read_rows
+from fsamlab.train.evaluation import evaluate
 
 
 def evaluated(directory):
@@ -81,8 +82,7 @@ def test_rows_best_epoch_and_summary_go_by_the_error(tmp_path):
 
 def test_evaluation_is_the_formula_on_the_data():
     trainer = build_trainer(compose_diabetes())
-    trainer._observer = type("Observer", (), {"poll": staticmethod(lambda: None)})
-    found = trainer.evaluate(trainer.data.test)
+    found = evaluate(trainer.passes, trainer.data.test, lambda: None)
     (batch,) = trainer.data.test.batches()
     with torch.no_grad():
         error = (trainer.model(batch.inputs) - batch.targets).double()

@@ -11,8 +11,8 @@ from support.runs import ADAMW, VARIANTS, build_trainer, compose_tiny
 
 from fsamlab import metrics
 from fsamlab.seeding import Stream, derive_seed
+from fsamlab.train.divergence import Diverged
 from fsamlab.train.schedule import lr_factor
-from fsamlab.train.trainer import Diverged
 
 BASED = {v: (v, ()) for v in VARIANTS}
 BASED |= {f"{v}-adamw": (v, ADAMW) for v in VARIANTS if v not in ("adamw", "sgd", "sgd_2x")}

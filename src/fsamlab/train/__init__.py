@@ -1,1 +1,1 @@
-"""The training loop: trainer, closures, schedule, meters, signals."""
+"""The training loop; trainer.py is the loop itself, and the file to read first."""

@@ -1,71 +1,53 @@
-"""The training loop: steps, evaluation, rows, and a state from which it continues bit for bit.
+"""The training loop: steps, evaluation, rows, and a state from which training continues bit for bit.
 
-It knows no Hydra, no W&B and no SLURM. What a run does at a boundary (writing rows and checkpoints,
-looking at signals) is an :class:`Observer`. All randomness of a step is a function of (seed, step), all
-order of (seed, epoch), so there is no generator state to save.
+The loop knows no Hydra, no W&B and no SLURM. It leaves rows, checkpoints and signals to an
+:class:`~fsamlab.train.observer.Observer`. The random numbers of a step are a function of (seed, step), and the order of
+the samples is a function of (seed, epoch). Therefore no state of a random generator has to be saved.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fsamlab import metrics
 from fsamlab.config import TrainConfig
-from fsamlab.data import Batch, Data, EvalSource
+from fsamlab.data import Batch, Data
 from fsamlab.diagnostics import Diagnostics, Sampling, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.task import Classification, Task
+from fsamlab.train.clock import Clock
 from fsamlab.train.closures import Passes
+from fsamlab.train.divergence import Divergence
+from fsamlab.train.evaluation import evaluate
 from fsamlab.train.meters import Best, Sums
+from fsamlab.train.observer import Observer
+from fsamlab.train.scalars import StepScalars
 from fsamlab.train.schedule import lr_factor
 
 
-class Diverged(RuntimeError):
-    """The training loss became NaN or infinite."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"diverged at step {step}: the training loss is not finite")
-        self.step = step
-
-
 class _Interrupted(Exception):
-    """Ends a measurement when the run has to stop, so that the weights of the run are restored first."""
-
-
-class Observer(Protocol):
-    """What a run does around the loop; every method may raise to leave it."""
-
-    def poll(self) -> None:
-        """Look at signals; called between the batches of evaluation and of full-gradient passes."""
-
-    def stopping(self) -> bool:
-        """Return whether poll() would leave; asked inside measurements, where the state must not be saved."""
-
-    def row(self, row: dict[str, float]) -> None:
-        """Take one finished row of metrics."""
-
-    def boundary(self) -> None:
-        """Write a checkpoint if one is due; called after each step, the weights unperturbed."""
+    """Ends a measurement early because the run has to stop. On its way out, the weights of the run are restored."""
 
 
 class Trainer:
-    """Trains `model` on `data` with `optimizer`; the state of training is its attributes.
+    """Trains `model` on `data` with `optimizer`; its attributes are the state of the training.
 
     Args:
-        model: on `device`, in its initial state.
-        optimizer: any variant; its param_groups' learning rates are the schedule's peak.
-        epochs: passes over the training set.
-        seed: of order, augmentation and dropout.
-        task: what the model is trained for; None is classification with `cfg.label_smoothing`.
-        diagnostics: what is measured, and how often; None is nothing.
+        model: the network, on `device`, with the weights to start from.
+        optimizer: any variant. The learning rates of its param_groups are the peak of the schedule.
+        data: training, validation and test data.
+        cfg: the settings under `train`.
+        epochs: number of passes over the training set.
+        seed: decides dropout and all other random numbers of the steps.
+        device: the device of the model.
+        task: gives the forward pass, the loss and the metrics; None means classification with `cfg.label_smoothing`.
+        diagnostics: makes the measurements, at its own intervals; None means no measurements.
         ascent_batch_size, ascent_nested: see :class:`~fsamlab.train.closures.Passes`.
     """
 
@@ -86,7 +68,6 @@ class Trainer:
     ) -> None:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
-        self.every_steps = diagnostics.cfg.every_steps if diagnostics else None
         self.task = task if task is not None else Classification(cfg.label_smoothing)
         self.passes = Passes(
             model,
@@ -107,16 +88,12 @@ class Trainer:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.step = 0  # finished optimizer steps
-        self.boundary_done = True  # evaluation and row of the current step are behind us
+        self.boundary_done = True  # whether the evaluation and the row of the current step are done
         self.sums = Sums(device)
         self.best = Best(self.task)
-        self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
-        self.record_due = False
-        self.scalars: dict[str, Tensor] = {}  # the perturbation's, of the step just made; on the device
-        self.train_seconds = 0.0
-        self.eval_seconds = 0.0
-        self.diagnostics_seconds = 0.0
-        self.epoch_seconds = [0.0]  # of training, for each epoch; the last is the present one's
+        self.divergence = Divergence(device)
+        self.scalars = StepScalars(diagnostics.cfg.every_steps if diagnostics else None, device)
+        self.clock = Clock()
         self.last_row: dict[str, float] = {}
 
     @property
@@ -126,42 +103,37 @@ class Trainer:
 
     @property
     def headline(self) -> metrics.Headline:
-        """What the task declares of its headline metric."""
+        """The headline metric of the task."""
         return self.task.declaration
 
     def fit(self, observer: Observer) -> dict[str, float]:
         """Train from the current state to the end; return the last row."""
         self._observer = observer
-        if not self.boundary_done:  # a stop inside the evaluation of this very step
+        if not self.boundary_done:  # the run was stopped inside the evaluation of this step
             self._boundary()
         while self.step < self.last_step:
             for batch in self.data.train.batches(self.epoch, start=self.step % self.steps_per_epoch):
                 start = time.perf_counter()
                 self._step(batch)
-                if self.device.type == "cuda" and self.step % self.steps_per_epoch == 0:
+                ends_epoch = self.step % self.steps_per_epoch == 0
+                if self.device.type == "cuda" and ends_epoch:
                     torch.cuda.synchronize()  # else the time of an epoch would be the time to queue its work
-                seconds = time.perf_counter() - start
-                self.train_seconds += seconds
-                self.epoch_seconds[-1] += seconds
-                if self.step % self.steps_per_epoch == 0:
-                    self.epoch_seconds.append(0.0)
+                self.clock.add_step(time.perf_counter() - start, ends_epoch=ends_epoch)
                 self._boundary()
                 if self.step >= self.last_step:
                     break
         return self.last_row
 
     def _step(self, batch: Batch) -> None:
-        """One optimizer step. Nothing of the state changes before the optimizer has finished it."""
+        """Make one optimizer step. The state of the trainer changes only after the optimizer has finished the step."""
         torch.manual_seed(derive_seed(self.seed, Stream.STEP, self.step))
         factor = lr_factor(self.cfg, self.step, self.total_steps, self.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.model.train()
-        if self.every_steps is not None and (self.step + 1) % self.every_steps == 0:
-            self.record_due = True  # by the next step that perturbs: optimizer.every may leave this one out
-        self.optimizer.record_scalars = self.record_due
+        self.scalars.request(self.optimizer, self.step + 1)
         passes = self.passes
-        sums: dict[str, list[Tensor]] = {}  # of the task's metrics, from the first pass over the descent batch
+        sums: dict[str, list[Tensor]] = {}  # metrics of the task, from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
             closures = [passes.closure([part], sums) for part in passes.micro_batches(batch)]
             loss = self.optimizer.step_micro(closures)
@@ -171,73 +143,68 @@ class Trainer:
             loss = self.optimizer.step(descent, ascent, reference)
         self.step += 1
         self.boundary_done = False
-        self.scalars = {k: v for k, v in self.optimizer.scalars.items() if "/" in k}
-        if self.scalars:
-            self._add_losses(loss)
-        self.record_due = self.record_due and not self.scalars
+        self.scalars.take(self.optimizer, loss)
         self._count(loss, sums, len(batch))
-
-    def _add_losses(self, loss: Tensor) -> None:
-        """Add the batch's losses at w and at w + eps; the difference is its one-step sharpness at rho."""
-        if self.optimizer.has_clean_loss:
-            self.scalars["perturbation/loss_clean"] = loss.detach()
-        if "loss_perturbed" in self.optimizer.scalars:
-            self.scalars["perturbation/loss_perturbed"] = self.optimizer.scalars["loss_perturbed"]
 
     def _count(self, loss: Tensor, sums: dict[str, list[Tensor]], n: int) -> None:
         if self.optimizer.has_clean_loss:
             self.sums.add("train/loss", loss, n)
         if "loss_perturbed" in self.optimizer.scalars:
             self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
-        for key, parts in sums.items():  # none where a non-finite ascent gradient kept the batch from being run
+        for key, parts in sums.items():  # empty if no pass over the batch followed a non-finite ascent gradient
             self.sums.add(f"train/{key}", torch.stack(parts).sum() / n, n)
-        first = (self.diverged_at < 0) & ~torch.isfinite(loss)
-        self.diverged_at = torch.where(first, self.step, self.diverged_at)
-        if self.device.type == "cpu":  # elsewhere it would be a synchronisation: looked at with each row
+        self.divergence.look(loss, self.step)
+        if self.device.type == "cpu":  # a GPU would have to be waited for in each step; there each row looks
             self._stop_if_diverged()
 
     def _stop_if_diverged(self) -> None:
-        if self.cfg.on_divergence == "stop" and int(self.diverged_at) >= 0:
-            raise Diverged(int(self.diverged_at))
+        if self.cfg.on_divergence == "stop":
+            self.divergence.stop()
 
     def _boundary(self) -> None:
-        """Evaluation, row, checkpoint, in this order, so that a row is there exactly once after a resume."""
+        """Evaluate, write the row, let the observer write a checkpoint.
+
+        The order matters: a checkpoint tells by `boundary_done` whether the row of its step is written. A signal inside
+        the evaluation writes a checkpoint before the row, and the resumed run then makes the row. So no row is missing,
+        and none is there twice.
+        """
         if not self.boundary_done:
             end = self.step == self.last_step
             epoch_done = self.step % self.steps_per_epoch == 0
             every = self.cfg.log_every_steps
-            evaluate = end or (epoch_done and self.epoch % self.cfg.eval_every_epochs == 0)
-            measure = self.diagnostics is not None and self.diagnostics.due(
+            evaluates = end or (epoch_done and self.epoch % self.cfg.eval_every_epochs == 0)
+            measures = self.diagnostics is not None and self.diagnostics.due(
                 self.step, self.steps_per_epoch, self.last_step
             )
-            if evaluate or measure or epoch_done or self.scalars or (every is not None and self.step % every == 0):
+            logs = every is not None and self.step % every == 0
+            if evaluates or measures or epoch_done or logs or self.scalars.values:
                 self._stop_if_diverged()
-                self._row(evaluate, measure)
+                self._row(evaluates, measures)
             self.boundary_done = True
         self._observer.boundary()
 
-    def _row(self, evaluate: bool, measure: bool) -> None:
+    def _row(self, evaluates: bool, measures: bool) -> None:
         row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
         row.update(self._train_means())
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        row.update(self._fetched_scalars())
+        row.update(self.scalars.fetched())
         if self.optimizer.choices.ascent.perturbs:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
-        if evaluate:
+        if evaluates:
             row.update(self._evaluate_all())
-        if measure:
+        if measures:
             row.update(self._measure())
-        row["time"] = round(self.train_seconds + self.eval_seconds + self.diagnostics_seconds, 3)
-        row["time/step_ms"] = self.step_ms
+        row["time"] = round(self.clock.total, 3)
+        row["time/step_ms"] = self.clock.step_ms(self.step, self.steps_per_epoch)
         self._observer.row(row)
         self.last_row = row
-        if evaluate:
+        if evaluates:
             self.best.update(row)
             self.sums.reset()
 
     def _train_means(self) -> dict[str, float]:
-        """Return the means since the last evaluation: losses, and the metrics of the task in the first passes."""
+        """Return the means since the last evaluation: the losses, and the metrics of the first pass of each step."""
         means = self.sums.means()
         row = {key: value for key, value in means.items() if key.startswith("train/loss")}
         of_task = {key.removeprefix("train/"): value for key, value in means.items() if key not in row}
@@ -246,27 +213,25 @@ class Trainer:
         return row
 
     def _evaluate_all(self) -> dict[str, float]:
-        start = time.perf_counter()
         found: dict[str, float] = {}
-        for part, source in (("val", self.data.val), ("test", self.data.test)):
-            if source is not None:
-                found.update({f"{part}/{key}": value for key, value in self.evaluate(source).items()})
-        self.eval_seconds += time.perf_counter() - start
+        with self.clock.evaluating():
+            for part, source in (("val", self.data.val), ("test", self.data.test)):
+                if source is not None:
+                    values = evaluate(self.passes, source, self._observer.poll)
+                    found.update({f"{part}/{key}": value for key, value in values.items()})
         return found
 
     def _measure(self) -> dict[str, float]:
         assert self.diagnostics is not None
-        start = time.perf_counter()
         try:
-            found = self.diagnostics.measure(self.snapshot(), self._leave_measurement)
+            with self.clock.measuring():
+                return self.diagnostics.measure(self.snapshot(), self._leave_measurement)
         except _Interrupted:
-            self._observer.poll()  # the state is the run's again
+            self._observer.poll()  # the measurement has restored the weights, so the state may be saved now
             raise
-        self.diagnostics_seconds += time.perf_counter() - start
-        return found
 
     def snapshot(self) -> Snapshot:
-        """Return the training as the measurements see it."""
+        """Return the state of the training for the measurements."""
         assert self.diagnostics is not None
         other = self.optimizer.needs_ascent == "other_batch"
         passes, cfg = self.passes, self.cfg
@@ -283,7 +248,7 @@ class Trainer:
         )
 
     def _coming_batches(self) -> Iterator[Batch]:
-        """Yield the batches of the coming steps, over the ends of epochs and of the training."""
+        """Yield the batches of the next steps, without end: after the last step follow those of further epochs."""
         step = self.step
         while True:
             for batch in self.data.train.batches(*divmod(step, self.steps_per_epoch)):
@@ -294,70 +259,31 @@ class Trainer:
         if self._observer.stopping():
             raise _Interrupted
 
-    def _fetched_scalars(self) -> dict[str, float]:
-        """Read the step's scalars from the device, all at once."""
-        if not self.scalars:
-            return {}
-        values = torch.stack([v.to(self.device, torch.float64) for v in self.scalars.values()])
-        found = dict(zip(self.scalars, values.tolist()))
-        of_zero = ("perturbation/cos_", "perturbation/d_ratio")  # 0 / 0 and x / 0: undefined is absent
-        return {
-            key: value
-            for key, value in found.items()
-            if math.isfinite(value) or not (key.startswith(of_zero) or key.endswith("_coefficient"))
-        }
-
-    @torch.no_grad()
-    def evaluate(self, source: EvalSource) -> dict[str, float]:
-        """Return the mean loss (for classification cross-entropy in nats, without label smoothing) and the metrics."""
-        self.model.eval()
-        task = self.task.evaluating()
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        sums: dict[str, Tensor] = {}
-        for batch in source.batches():
-            self._observer.poll()
-            outputs, mean = self.passes.forward(batch, task)
-            loss += mean.double() * len(batch)
-            for key, value in task.metrics(outputs, batch).items():
-                sums[key] = sums.get(key, 0) + value.double()
-        means = {key: float(total) / source.num_samples for key, total in sums.items()}
-        return {"loss": float(loss) / source.num_samples, **task.values(means)}
-
-    @property
-    def step_ms(self) -> float:
-        """Milliseconds of an optimizer step: the median over whole epochs of their means, robust to a busy machine."""
-        whole = self.epoch_seconds[:-1]
-        if not whole:
-            return 1000 * self.train_seconds / max(1, self.step)
-        return 1000 * statistics.median(whole) / self.steps_per_epoch
-
     def summary(self) -> dict[str, float]:
-        """Return the run's numbers: final, at the best validation epoch, and cost."""
+        """Return the numbers of the run: at the end, at the best validation epoch, cost, and counts."""
         final = {f"final/{k}": v for k, v in self.last_row.items() if metrics.of(k).final}
         cost = {
             "cost/steps": self.step,
             "cost/epochs": self.step / self.steps_per_epoch,
-            "cost/train_seconds": round(self.train_seconds, 3),
-            "cost/eval_seconds": round(self.eval_seconds, 3),
-            "cost/diagnostics_seconds": round(self.diagnostics_seconds, 3),
-            "cost/step_ms": self.step_ms,
+            **self.clock.cost(),
+            "cost/step_ms": self.clock.step_ms(self.step, self.steps_per_epoch),
         }
         counts: dict[str, float] = {}
         if self.optimizer.choices.ascent.perturbs:
             counts["perturbation/num_floored"] = int(self.optimizer.num_floored)
             counts["perturbation/num_skipped"] = self.optimizer.num_nonfinite
-        if int(self.diverged_at) >= 0:
-            counts["train/diverged_at"] = int(self.diverged_at)
+        if int(self.divergence.at) >= 0:
+            counts["train/diverged_at"] = int(self.divergence.at)
         return {**final, **self.best.summary(), **cost, **counts}
 
     def conventions(self) -> dict[str, str | int | float]:
-        """Return the conventions of the measured values; empty if nothing is measured."""
+        """Return what the measured values depend on besides the model; empty if nothing is measured."""
         if self.diagnostics is None or not self.diagnostics.cfg.quantities:
             return {}
         return self.diagnostics.conventions(self.snapshot())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that fit() needs to go on from here."""
+        """Return the state from which :meth:`fit` continues; checkpoints of earlier versions have the same keys."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -365,13 +291,9 @@ class Trainer:
             "boundary_done": self.boundary_done,
             "sums": self.sums.state_dict(),
             "best": self.best.state_dict(),
-            "diverged_at": int(self.diverged_at),
-            "train_seconds": self.train_seconds,
-            "eval_seconds": self.eval_seconds,
-            "diagnostics_seconds": self.diagnostics_seconds,
-            "epoch_seconds": list(self.epoch_seconds),
-            "record_due": self.record_due,
-            "scalars": self._fetched_scalars(),
+            "diverged_at": int(self.divergence.at),
+            **self.clock.state_dict(),
+            **self.scalars.state_dict(),
             "last_row": dict(self.last_row),
         }
 
@@ -382,12 +304,7 @@ class Trainer:
         self.step, self.boundary_done = state["step"], state["boundary_done"]
         self.sums.load_state_dict(state["sums"])
         self.best.load_state_dict(state["best"])
-        self.diverged_at.fill_(state["diverged_at"])
-        self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]
-        self.diagnostics_seconds = state["diagnostics_seconds"]
-        self.epoch_seconds = list(state["epoch_seconds"])
-        self.record_due = state["record_due"]
-        self.scalars = {
-            k: torch.tensor(v, dtype=torch.float64, device=self.device) for k, v in state["scalars"].items()
-        }
+        self.divergence.at.fill_(state["diverged_at"])
+        self.clock.load_state_dict(state)
+        self.scalars.load_state_dict(state)
         self.last_row = dict(state["last_row"])
