@@ -860,3 +860,31 @@ def test_the_free_scalars_are_what_they_say():
     assert found["perturbation/d_ratio"] == pytest.approx(float((g - m).norm() / g.norm()), rel=1e-5)
     assert found["perturbation/cos_eps"] == pytest.approx(cos(g - m, g), abs=1e-5)
     assert found["perturbation/ema_coefficient"] == pytest.approx(float(g @ m / (m @ m)), rel=1e-4)
+
+
+def test_a_batch_norm_without_the_model_is_said_once():
+    model = network()
+    optimizer = FSAM(sgd(model))
+    with pytest.warns(UserWarning, match=r"BatchNorm1d counts each batch twice .* model=") as found:
+        run(model, optimizer, 3)
+    assert len(found) == 1
+    assert model[1].num_batches_tracked == 6
+    run(smooth(), FSAM(sgd(smooth())), 1)  # no such norm, no warning: warnings are errors here
+    frozen = network().eval()
+    run(frozen, FSAM(sgd(frozen)), 2)
+
+
+def test_the_names_of_the_popular_port():
+    a, b = network(), network()
+    port, phased = SAM(sgd(a), model=a), SAM(sgd(b), model=b)
+    for k in range(3):
+        for model, optimizer in ((a, port), (b, phased)):
+            plain_closure(model, k)()
+            optimizer.first_step(zero_grad=True) if optimizer is port else optimizer.ascend()
+            assert all(p.grad is None for p in model.parameters())
+            with frozen_batchnorm(model):
+                plain_closure(model, k)()
+            optimizer.second_step(zero_grad=True) if optimizer is port else optimizer.descend()
+        assert all(p.grad is None for p in a.parameters())
+        b.zero_grad()
+    assert same(a.state_dict().values(), b.state_dict().values())

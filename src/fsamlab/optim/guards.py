@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils import parametrize
 
 
@@ -49,6 +51,22 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     except BaseException:
         switch_on()
         raise
+
+
+@contextmanager
+def seen_batchnorms() -> Iterator[list[str]]:
+    """Yield a list that fills with the class names of norms whose running statistics a forward pass updates."""
+    seen: list[str] = []
+
+    def look(module: nn.Module, _: Any) -> None:
+        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
+            seen.append(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def forget_weight_copies(model: nn.Module | None = None) -> None:

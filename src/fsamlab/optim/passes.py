@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -14,7 +15,7 @@ from fsamlab.axes._ops import Tensors
 from fsamlab.axes.axis import Pass
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import whole
-from fsamlab.optim.guards import RngState, frozen_batchnorm, replayed_rng
+from fsamlab.optim.guards import RngState, frozen_batchnorm, replayed_rng, seen_batchnorms
 
 Closure = Callable[[], Tensor | Pass]  # a float is taken as well
 Checked = Callable[[], Tensor]  # a closure whose loss is a 0-dim tensor
@@ -30,6 +31,7 @@ class Passes:
     def __init__(self, choices: Choices, model: nn.Module | None) -> None:
         self.choices, self.model = choices, model
         self.sample_losses: Tensors = []
+        self._looked = model is not None  # for batch norms that count a batch twice
 
     def checked(self, closure: Closure, device: torch.device) -> Checked:
         """Return the closure with gradients enabled and its loss as a 0-dim tensor; the losses of samples are kept."""
@@ -81,6 +83,17 @@ class Passes:
             counted: whether a clean pass over the batch was made, so that batch norms have counted the batch.
             random: the random state to replay; None goes on with the present one.
         """
+        if counted and not self._looked:
+            self._looked = True  # the first time tells: a hook in every step would cost
+            with seen_batchnorms() as seen:
+                loss = self.perturbed(descent, counted, random)
+            if seen:
+                warnings.warn(
+                    f"{seen[0]} counts each batch twice in its running statistics, at w and at w + eps: "
+                    "give the optimizer the model, as model=",
+                    stacklevel=4,
+                )
+            return loss
         model = self.model if counted else None
         with (
             frozen_batchnorm(model) if model is not None else nullcontext(),

@@ -173,6 +173,16 @@ class TwoPhase(Wrapper):
         """
         self._descend([])
 
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Call :meth:`ascend`, under the name of the popular PyTorch port; the gradients are taken over in any case."""
+        self.ascend()
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """Call :meth:`descend`, under the name of the popular PyTorch port."""
+        self.descend()
+        if zero_grad:
+            self.zero_grad()
+
     @torch.no_grad()
     def restore(self) -> None:
         """Give up a step between :meth:`ascend` and :meth:`descend`: put the weights back, forget the direction.
