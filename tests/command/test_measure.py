@@ -212,7 +212,9 @@ def test_one_failure_takes_no_other_result_with_it(two_runs, tmp_path):
         (("diagnostics.quantities=[lamda]",), "must be one of one_step, m_sharpness"),
         (("checkpoint=best",), "train.save_best=true keeps one"),
         (("checkpoint=first",), "checkpoint=first: must be one of last, best"),
-        (("optimizer.rho=1",), "optimizer"),
+        (("optimizer.rho=1",), "optimizer.rho: is no key of a measurement, which has checkpoint, force, device"),
+        (("task.loss=a:b",), "task.loss: is no key of a measurement"),
+        (("seed=3",), "seed: is no key of a measurement"),
     ],
 )
 def test_bad_words_are_one_line_before_anything_starts(two_runs, words, line, capfd):

@@ -52,7 +52,7 @@ METHODS: dict[str, Style] = {
     "fasam": Style("F-ASAM", GOLD, DASHED, "*"),
     "friendly_fisher_sam": Style("Friendly FisherSAM", GOLD, LONG, r"$\clubsuit$"),
     "sam_noise_ema": Style("SAM, noise component (EMA)", VERMILION, DASH_DOT, r"$\spadesuit$"),
-    "vasso": Style("VaSSO", BROWN, SOLID, r"$\heartsuit$"),
+    "vasso": Style("VaSSO", BROWN, DASH_DOT, r"$\heartsuit$"),
     "sam_full": Style("SAM-full", PURPLE, LONG, "<"),
     "sam_full_ema": Style("SAM-full (EMA)", PURPLE, DASHED, ">"),
     "sam_component": Style("SAM, full component", PURPLE, DOTTED, "8"),

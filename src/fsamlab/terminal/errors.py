@@ -18,7 +18,7 @@ from typing import Any, TextIO, get_type_hints
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from fsamlab.config import SCHEMAS, Config, ConfigError, did_you_mean, shown, unknown_key
+from fsamlab.config import SCHEMAS, Config, ConfigError, MeasureConfig, did_you_mean, shown, unknown_key
 from fsamlab.terminal import output
 
 
@@ -142,6 +142,9 @@ def from_hydra(error: BaseException) -> str:
         return f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     detail = str(error.__cause__ or "")
+    if unknown and "not in 'MeasureConfig'" in detail:
+        known = ", ".join(f.name for f in fields(MeasureConfig) if f.name not in ("root", "run"))
+        return f"{shown(unknown[1])}: is no key of a measurement, which has {known}"
     if unknown and re.search(r"not in|No match in the defaults list", text + detail):
         return unknown_anywhere(unknown[1])
     if unknown or "full_key" in text + detail:
@@ -183,7 +186,9 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         return f"{shown(key)}: unknown key{file}{did_you_mean(name, known)}; {where} has {', '.join(known)}"
     if name in known:  # a key of another schema of the group
         group = key.split(".")[0]
-        owners = [option for option, schema in SCHEMAS[group].items() if name in {f.name for f in fields(schema)}]
+        owners = [
+            option for option, schema in SCHEMAS.get(group, {}).items() if name in {f.name for f in fields(schema)}
+        ]
         return f"{shown(key)}: the chosen option of {group} has no such key, but options of schema {', '.join(owners)}"
     return unknown_key(key, name, known, where)
 
