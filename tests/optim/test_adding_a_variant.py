@@ -110,7 +110,7 @@ def test_the_page(tmp_path):
     for name in ("launch.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     new = follow(tmp_path)
-    assert new == ["sam_noise_ema", "sam_mean", "sam_previous"]
+    assert new == ["asam_noise_ema", "sam_mean", "sam_previous"]
     paths = os.pathsep.join((str(tmp_path / "src"), str(tmp_path / "tests")))
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PATH": path}
