@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -238,6 +239,16 @@ def listed(default: list[Any], each: Any, fewest: int = 0, most: int = 1000) -> 
     return _field(default, Listed(each, fewest, most))
 
 
+@functools.cache  # evaluating the annotations of a class takes longer than all its checks
+def types_of(cls: Any) -> Mapping[str, Any]:
+    """Return the type of each annotated name of a class and its bases.
+
+    Raises:
+        NameError: an annotation names a type that is not known.
+    """
+    return typing.get_type_hints(cls)
+
+
 def check_fields(prefix: str, config: Any) -> None:
     """Refuse each field of a schema's object whose value has another type than declared or lies outside its range.
 
@@ -248,7 +259,7 @@ def check_fields(prefix: str, config: Any) -> None:
     Raises:
         ConfigError: for the first such field.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = types_of(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value is MISSING or value == MISSING:

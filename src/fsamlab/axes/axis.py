@@ -11,9 +11,9 @@ import hashlib
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin
 
-from fsamlab.checks import check_fields, check_hint
+from fsamlab.checks import check_fields, check_hint, types_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,13 +78,13 @@ class Choice:
     @classmethod
     def required(cls) -> tuple[str, ...]:
         """Return the names of the parameters that may not be null."""
-        hints = get_type_hints(cls)
+        hints = types_of(cls)
         return tuple(name for name in cls.parameters() if type(None) not in get_args(hints[name]))
 
     @classmethod
     def floats(cls) -> tuple[str, ...]:
         """Return the names of the parameters that are numbers with a fraction, or null."""
-        hints = get_type_hints(cls)
+        hints = types_of(cls)
         return tuple(name for name in cls.parameters() if hints[name] in (float, float | None))
 
     def check(self, choices: Choices) -> None:
@@ -137,7 +137,7 @@ def check_declaration(cls: type[Choice]) -> None:
     """
     name = cls.__name__
     try:
-        hints = get_type_hints(cls)
+        hints = types_of(cls)
     except NameError as e:
         raise TypeError(f"{name} has a type that is not known: {e}") from None
     fields = {f.name for f in dataclasses.fields(cls)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from fsamlab.axes.ascent import ASCENTS, Ascent
 from fsamlab.axes.axis import FULL, OTHER_BATCH, Choice, check_declaration
@@ -17,7 +17,7 @@ from fsamlab.axes.descent import DESCENTS, Descent
 from fsamlab.axes.metric import METRICS, Metric
 from fsamlab.axes.reference import REFERENCES, Reference
 from fsamlab.axes.when import WHENS, When
-from fsamlab.checks import ConfigError, Number, one_of
+from fsamlab.checks import ConfigError, Number, one_of, types_of
 
 T = TypeVar("T")
 Name = str | type[Choice] | None
@@ -153,7 +153,7 @@ def parameter_types() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for choices in AXES.values():
         for choice in choices.values():
-            hints = get_type_hints(choice)
+            hints = types_of(choice)
             for name in choice.parameters():
                 kind = hints[name] | None
                 if found.setdefault(name, kind) != kind:
