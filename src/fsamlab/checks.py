@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import types
 import typing
@@ -18,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that must be given
 RANGE = "range"  # the key in a field's metadata
@@ -239,14 +239,18 @@ def listed(default: list[Any], each: Any, fewest: int = 0, most: int = 1000) -> 
     return _field(default, Listed(each, fewest, most))
 
 
-@functools.cache  # evaluating the annotations of a class takes longer than all its checks
-def types_of(cls: Any) -> Mapping[str, Any]:
+_TYPES: WeakKeyDictionary[type, Mapping[str, Any]] = WeakKeyDictionary()
+
+
+def types_of(cls: type) -> Mapping[str, Any]:
     """Return the type of each annotated name of a class and its bases.
 
     Raises:
         NameError: an annotation names a type that is not known.
     """
-    return typing.get_type_hints(cls)
+    if cls not in _TYPES:  # kept: evaluating the annotations of a class takes longer than all its checks
+        _TYPES[cls] = typing.get_type_hints(cls)
+    return _TYPES[cls]
 
 
 def check_fields(prefix: str, config: Any) -> None:
