@@ -18,8 +18,8 @@ from fsamlab.config import ConfigError, DiagnosticsConfig, ImageFolderConfig
 from fsamlab.data import Batch, build_data
 from fsamlab.data.in_memory import Images, Raw, build_in_memory
 from fsamlab.diagnostics import Decomposition, Diagnostics, Objective, measuring, suite
+from fsamlab.diagnostics.ema import ema_state
 from fsamlab.diagnostics.noise import Sampling, ema_cosine
-from fsamlab.diagnostics.suite import ema_state
 from fsamlab.optim import ASAM, FSAM, SAM, SAMFullEMA, SharpnessAware
 
 NUM, SIZE, FEATURES, CLASSES = 70, 8, 9, 4
@@ -744,6 +744,6 @@ def test_too_much_memory_is_refused(monkeypatch):
     monkeypatch.setattr(suite, "MAX_PROBE_BYTES", 30 * 256)
     diagnostics(**fields)
     monkeypatch.setattr(suite, "MAX_PROBE_BYTES", 30 * 256 - 1)
-    with pytest.raises(ConfigError, match=r"diagnostics.num_samples=30: they would take .* memory"):
+    with pytest.raises(ConfigError, match=r"diagnostics.num_samples=30: so many samples need .* memory"):
         diagnostics(**fields)
     diagnostics(num_samples=30)  # nothing is measured

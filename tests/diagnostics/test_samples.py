@@ -47,10 +47,10 @@ class Shuffled(IterableDataset):
         return iter([(X[i], Y[i]) for i in torch.randperm(N)])
 
 
-def trained(optimizer_of=lambda params: FSAM(params, lr=0.1, rho=0.2), steps=3):
+def trained(variant=FSAM, steps=3):
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
-    optimizer = optimizer_of(list(model.parameters()))
+    optimizer = variant(list(model.parameters()), lr=0.1, rho=0.2, model=model)
 
     def closure():
         optimizer.zero_grad()
@@ -153,7 +153,7 @@ def test_a_plain_optimizer_has_all_but_the_ema():
 
 
 def test_the_keys_are_those_of_an_optimizer_of_the_family_and_repeat():
-    now = trained(lambda params: SAM(params, lr=0.1))
+    now = trained(SAM)
     before = [p.clone() for p in now.model.parameters()]
     row = of_loop().measure(now)
     assert row == of_loop().measure(now)
@@ -185,7 +185,7 @@ def test_coming_batches_are_taken_apart_and_may_not_be_too_few():
     assert "perturbation_batches" not in diagnostics.conventions(told)
     assert diagnostics.conventions(now)["perturbation_batches"] == "drawn at random"
     few = Snapshot(now.model, now.optimizer, 3, coming=lambda: batches[:2])
-    with pytest.raises(ValueError, match="gave 1 batches of 6 samples, and num_batches=2"):
+    with pytest.raises(ValueError, match="gave 1 batches of 6 samples, but num_batches=2"):
         diagnostics.measure(few)
 
 
@@ -216,7 +216,7 @@ def test_a_loss_and_inputs_of_another_kind():
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match=r"diagnostics\.rho=-1"):
         of_loop(rho=-1)
-    with pytest.raises(ConfigError, match="needs 66 training samples, and there are 60"):
+    with pytest.raises(ConfigError, match="needs 66 training samples, but there are 60"):
         of_loop(num_batches=9)
     with pytest.raises(TypeError, match="rhoo"):
         of_loop(rhoo=1)

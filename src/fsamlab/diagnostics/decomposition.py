@@ -15,8 +15,8 @@ predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from enum import IntEnum
 from statistics import fmean
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fsamlab.data import Batch
 from fsamlab.diagnostics import curvature
+from fsamlab.diagnostics.ema import EmaState
 from fsamlab.diagnostics.noise import GradientNoise, Sampling, ema_cosine, gradient_noise
 from fsamlab.diagnostics.objective import Objective, Samples
 from fsamlab.diagnostics.vectors import cosine, dot, gaussian, norm
@@ -37,24 +38,6 @@ class Masks(IntEnum):
     OTHERS = 0
     INSIDE = 1
     TWINS = 2
-
-
-@dataclass(frozen=True)
-class EmaState:
-    """An optimizer's EMA between two steps.
-
-    Attributes:
-        m: m_{t-1} (P,); zero for parameters without an EMA.
-        direction: g_B -> d, F-SAM's direction with the optimizer's own sigma and order (sigma 1 if its component has no
-            sigma).
-        weights: weights of the gradients in the EMA, float64 (n,), the newest gradient last.
-        steps: the steps of these gradients, int64 (n,).
-    """
-
-    m: Tensor
-    direction: Callable[[Tensor], Tensor]
-    weights: Tensor
-    steps: Tensor
 
 
 class Decomposition:

@@ -1,7 +1,7 @@
 """L(w) = (1/N) sum_i l_i(w) over fixed samples: its values, gradient, and Hessian products.
 
-Everything else in this package is written in these terms. Batches of any sizes give the same mean, since
-each sample counts once; losses are summed in float64.
+The other modules of this package use these functions only. Each sample counts once, so the mean does not depend on the
+sizes of the batches. Losses are summed in float64.
 """
 
 from __future__ import annotations
@@ -42,20 +42,21 @@ def _check_parameters(params: Sequence[Tensor]) -> None:
 class Objective:
     """The mean loss of a model over fixed batches, as a function of its trainable parameters.
 
-    To be used inside :func:`~fsamlab.diagnostics.context.measuring`. Vectors (P,) are the parameters'
-    entries in the order of `model.parameters()`.
+    Use it inside :func:`~fsamlab.diagnostics.context.measuring`. A vector (P,) holds the entries of all trainable
+    parameters in the order of `model.parameters()`.
 
     Args:
-        batches: (inputs, targets) pairs; under batch statistics their composition is part of L.
-        loss: of each sample, from outputs and targets, or a task, whose forward pass and losses are then taken on
-            outputs in float64; the mean is taken here.
-        poll: called before each batch; it may raise to leave.
-        seeds: of the global random state before each batch's forward pass, where dropout is on: L is then the loss
-            under these masks, one function of w. None leaves the random state alone.
+        model: the network.
+        batches: pairs (inputs, targets). If BatchNorm uses batch statistics, L depends on which samples share a batch.
+        loss: a function (outputs, targets) -> losses of the samples (b,), or a task, whose losses are computed from
+            outputs in float64. The mean over the samples is taken here.
+        poll: called before each batch; it may raise to end the measurement.
+        seeds: one seed for each batch, set before its forward pass. With dropout, L is then the loss under these masks,
+            and therefore a function of w. None leaves the random state alone.
 
     Raises:
-        ValueError: no samples, or parameters that cannot be measured: none trainable, complex, of low or mixed
-            precision.
+        ValueError: there are no samples; no parameter is trainable; or the trainable parameters are not all float32 or
+            all float64.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Objective:
             raise ValueError("an objective needs samples")
 
     def of(self, batches: Sequence[Samples], seeds: Sequence[int] | None = None) -> Objective:
-        """Return the objective of the same model over other batches, with seeds of their own."""
+        """Return the objective of the same model over other batches, with new seeds."""
         return Objective(self.model, batches, self.loss_of, self.poll, seeds)
 
     def parts(self) -> Iterator[Objective]:
@@ -116,7 +117,7 @@ class Objective:
         return losses
 
     def _differentiable(self, i: int) -> Tensor:
-        """Return the losses of the i-th batch's samples with their graph."""
+        """Return the losses of the i-th batch's samples (b,) with their graph."""
         losses = self._losses(i)
         if not losses.requires_grad:
             raise ValueError(
@@ -134,14 +135,14 @@ class Objective:
         """Compare two forward passes over the first batch.
 
         Raises:
-            ValueError: they differ: L is no function of w, and every difference of losses would be noise.
+            ValueError: the losses differ. Then L is not a function of w, and each difference of losses is noise.
         """
         first, second = (self._losses(0).double() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
             raise ValueError(
-                "two forward passes over the same samples give other losses (the model draws random numbers "
-                "in eval mode), so that sharpness and curvature mean nothing; make the module deterministic in eval "
-                "mode, or leave these quantities out (diagnostics=off)"
+                "two forward passes over the same samples give different losses (the model draws random numbers in "
+                "eval mode), so sharpness and curvature have no meaning; make the model deterministic in eval mode, or "
+                "leave these quantities out (diagnostics=off)"
             )
 
     @torch.no_grad()
@@ -170,7 +171,10 @@ class Objective:
 
     @contextmanager
     def moved(self, offset: Tensor) -> Iterator[None]:
-        """Set the weights to w + offset (P,) inside; afterwards they are exactly w again, copied back."""
+        """Set the weights to w + offset (P,) inside.
+
+        Afterwards they are copied back, because in floating point w + offset - offset is not always w.
+        """
         saved = [p.detach().clone() for p in self.params]
         with torch.no_grad():
             for p, x in zip(self.params, views(offset, self.params)):
@@ -183,7 +187,9 @@ class Objective:
                     p.copy_(w)
 
     def rise(self, offset: Tensor, losses: Tensor) -> float:
-        """Return L(w + offset) - L(w), the difference taken sample by sample.
+        """Return L(w + offset) - L(w).
+
+        The differences are taken sample by sample and then averaged: the difference of two means would lose digits.
 
         Args:
             losses: the samples' losses at w, from :meth:`losses` or :meth:`gradient`.
@@ -196,9 +202,9 @@ class Objective:
         """Open the Hessian of L at w; the weights must not be changed inside.
 
         Args:
-            keep_graph: keep the graph of the gradient, so that a product is one backward pass through it
-                (1.7 to 2.2 G) and not a forward and two backward passes (3 G), for the memory of all
-                batches' activations; None keeps it where there is one batch only.
+            keep_graph: whether to keep the graph of the gradient. Then a product is one backward pass through this
+                graph (1.7 to 2.2 G) instead of one forward and two backward passes (3 G), but the activations of all
+                batches stay in memory. None keeps the graph if there is only one batch.
         """
         hessian = Hessian(self, len(self.batches) == 1 if keep_graph is None else keep_graph)
         try:
@@ -210,8 +216,7 @@ class Objective:
 class Hessian:
     """Exact products with the Hessian of an :class:`Objective`, by differentiating its gradient once more.
 
-    `shape`, `dtype` and `matvec` are those of scipy's linear operators: `scipy.sparse.linalg.aslinearoperator`
-    takes it as it is.
+    It has `shape`, `dtype` and `matvec`, so that `scipy.sparse.linalg.aslinearoperator` accepts it.
 
     Attributes:
         num_products: products made so far.

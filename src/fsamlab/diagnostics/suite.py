@@ -1,4 +1,4 @@
-"""One measurement of the chosen quantities at the present weights of a training: what `diagnostics=...` asks for."""
+"""Measure the quantities that `diagnostics=...` names, at the present weights of a training."""
 
 from __future__ import annotations
 
@@ -12,42 +12,40 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fsamlab.axes.axis import Part
-from fsamlab.axes.component import subtract
 from fsamlab.config import ConfigError, DiagnosticsConfig
 from fsamlab.data import Batch
 from fsamlab.data.sampling import generator
 from fsamlab.diagnostics.context import measuring
-from fsamlab.diagnostics.decomposition import Decomposition, EmaState, chunks
+from fsamlab.diagnostics.decomposition import Decomposition, chunks
+from fsamlab.diagnostics.ema import ema_state
 from fsamlab.diagnostics.noise import Sampling
 from fsamlab.diagnostics.objective import Loss, Objective
 from fsamlab.diagnostics.quantities import OF_DECOMPOSITION, OF_OBJECTIVE, Memo, Values, grouped
 from fsamlab.diagnostics.samples import Source, source_of
 from fsamlab.diagnostics.snapshot import Snapshot
-from fsamlab.diagnostics.vectors import flatten, views
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.task import Classification, Task, cast
 
 EFFORT = ("num_ascent_steps", "num_restarts", "num_pairs", "num_probes", "tolerance", "num_batches")
 MAX_PROBE_BYTES = 8 * 2**30
-NOISE_BATCHES = 8  # at least, beside the batches taken apart, where the training set has so many
+NOISE_BATCHES = 8  # batches for the noise, besides the decomposed batches; fewer if the training set is smaller
 OF_A_LOOP = ("m_sharpness", "eigenvalues", "trace", "decomposition", "friendliness", "noise")
 
 
 class Diagnostics:
-    """Measures a model on a fixed set of training samples, the same one for every run with this seed.
+    """Measures a model on fixed training samples. All runs with the same seed are measured on the same samples.
 
     Args:
-        cfg: what is measured, and on how many samples.
+        cfg: names the quantities, the number of samples, and when to measure.
         train: the training set.
-        batch_size: of training.
-        seed: of the samples and of the random directions.
-        loss: of training: its task, or a function (outputs, targets) -> the losses of the samples. Label smoothing is
-            part of the loss that is measured, weight decay is not.
+        batch_size: batch size of training.
+        seed: decides the samples and the random directions.
+        loss: the task of the training, or a function (outputs, targets) -> losses of the samples (b,). The measured
+            loss includes label smoothing and excludes weight decay.
 
     Raises:
-        ConfigError: samples or batches that the training set cannot give.
+        ConfigError: the training set is too small for the batches, or the samples need too much memory.
     """
 
     def __init__(
@@ -61,12 +59,14 @@ class Diagnostics:
         self.cfg, self.train, self.batch_size, self.loss = cfg, train, batch_size, loss
         self.seed = derive_seed(seed, Stream.DIAGNOSTICS)
         order = torch.randperm(train.num_samples, generator=generator(seed, Stream.PROBE))
-        num = min(cfg.num_samples or train.num_samples, train.num_samples)  # of a small set a preset takes all
+        # A preset may ask for more samples than a small training set has.
+        num = min(cfg.num_samples or train.num_samples, train.num_samples)
         self.indices = order[:num]
-        self.probe = order[: max(num, (cfg.num_batches + NOISE_BATCHES) * batch_size)]  # for the decomposition
+        # The decomposition leaves its own batches out of the full gradient, so it needs more samples than they have.
+        self.probe = order[: max(num, (cfg.num_batches + NOISE_BATCHES) * batch_size)]
         self.chosen = set(cfg.quantities)
         self.decomposes = bool(self.chosen & set(OF_DECOMPOSITION))
-        self._has_dropout: bool | None = None  # known once a model was seen
+        self._has_dropout: bool | None = None  # known after the first forward pass of a model
         if cfg.quantities:
             self._check()
 
@@ -82,22 +82,23 @@ class Diagnostics:
         seed: int = 0,
         **settings: Any,
     ) -> Diagnostics:
-        """Return the measurements for a training loop of one's own, without a config.
+        """Return the measurements for your own training loop, without a config file.
 
         Args:
             data: the training set: a pair of tensors, a Dataset, a DataLoader, or batches; see
                 :func:`~fsamlab.diagnostics.samples.source_of`.
-            batch_size: of training; None takes that of the DataLoader, or the size of the first batch.
+            batch_size: batch size of training; None means that of the DataLoader, or the size of the first batch.
             quantities: names from `diagnostics.quantities`, see docs/metrics.md.
-            loss: of training: (outputs, targets) -> the losses of the samples (b,), as a torch loss with
-                `reduction="none"` returns them, or a :class:`~fsamlab.task.Task`; None is the cross-entropy.
-            label_smoothing: of the cross-entropy.
-            seed: of the samples and of the random directions.
+            loss: the training's loss as a function (outputs, targets) -> losses of the samples (b,), for example a
+                torch loss with `reduction="none"`, or a :class:`~fsamlab.task.Task`; None means cross-entropy.
+            label_smoothing: label smoothing of the cross-entropy.
+            seed: decides the samples and the random directions.
             **settings: other settings of :class:`~fsamlab.config.DiagnosticsConfig`: rho, num_samples, batchnorm, ...
 
         Raises:
-            ConfigError: a setting out of range, or more batches than the training set can give.
-            TypeError, ValueError: data that cannot be measured on, or a setting that there is not.
+            ConfigError: a setting is out of range, or the training set is too small for the batches.
+            TypeError: a setting does not exist.
+            TypeError, ValueError: the data have another form than the forms above.
         """
         cfg = DiagnosticsConfig(name="loop", quantities=list(quantities), **settings)
         source, size = source_of(data, batch_size, seed)
@@ -110,20 +111,21 @@ class Diagnostics:
             raise ConfigError(
                 "diagnostics.num_samples",
                 largest,
-                f"they would take {bytes_needed / 2**30:.0f} GiB of memory; choose fewer",
+                f"so many samples need {bytes_needed / 2**30:.0f} GiB of memory; choose fewer",
             )
         need = (self.cfg.num_batches + 2) * self.batch_size
         if self.decomposes and need > self.train.num_samples:
             raise ConfigError(
                 "diagnostics.num_batches",
                 self.cfg.num_batches,
-                f"taking so many batches of {self.batch_size} apart needs {need} training samples, and there are "
-                f"{self.train.num_samples}; lower it, or data.batch_size, or choose other diagnostics.quantities",
+                f"to decompose so many batches of {self.batch_size} needs {need} training samples, but there are "
+                f"{self.train.num_samples}; lower this number or data.batch_size, or choose other "
+                "diagnostics.quantities",
             )
 
     @property
     def sample_hash(self) -> str:
-        """16 hex digits that two measurements on the same samples share."""
+        """16 hex digits; two measurements on the same samples have the same digits."""
         return hashlib.sha256(str(self.indices.tolist()).encode()).hexdigest()[:16]
 
     def due(self, step: int, steps_per_epoch: int, last_step: int) -> bool:
@@ -135,7 +137,7 @@ class Diagnostics:
     # ---------------------------------------------------------------------------------- conventions
 
     def conventions(self, now: Snapshot) -> dict[str, str | int | float]:
-        """Return what a measured value depends on besides the model: written wherever values are."""
+        """Return the facts besides the model that a measured value depends on; they are written with the values."""
         params = [p for p in now.model.parameters() if p.requires_grad]
         cfg = self.cfg
         return {
@@ -170,7 +172,11 @@ class Diagnostics:
         return {"loss": getattr(self.loss, "__name__", type(self.loss).__name__)}
 
     def perturbation_rho(self, optimizer: Optimizer) -> float:
-        """Return the radius of the friendliness measurements: the optimizer's own where that is an l2 radius."""
+        """Return the radius rho of the friendliness measurements.
+
+        This is the setting if it is given, else the optimizer's largest rho. With a metric, rho is not an l2 radius;
+        then the result is `diagnostics.rho`.
+        """
         if self.cfg.perturbation_rho is not None:
             return self.cfg.perturbation_rho
         if not isinstance(optimizer, SharpnessAware) or not optimizer.choices.metric.is_identity:
@@ -178,7 +184,10 @@ class Diagnostics:
         return max((group["rho"] for group in optimizer.param_groups if group["rho"] > 0), default=self.cfg.rho)
 
     def has_dropout(self, now: Snapshot) -> bool:
-        """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise."""
+        """Return whether a forward pass in training mode draws random numbers: dropout, stochastic depth, noise.
+
+        The random state before and after a pass is compared. A search for dropout modules would miss other layers.
+        """
         if self._has_dropout is None:
             samples = shaped(self.train.at(self.indices[:2]), now)
             with measuring(now.model, batchnorm="batch", dropout=True), torch.no_grad():
@@ -191,12 +200,13 @@ class Diagnostics:
     # ------------------------------------------------------------------------------- one measurement
 
     def measure(self, now: Snapshot, poll: Callable[[], None] | None = None, memo: Memo | None = None) -> Values:
-        """Return the quantities at the present weights; the training is left bitwise as it was.
+        """Return {metric key: value} at the present weights; weights, buffers and random state stay as they were.
 
         Args:
-            now: the training, between two steps.
-            poll: called before each batch; it may raise to leave.
-            memo: knows quantities that are measured already; see :func:`~fsamlab.diagnostics.quantities.grouped`.
+            now: the state of the training, between two steps.
+            poll: called before each batch; it may raise to end the measurement.
+            memo: holds quantities that an interrupted measurement has finished; see
+                :func:`~fsamlab.diagnostics.quantities.grouped`.
         """
         values: Values = {}
         if self.chosen & set(OF_OBJECTIVE):
@@ -210,7 +220,7 @@ class Diagnostics:
 
     @contextmanager
     def _objective(self, now: Snapshot, poll: Callable[[], None] | None) -> Iterator[Objective]:
-        """Open the loss over the fixed samples, as sharpness and curvature need it."""
+        """Open the loss over the fixed samples, for sharpness and curvature."""
         samples = shaped(self.train.at(self.indices, self.cfg.augment), now)
         batches = chunks(samples, torch.arange(len(samples)), self.cfg.batch_size)
         with measuring(now.model, batchnorm=self.cfg.batchnorm, images=(x for x, _ in batches)):
@@ -220,14 +230,15 @@ class Diagnostics:
 
     @contextmanager
     def _decomposition(self, now: Snapshot, poll: Callable[[], None] | None) -> Iterator[Decomposition]:
-        """Open the decomposition of the coming batches' gradients, made as training makes them."""
+        """Open the decomposition of the gradients of the next batches, computed as in training."""
         probe = shaped(self.train.at(self.probe, augmented=True), now)
         coming = self._coming(now)
         batches = [shaped(batch, now) for _, batch in coming]
+        # The same samples with other augmentations show the part of the gradient noise that is due to augmentation.
         again = [shaped(self.train.at(b.indices, augmented=True), now) for b in batches]
         twins = [] if all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, again)) else again
         masks = None
-        if self.has_dropout(now):  # those that training is about to draw
+        if self.has_dropout(now):  # the masks that the next training steps will draw
             twins, masks = again, [derive_seed(now.seed, Stream.STEP, step) for step, _ in coming]
         sampling = now.sampling or Sampling(self.train.num_samples, self.batch_size)
         with measuring(now.model, batchnorm="batch", dropout=True):
@@ -237,7 +248,7 @@ class Diagnostics:
             yield Decomposition(objective, probe, batches, ema, sampling, twins, masks)
 
     def _coming(self, now: Snapshot) -> list[tuple[int, Batch]]:
-        """Return (step, batch) of the coming batches of full size, or of as many that are drawn at random."""
+        """Return (step, batch) of the next batches of full size; of random batches if the loop knows no next ones."""
         num, size = self.cfg.num_batches, self.batch_size
         if now.coming is None:
             drawn = self.train.other(now.step, num * size)  # in one draw, so that no two batches share a sample
@@ -247,15 +258,15 @@ class Diagnostics:
         found = list(islice(full, num))
         if len(found) < num:
             raise ValueError(
-                f"Snapshot.coming gave {len(found)} batches of {size} samples, and num_batches={num} are taken apart"
+                f"Snapshot.coming gave {len(found)} batches of {size} samples, but num_batches={num} are needed"
             )
         return found
 
 
 def shaped(batch: Batch, now: Snapshot) -> Batch:
-    """Return the batch as the model takes it: on its device, in its type (floating-point inputs), in the layout."""
+    """Return the batch on the model's device, with inputs in the model's floating-point type and memory format."""
     weight = next(now.model.parameters())
-    inputs = cast(batch.inputs.to(weight.device), weight.dtype)  # a float64 model takes no others
+    inputs = cast(batch.inputs.to(weight.device), weight.dtype)  # a float64 model refuses float32 inputs
     if inputs.dim() == 4:  # `channels_last` is defined for images alone
         inputs = inputs.contiguous(memory_format=now.memory_format)
     return Batch(inputs, batch.targets.to(weight.device), batch.indices.to(weight.device))
@@ -263,38 +274,3 @@ def shaped(batch: Batch, now: Snapshot) -> Batch:
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def ema_state(optimizer: SharpnessAware, objective: Objective, parts: int = 1) -> EmaState | None:
-    """Return the optimizer's EMA as the coming step will see it; None where it has none yet.
-
-    Args:
-        parts: updates of the EMA in a step, one for each micro-batch that perturbs by itself.
-    """
-    reference = optimizer.choices.reference
-    if reference is None or not reference.is_average:
-        return None
-    states = [optimizer.state.get(p, {}) for p in objective.params]
-    kept = [reference.average(s) for s in states]
-    updates = max((num_updates for _, num_updates in kept), default=0)
-    if not updates:
-        return None
-    weights = reference.average_weights(updates)
-    steps = optimizer.choices.when.past(optimizer.num_steps, -(-len(weights) // parts))
-    if steps is None:  # which steps fed the average is not known
-        return None
-    averages = [torch.zeros_like(p) if m is None else m for (m, _), p in zip(kept, objective.params)]
-    own = optimizer.choices.component.subtracted
-    sigma = 1.0 if own is None else own
-
-    def direction(gradient: Tensor) -> Tensor:
-        pieces = []
-        for a, m, state in zip(views(gradient, averages), averages, states):
-            stored, on_a, on_m = reference.form(state)
-            part = Part(0.0, on_a, on_m, a=[a.clone()], m=[m] if stored is not None else [])
-            subtract(part, sigma, optimizer.ops)
-            pieces += part.d
-        return flatten(pieces)
-
-    each = torch.tensor(steps).repeat_interleave(parts)[-len(weights) :]
-    return EmaState(flatten([m.detach() for m in averages]), direction, weights, each)
