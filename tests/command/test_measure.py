@@ -14,7 +14,7 @@ import yaml
 from support.runs import ROOT, compose_tiny
 
 from fsamlab.command.main import main
-from fsamlab.command.measure import measure_run, run_config
+from fsamlab.command.measurement import measure_run, run_config
 from fsamlab.config import ConfigError, from_plain, to_plain
 from fsamlab.config.compose import quoted
 from fsamlab.results.collect import collect
@@ -210,7 +210,7 @@ def test_one_failure_takes_no_other_result_with_it(two_runs, tmp_path):
         (("diagnostics.rho=nan",), "diagnostics.rho=nan: must be finite and >= 1e-09"),
         (("diagnostics.batchnorm=train",), "diagnostics.batchnorm=train: must be one of eval, reestimated, batch"),
         (("diagnostics.quantities=[lamda]",), "must be one of one_step, m_sharpness"),
-        (("checkpoint=best",), "train.save_best=true keeps one"),
+        (("checkpoint=best",), "a run with train.save_best=true keeps it"),
         (("checkpoint=first",), "checkpoint=first: must be one of last, best"),
         (("optimizer.rho=1",), "optimizer.rho: is no key of a measurement, which has checkpoint, force, device"),
         (("task.loss=a:b",), "task.loss: is no key of a measurement"),
@@ -231,7 +231,7 @@ def test_a_run_that_has_no_checkpoint_yet(tmp_path, capfd):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
     assert main(["measure", str(tmp_path), "diagnostics=full"]) == 1
-    assert "the run has not got that far" in capfd.readouterr().err
+    assert "the run has not written it yet" in capfd.readouterr().err
     assert dataclasses.asdict(run_config(Path(tmp_path) / "r")) == to_plain(config)
 
 
@@ -294,7 +294,7 @@ def test_a_forced_start_during_a_measurement_keeps_its_row_out(tmp_path, monkeyp
 def test_two_launches_at_once_measure_once(tmp_path, counted, monkeypatch):
     import threading
 
-    from fsamlab.command import measure as module
+    from fsamlab.command import measurement as module
 
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
     directory = tmp_path / "r"
@@ -376,7 +376,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stood(kept_run, quantities)
 
 @pytest.mark.parametrize("what", ["weights", "settings", "damaged", "force"])
 def test_what_an_interrupted_measurement_had_finished_stays_with_it(kept_run, quantities, what):
-    from fsamlab.command.measure import measure_typed
+    from fsamlab.command.measurement import measure_typed
 
     calls, at = quantities
     words = ("diagnostics=full", f"diagnostics.quantities=[{','.join(QUANTITIES)}]")
@@ -399,7 +399,8 @@ def test_what_an_interrupted_measurement_had_finished_stays_with_it(kept_run, qu
 
 
 def test_each_measurement_is_judged_by_its_own_status(kept_run):
-    from fsamlab.command.measure import failure, measure_typed, say
+    from fsamlab.command.measure import failure
+    from fsamlab.command.measurement import measure_typed, say
 
     light, full = (measure_config(kept_run, f"diagnostics={name}") for name in ("light", "full"))
     measure_typed(light)

@@ -12,7 +12,7 @@ from support.made_data import pictures
 from support.runs import compose_tiny
 
 import fsamlab.run
-from fsamlab.command.measure import measure_run
+from fsamlab.command.measurement import measure_run
 from fsamlab.config import ConfigError, DataConfig, MeasureConfig
 from fsamlab.config.identity import config_hash, run_id
 from fsamlab.config.project import PROJECT_ROOT
