@@ -94,7 +94,7 @@ def test_a_frozen_job_runs_what_was_submitted(tmp_path):
     run_frozen(job)
     assert read_status(directory)["status"] == "finished"
     elsewhere = dataclasses.replace(job, directory=tmp_path / "sgd-small_cnn-synthetic-s0-00000000")
-    with pytest.raises(ConfigError, match="calls its configuration"):
+    with pytest.raises(ConfigError, match="gives the configuration the run id"):
         run_frozen(elsewhere)
     assert not elsewhere.directory.exists()
 
@@ -156,7 +156,7 @@ def test_changed_code_is_said_or_refused(tmp_path, caplog):
     assert "the code has changed since it was submitted: commit aaaaaaaaa, source 0123456789ab -> " in warning
     assert warning in caplog.text
     config, directory = one(tmp_path, "on_code_change=refuse", "seed=1")
-    with pytest.raises(ConfigError, match="go back to it"):
+    with pytest.raises(ConfigError, match="go back to the earlier code"):
         run(config, directory, submitted=CODE)
     assert read_status(directory)["status"] == "failed"
 

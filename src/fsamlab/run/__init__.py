@@ -1,7 +1,7 @@
 """One run from top to bottom: the file to read first.
 
-A composed config becomes a plain one, the pieces are built from visible tables, the trainer trains,
-and everything a run leaves behind lies in its directory (record.py, checkpoint.py).
+The config becomes a plain dataclass. `build` makes data, model, optimizer and trainer from the config, and the trainer
+trains. All files of the run lie in its directory (rundir/record.py, rundir/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ BEFORE_THE_FIRST_STEP = frozenset(  # files of a run directory
 
 
 def run_composed(cfg: Any) -> None:
-    """Run one job that Hydra has composed, in the output directory that Hydra has made."""
+    """Run one job that Hydra has composed, in the output directory that Hydra has made.
+
+    An error of a single run ends the process here with one line. In a sweep Hydra needs the error.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -72,9 +75,9 @@ def run_composed(cfg: Any) -> None:
 
 
 def discard_untrained(directory: Path) -> None:
-    """Remove a run directory in which nothing was trained, as a wrong command line leaves one.
+    """Remove a run directory in which nothing was trained; a wrong command line leaves such a directory.
 
-    Only files that a run writes before its first step are removed, and no directory that has anything else in it.
+    Only files that a run writes before its first step are removed. A directory with other files stays.
     """
     if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").stat().st_size > 0:
         return
@@ -89,28 +92,29 @@ def discard_untrained(directory: Path) -> None:
 
 
 def run_frozen(job: FrozenJob) -> None:
-    """Run a job as it was frozen at submission: the task of every job of a sweep.
+    """Train the run of a frozen job. This is the function that each job of a sweep calls.
 
     Raises:
-        ConfigError: this version of the code gives the configuration another identity than its directory has.
+        ConfigError: this version of the code gives the configuration another run id than the name of the directory.
     """
     threads = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads is not None:
         torch.set_num_threads(int(threads))
     config = from_plain(job.config)
     if run_id(config) != job.directory.name:
-        allowed = f"this version of fsamlab calls its configuration {run_id(config)}; submit it again"
+        allowed = f"this version of fsamlab gives the configuration the run id {run_id(config)}; submit the job again"
         raise ConfigError("run directory", job.directory.name, allowed)
     before = read_status(job.directory)
     if before.get("forced") and slurm_job_id() is not None and before["slurm_job_id"] == slurm_job_id():
         with recorded():
-            config = dataclasses.replace(config, force=False)  # SLURM's restart of a job that has started over already
+            # SLURM has restarted this job, and its first start has deleted the old results already.
+            config = dataclasses.replace(config, force=False)
     deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
     while True:
         try:
             run(config, job.directory, job.overrides, submitted=job.code)
             return
-        except DirectoryBusy as e:  # a killed job's heartbeat on another node, until it is stale
+        except DirectoryBusy as e:  # SLURM's restart waits until the heartbeat of the killed process is too old
             if time.monotonic() > deadline:
                 raise
             log.warning("%s", e)
@@ -123,17 +127,17 @@ def run(
     """Train one configuration in `directory`, from the start or from its last checkpoint.
 
     Args:
-        config: what to train.
+        config: the configuration of the run.
         directory: the run directory.
-        overrides: what the configuration was composed from, for the record.
-        submitted: the code's version when the job was submitted.
+        overrides: the words that the configuration was composed from, for the record.
+        submitted: the version of the code when the job was submitted.
 
     Returns:
         The summary, as in summary.json. A finished run is not run again unless `force` is set.
 
     Raises:
-        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded: each one line for the user; the status
-            file says the same.
+        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded: the message is one line for the user. It is also
+            in status.json, if this process may still write there.
     """
     if is_finished(directory) and not config.force:
         return _skip(config, directory)
@@ -164,7 +168,12 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
     """Build data, model, optimizer and trainer; return the trainer and the facts of the data.
 
     Args:
-        start_weights: whether the weights to start from are read; not where a checkpoint is loaded afterwards.
+        config: the configuration of the run.
+        device: the device of model and batches.
+        start_weights: whether to read the weights to start from; False if a checkpoint is loaded afterwards.
+
+    Raises:
+        ConfigError: a setting does not fit the data, the model or another setting.
     """
     data = build_data(config.data, config.seed, device, PROJECT_ROOT)
     if not isinstance(data, Data):
@@ -202,7 +211,7 @@ def _train(
         torch.set_num_threads(config.train.num_threads)
     state = checkpoint.load_latest(directory / "checkpoints")
     memory: inputs.Memory = {}
-    if state is not None:  # before other data make something else fail
+    if state is not None:  # changed data are named here, before they make another step fail with a less clear message
         seen = inputs.look(config, memory=memory)
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     weights = inputs.start_weights(config) if state is None else None
@@ -234,7 +243,9 @@ def _train(
         exit_code = 0
     finally:
         tracker.finish(summary or trainer.summary(), exit_code)
-    record.set_status("finished", step=trainer.step)  # from here on the full checkpoint is needed no more
+    # The status first. A run that is killed before the next line keeps a larger checkpoint than needed, but a run
+    # without its full checkpoint and without the status "finished" could not resume.
+    record.set_status("finished", step=trainer.step)
     if not config.train.keep_state:
         weights = trainer.model.state_dict()
         checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
@@ -254,10 +265,12 @@ def choose_device(cfg: TrainConfig) -> torch.device:
 
 
 def _skip(config: Config, directory: Path) -> dict[str, Any]:
-    """Say that the run is finished, and which of the settings outside its identity are other ones now.
+    """Log that the run is finished, and the settings in which the run and `config` differ; return its summary.
+
+    The differing settings do not change the weights, else the run would have another run id.
 
     Raises:
-        ConfigError: its data or start weights are others now.
+        ConfigError: the data or the start weights have changed since the training.
     """
     for error in inputs.compare_finished([(directory, config)]).values():
         raise error
@@ -270,5 +283,5 @@ def _skip(config: Config, directory: Path) -> dict[str, Any]:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if is_neutral(key, config) and value != ours[key] and key not in ("force", "runs_dir"):
-            log.info("  it ran with %s=%s, not %s; that does not change the weights", key, value, ours[key])
+            log.info("  the run had %s=%s, not %s; this setting does not change the weights", key, value, ours[key])
     return summary

@@ -1,4 +1,4 @@
-"""What a run does around the training loop: rows, checkpoints, signals."""
+"""The work of a run around the training loop: write rows and checkpoints, act on signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsamlab.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-STATUS_SECONDS = 1.0  # between two writes of status.json for rows alone: each waits for the disk
+STATUS_SECONDS = 1.0  # at least, between two writes of status.json for training rows; each write waits for the disk
 
 
 class Bookkeeper:
@@ -38,7 +38,10 @@ class Bookkeeper:
         self.last_status = float("-inf")
 
     def poll(self) -> None:
-        """Act on a signal inside an evaluation or a full-gradient pass: the state is still the last step's."""
+        """Act on a signal inside an evaluation or a pass over the full training set.
+
+        There the state of the trainer is the state after the last step, so a checkpoint can be written.
+        """
         signum = self.signals.take()
         if self.signals.leaves(signum):
             self._leave(signum)
@@ -46,11 +49,11 @@ class Bookkeeper:
             self._save_on(signum)
 
     def stopping(self) -> bool:
-        """Return whether a signal asks for leaving."""
+        """Return whether a signal asks the run to leave."""
         return self.signals.stops
 
     def row(self, row: dict[str, float]) -> None:
-        """Write a row to metrics.jsonl, then mirror it."""
+        """Write a row to metrics.jsonl, then pass it to the tracker; update status.json."""
         self.record.append(row)
         self.tracker.log(row, int(row["step"]))
         headline = self.trainer.headline
@@ -63,9 +66,9 @@ class Bookkeeper:
             self.last_status = time.monotonic()
 
     def boundary(self) -> None:
-        """Save when it is due or asked for; stop when a signal says so.
+        """Write a checkpoint if it is time or a signal asks for it; leave if a signal asks the run to leave.
 
-        The signal is taken before anything is written: one that arrives meanwhile waits for the next call.
+        The signal is taken before the checkpoint is written. A signal that arrives meanwhile waits for the next call.
         """
         trainer = self.trainer
         self.bar.update(trainer)
@@ -84,7 +87,7 @@ class Bookkeeper:
             self.save()
 
     def save(self) -> None:
-        """Write last.pt, with the length of metrics.jsonl that belongs to it."""
+        """Write last.pt. It holds the present length of metrics.jsonl, to which a resumed run cuts the file."""
         self.record.ownership.check()
         state = {**self.trainer.state_dict(), **self.record.flush()}
         checkpoint.save(self.directory, state, guard=self.record.ownership.check)

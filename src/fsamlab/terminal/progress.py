@@ -56,7 +56,7 @@ class Training(Protocol):
 
     @property
     def headline(self) -> Headline:
-        """What the task declares of its headline metric."""
+        """The headline metric of the task."""
 
     @property
     def last_row(self) -> dict[str, float]:

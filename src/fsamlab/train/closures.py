@@ -19,10 +19,16 @@ class Passes:
     """Runs a model over batches under the task, precision and accumulation of a run.
 
     Args:
-        task: what the model is trained for.
-        ascent_batch_size, ascent_nested: of the ascent batch of variants with one of their own; None is the
-            descent batch's size; a nested one shares samples with the descent batch.
-        poll: called between the batches of a pass over the full training set.
+        model: the network.
+        task: gives the forward pass, the losses and the metrics.
+        optimizer: tells which closures it needs, and clears the gradients.
+        train: the training set.
+        cfg: precision, accumulation and memory format.
+        device: the device of the model.
+        ascent_batch_size: size of the ascent batch, if the variant has an ascent batch; None means the size of the
+            descent batch.
+        ascent_nested: whether ascent batch and descent batch share samples.
+        poll: called between the batches of a pass over the full training set; it may raise to leave.
     """
 
     def __init__(
@@ -47,7 +53,8 @@ class Passes:
     def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> Callable[[], Tensor | Pass]:
         """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
 
-        What the task's metrics sum in the first call (the clean pass, where there is one) goes to `sums`.
+        A closure may be called twice in a step, at w and at w + eps. Only the first call adds the sums of the task's
+        metrics to `sums`.
         """
         total = sum(len(part) for part in parts)
         first = True
@@ -86,14 +93,14 @@ class Passes:
         return outputs, task.loss(outputs, batch)
 
     def laid_out(self, batch: Batch) -> Batch:
-        """Return the batch with inputs that lie in memory as the model wants images."""
+        """Return the batch with images in the memory format of the model; other inputs stay as they are."""
         inputs = batch.inputs
         if inputs.dim() == 4:  # `channels_last` is defined for images alone
             inputs = inputs.contiguous(memory_format=self.memory_format)
         return Batch(inputs, batch.targets, batch.indices)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
-        """Cut a batch into `train.accumulate_steps` parts."""
+        """Cut a batch into `train.accumulate_steps` parts, whose sizes may differ."""
         if self.cfg.accumulate_steps == 1:
             return [batch]
         n = self.cfg.accumulate_steps
@@ -101,9 +108,12 @@ class Passes:
         return [Batch(inputs, targets, indices) for inputs, targets, indices in pieces]
 
     def ascent_closure(self, batch: Batch, step: int) -> Callable[[], Tensor | Pass] | None:
-        """Return the closure of this step's ascent gradient, for variants that take it from other data."""
+        """Return the closure of the ascent gradient of this step.
+
+        None if the step does not perturb, or if the ascent gradient is the gradient of the descent batch.
+        """
         if not self.optimizer.perturbs:
-            return None  # no other batch is drawn for a plain step
+            return None  # a plain step needs no ascent batch
         need = self.optimizer.needs_ascent
         if need == "full":
             return partial(self.full_gradient, step)
@@ -115,11 +125,11 @@ class Passes:
         return None
 
     def reference_closure(self, step: int) -> Callable[[], Tensor] | None:
-        """Return the closure over the full training set for variants whose reference that gradient is."""
+        """Return the closure of the full gradient, for variants whose reference is the full gradient; else None."""
         return partial(self.full_gradient, step) if self.optimizer.needs_reference else None
 
     def full_gradient(self, step: int) -> Tensor:
-        """Leave the gradient of the mean loss over the whole training set in .grad; return that loss."""
+        """Leave the gradient of the mean loss over the whole training set in .grad; return this loss, float64 ()."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in self.train.full(step):

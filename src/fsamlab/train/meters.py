@@ -1,4 +1,4 @@
-"""Running means for the rows, and the best validation epoch; both survive a resume."""
+"""Running means for the rows, and the best validation epoch. Both are part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fsamlab.task import Task
 
 
 class Sums:
-    """Sums weighted by samples, in float64 on the device; read once for each row.
+    """Sums over samples, in float64 on the device. Only a row reads them, because reading waits for the device.
 
-    The sums run from one evaluation to the next: `train/loss` beside `val/loss` is the mean over the steps in between.
-    A row between two evaluations shows the mean so far.
+    The sums start anew after each evaluation, so `train/loss` next to `val/loss` is the mean over the steps since the
+    evaluation before. A row between two evaluations has the mean so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,7 +21,7 @@ class Sums:
         self._counts: dict[str, int] = {}
 
     def add(self, key: str, value: Tensor, n: int) -> None:
-        """Add `value`, a mean over `n` samples, to the sum of `key`; nothing waits for the device."""
+        """Add `value`, a mean over `n` samples, to the sum of `key`, without waiting for the device."""
         if key not in self._sums:
             self._sums[key] = torch.zeros((), dtype=torch.float64, device=self.device)
             self._counts[key] = 0
@@ -47,10 +47,12 @@ class Sums:
 
 
 class Best:
-    """The evaluation with the best headline metric on validation data (the first of equals); never of test data.
+    """The evaluation with the best headline metric on validation data; the first one, if several are equal.
+
+    Test data have no influence on the choice.
 
     Args:
-        task: says which metric this is, and which direction is better.
+        task: names the metric, and says whether larger or smaller values are better.
     """
 
     def __init__(self, task: Task) -> None:
