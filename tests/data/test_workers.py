@@ -209,7 +209,7 @@ def test_an_item_that_cannot_be_sent_is_not_waited_for(root, tmp_path):
     )
     code, out, err = ends(script(root, tmp_path, body))
     assert code == 4, err
-    assert out.startswith("ConfigError data.num_workers=2: the worker processes cannot go on (DataLoader worker")
+    assert out.startswith("ConfigError data.num_workers=2: the worker processes cannot continue (DataLoader worker")
 
 
 @pytest.mark.long

@@ -115,7 +115,7 @@ def test_other_weights_under_a_prefix_are_refused(model, tmp_path):
 @pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.bool])
 def test_weights_of_a_type_that_would_be_converted_into_something_else_are_refused(model, tmp_path, kind):
     torch.save({name: v.to(kind) for name, v in model.state_dict().items()}, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=rf"0\.weight is of type {str(kind)[6:]}, which is no weight's"):
+    with pytest.raises(ConfigError, match=rf"0\.weight is of type {str(kind)[6:]}, which weights do not have"):
         small(str(tmp_path / "w.pt"))
 
 

@@ -200,7 +200,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_says_so(cluster, tmp_path, signum):
     os.kill(launcher.pid, signum)
     output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode == 130
-    assert "the jobs go on without this process" in output
+    assert "the jobs continue without this process" in output
     assert re.search(r"cancel +scancel \d+", output)
     cluster.wait_for("both", lambda: {read_status(d)["status"] for d in runs(tmp_path)} == {"finished"}, 60)
 

@@ -131,7 +131,7 @@ def test_term_of_slurm_while_a_checkpoint_is_written_asks_for_another(tmp_path, 
     run(compose_tiny(*SHORT, "train.save_best=false"), tmp_path)
     steps = [payload["step"] for _, payload, *_ in saves]
     assert steps[:3] == [4, 5, 8]
-    assert "SIGTERM received: checkpoint written at step 5, training goes on" in caplog.text
+    assert "SIGTERM received: checkpoint written at step 5, training continues" in caplog.text
     assert read_status(tmp_path)["status"] == "finished"
     assert handlers == []
 

@@ -79,7 +79,7 @@ def open_folder(cfg: DataConfig, path: Path) -> VisibleImages:
     first = dict(zip(reversed(folder.targets), reversed([name for name, _ in folder.samples])))
     deep = [name for name in first.values() if _is_16_bit(name)]
     if deep:
-        log.warning("%s: grey images of 16 bits, %s for one: 0..65535 is scaled to 0..255", path, deep[-1])
+        log.warning("%s: grey images of 16 bits, for example %s: 0..65535 is scaled to 0..255", path, deep[-1])
     return folder
 
 

@@ -159,7 +159,7 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
     train, val = raw.train.at(split.train), raw.train.at(split.val)
     noisy = add_label_noise(train.labels, raw.num_classes, cfg, seed)
     test = raw.test if split.test is None else raw.train.at(split.test)
-    assert test is not None  # either the files or the split have one
+    assert test is not None  # the split makes a test set if the files have none
     return Data(
         train=InMemoryTrain(Images(train.pixels, noisy), cfg, seed, device),
         val=InMemoryEval(val, cfg, device) if cfg.val_size else None,

@@ -110,11 +110,11 @@ class Data:
 
     Attributes:
         val: held out from the training part, with clean labels; None with `data.val_size=0`.
-        facts: what a run records: `num_train`, `num_val`, `num_test`, `effective_label_noise` (share of
+        facts: values for the record of a run: `num_train`, `num_val`, `num_test`, `effective_label_noise` (share of
             training labels that differ from the true ones) and `split_hash` (of split and labels).
         num_classes: width of the model's output: classes, or values of a regression.
         in_channels: channels of the images, or columns of a table.
-        image_size: height and width of the images; None where they are not told.
+        image_size: height and width of the images; None if they are not known.
         task: which of the built-in tasks the targets are for, `classification` or `regression`; a task of a user's own
             takes any targets.
     """

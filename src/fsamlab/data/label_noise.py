@@ -76,7 +76,7 @@ def add_label_noise(labels: Tensor, num_classes: int, cfg: DataConfig, seed: int
     """
     gen = generator(seed, Stream.LABEL_NOISE)
     order = torch.randperm(len(labels), generator=gen)
-    # drawn for all samples at every ratio: so a larger ratio only adds noisy labels to those of a smaller ratio
+    # drawn for all samples at every ratio, so that a larger ratio keeps all noisy labels of a smaller ratio
     drawn = torch.randint(num_classes, (len(labels),), generator=gen)
     shifts = torch.randint(1, num_classes, (len(labels),), generator=gen)
     noisy = labels.clone()

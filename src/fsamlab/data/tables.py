@@ -36,7 +36,7 @@ Reader = Callable[[], Table]
 def read_diabetes() -> Table:
     """Return scikit-learn's diabetes: 442 patients, 10 columns, progression of the disease after a year.
 
-    The columns are those before scikit-learn's own scaling, which takes its statistics from all 442 rows.
+    The columns are not scaled. scikit-learn's own scaling would use statistics of all 442 rows, test rows included.
     """
     from sklearn.datasets import load_diabetes
 

@@ -40,7 +40,7 @@ TROUBLE = (  # patterns of messages about limits of the machine (not about the d
 
 
 def ignore_signals(worker: int) -> None:
-    """Make a worker ignore the signals that end the run; the worker ends with the main process, or when told to.
+    """Make a worker ignore the signals that end the run; the worker ends with the main process, or at its command.
 
     Schedulers signal every process of a job. A worker that died of the signal would lose the batch, and the main
     process would fail before its checkpoint is written.
@@ -167,7 +167,7 @@ def from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
         if advice is None:
             raise
         last = str(e).strip().splitlines()[-1].removeprefix("RuntimeError: ")
-        reason = f"the worker processes cannot go on ({last}): {advice}"
+        reason = f"the worker processes cannot continue ({last}): {advice}"
         raise ConfigError("data.num_workers", loader.num_workers, reason) from None
     finally:
         with contextlib.ExitStack() as stack:

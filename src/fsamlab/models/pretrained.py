@@ -67,7 +67,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
     for name, value in own.items():
         if value.is_floating_point() and not state[name].is_floating_point():  # torch would convert without a word
             kind = str(state[name].dtype).removeprefix("torch.")
-            raise ConfigError("model.checkpoint", checkpoint, f"{name} is of type {kind}, which is no weight's")
+            raise ConfigError("model.checkpoint", checkpoint, f"{name} is of type {kind}, which weights do not have")
         if not bool(torch.isfinite(state[name]).all()):
             raise ConfigError("model.checkpoint", checkpoint, f"{name} holds NaN or infinite values: it has diverged")
     classifier = classifier_names(model)

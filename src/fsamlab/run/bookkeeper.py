@@ -96,7 +96,7 @@ class Bookkeeper:
     def _save_on(self, signum: int) -> None:
         self.save()
         name = signal.Signals(signum).name
-        log.warning("%s received: checkpoint written at step %d, training goes on", name, self.trainer.step)
+        log.warning("%s received: checkpoint written at step %d, training continues", name, self.trainer.step)
 
     def _leave(self, signum: int) -> None:
         self.save()

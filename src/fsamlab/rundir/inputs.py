@@ -145,8 +145,8 @@ def compare_finished(runs: Iterable[tuple[Path, Config]]) -> dict[Path, ConfigEr
     """Compare the inputs of finished runs that a sweep is about to skip.
 
     Returns:
-        The runs whose inputs have changed, each with its error: their results are not what the configuration would give
-            now.
+        The runs whose inputs have changed, each with its error. The configuration would now give other results than the
+        results of these runs.
     """
     memory: Memory = {}
     changed: dict[Path, ConfigError] = {}

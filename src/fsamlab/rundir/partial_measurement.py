@@ -1,7 +1,7 @@
-"""What a measurement has finished, kept until the whole row is written.
+"""The finished quantities of a measurement, stored until the whole row is written.
 
 A measurement takes minutes to hours, and its job can be preempted in the middle. Each quantity is stored when it is
-finished, so that the next attempt at the same measurement goes on with the quantities that are missing.
+finished, so that the next attempt at the same measurement computes only the missing quantities.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class PartialMeasurement:
     """The finished quantities of one measurement, in a file.
 
     Args:
-        path: of the file; there need not be one.
-        of: all that the values depend on, as JSON holds it (weights, data, settings, code, device). Values that were
-            stored for anything else are not used.
-        guard: called before each writing; raises when the measurement may not go on.
+        path: the file; it may be missing.
+        of: all that the values depend on (weights, data, settings, code, device), in types that JSON has. Values that
+            were stored with another `of` are not used.
+        guard: called before each write; it raises if the measurement must not continue.
     """
 
     def __init__(self, path: Path, of: Mapping[str, Any], guard: Callable[[], None]) -> None:
@@ -37,17 +37,18 @@ class PartialMeasurement:
         try:
             found = read_json(path, SHAPE, required=("of", "values"))
         except Damaged as e:
-            log.warning("%s; what an interrupted measurement had finished is measured again", e)
+            log.warning("%s; the finished quantities of an interrupted measurement are measured again", e)
             return
         if found is not None and found["of"] == self.of:
             self.values = found["values"]
-            log.info("going on with a measurement that was interrupted after %s", ", ".join(self.values))
+            log.info("continuing a measurement that was interrupted after %s", ", ".join(self.values))
 
     def __call__(self, name: str, compute: Callable[[], Values]) -> Values:
-        """Return the values of a quantity: the stored ones, or what `compute` returns, which is then stored.
+        """Return the values of a quantity, stored or computed. Computed values are stored.
 
         Args:
-            name: of the quantity, as in `diagnostics.quantities`.
+            name: the name of the quantity in `diagnostics.quantities`.
+            compute: measures the quantity.
         """
         if name not in self.values:
             self.values[name] = compute()

@@ -33,7 +33,7 @@ class JobLauncher(Launcher):
     Attributes:
         kind: the launcher's name in the record of a launch.
         in_process: whether the jobs wait in this process for their start, and do not start once the process has ended.
-        detached: whether the jobs go on after :meth:`run` has returned or raised.
+        detached: whether the jobs continue after :meth:`run` has returned or raised.
     """
 
     kind = "local"

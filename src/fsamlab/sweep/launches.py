@@ -118,7 +118,7 @@ class Plans:
 
     Attributes:
         found: the jobs whose configuration is known.
-        lost: the jobs whose configuration is in none of the files.
+        lost: the jobs without a configuration in any file.
         damage: the problem of the launch's file of configurations; None if the file is whole.
     """
 

@@ -1,4 +1,4 @@
-"""The state of a run of a sweep: what status.json and the scheduler say about the run, and which of the two counts."""
+"""The state of a run of a sweep, decided from the run's status.json and from the scheduler's answer."""
 
 from __future__ import annotations
 

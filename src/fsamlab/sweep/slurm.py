@@ -140,7 +140,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         try:
             self._submit(jobs, handles, on_submitted)
         except BaseException:
-            self.detached = bool(handles)  # accepted jobs go on without this process
+            self.detached = bool(handles)  # submitted jobs continue without this process
             if handles:
                 self._tell(jobs, [str(handle.job_id) for handle in handles])
             raise
@@ -155,11 +155,11 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 return wait_for(jobs, lambda running: self._active(handles, ids, running), since, self.poll_seconds)
         except KeyboardInterrupt:
             self.detached = True
-            log.warning("the jobs go on without this process")
+            log.warning("the jobs continue without this process")
             log.warning("  watch   %s", self._watch(jobs, ids))
             log.warning("  cancel  %s", cancel)
             raise
-        except BaseException:  # the jobs go on, even if this process fails
+        except BaseException:  # the jobs continue, even if this process fails
             self.detached = True
             raise
 
@@ -218,7 +218,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 if handles:
                     refused = f"the other {len(jobs) - len(handles)} were refused: {last}"
                     later = "`fsamlab resubmit` submits the refused jobs"
-                    raise SweepFailed(f"{len(handles)} jobs were submitted and go on, {refused}; {later}") from e
+                    raise SweepFailed(f"{len(handles)} jobs were submitted and continue, {refused}; {later}") from e
                 raise refusal(last) from e
             handles += accepted
             first_ids.append(base_id(str(accepted[0].job_id)))
@@ -237,7 +237,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         executor.update_parameters(slurm_array_parallelism=part.at_once, slurm_additional_parameters=flags)
 
     def _active(self, handles: list[Any], ids: list[str], running: set[int]) -> set[int]:
-        """Return those of the running jobs that may still write files."""
+        """Return the numbers of the jobs in `running` that may still write files."""
         if self.cluster == "local":
             return {i for i in running if not handles[i].done()}
         states = job_states((ids[i] for i in running), self.elsewhere)

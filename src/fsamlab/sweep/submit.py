@@ -87,7 +87,7 @@ class Choice:
     Attributes:
         plans: all jobs of the sweep.
         todo: the jobs to start now.
-        ended: the jobs of the final table: all except those that another launch works on.
+        ended: the jobs of the final table: all jobs except the jobs of another launch.
         left_out: a line for each run that the user has to decide about first: a damaged file, or a finished run
             whose data or start weights have changed.
     """
@@ -131,7 +131,7 @@ def choose(sweep_dir: Path, plans: Sequence[JobPlan], force: bool | None) -> Cho
     if num_busy:
         words = "%d of %d runs are queued or running already%s: fsamlab status %s"
         where = project_relative(sweep_dir)
-        log.info(words, num_busy, len(plans), " and go on as they are, also with force=true" if force else "", where)
+        log.info(words, num_busy, len(plans), " and continue, also with force=true" if force else "", where)
     for name, line in left_out.items():
         log.error("error: %s is left out: %s", name, line)
     ended = [p for p in plans if p.directory.name not in busy - finished | changed.keys()]
@@ -195,7 +195,7 @@ def start(
         # The files of a forced run that never began still hold its earlier result: the launcher's word counts too.
         num_failed = max(num_failed, sum(failure is not None for failure in failures))
     if num_failed:
-        total = len(choice.ended)
-        raise SweepFailed(f"{num_failed} of {total} runs did not finish; the same command runs only those again")
+        total, repeat = len(choice.ended), "the same command runs the unfinished runs again"
+        raise SweepFailed(f"{num_failed} of {total} runs did not finish; {repeat}")
     if choice.left_out:
         raise SweepFailed(f"{len(choice.left_out)} of {len(choice.plans)} runs were left out: {choice.left_out[0]}")

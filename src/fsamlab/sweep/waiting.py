@@ -22,7 +22,7 @@ def wait_for(
 
     Args:
         jobs: the submitted jobs.
-        active: numbers of jobs -> those of them that may still write files.
+        active: takes numbers of jobs, and returns the numbers of the jobs that may still write files.
         since: the time of the submission; an older status of a run is from an earlier attempt.
         poll_seconds: time between two checks.
 

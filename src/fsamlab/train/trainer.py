@@ -248,7 +248,7 @@ class Trainer:
         )
 
     def _coming_batches(self) -> Iterator[Batch]:
-        """Yield the batches of the next steps, without end: after the last step follow those of further epochs."""
+        """Yield the batches of the next steps, without end: after the last step come further epochs."""
         step = self.step
         while True:
             for batch in self.data.train.batches(*divmod(step, self.steps_per_epoch)):
