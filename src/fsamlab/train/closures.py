@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, TrainSource
+from fsamlab.diagnostics import Sampling
 from fsamlab.optim import Pass, SharpnessAware
 from fsamlab.task import Task, cast, detached
 
@@ -136,3 +137,15 @@ class Passes:
             self.poll()
             total += self.backward(part, len(part) / self.train.num_samples)[1]
         return total
+
+    def sampling(self, batch_size: int, steps_per_epoch: int) -> Sampling:
+        """Return how the steps draw their ascent batches, for the prediction of the EMA's quality."""
+        other = self.optimizer.needs_ascent == "other_batch"
+        return Sampling(
+            self.train.num_samples,
+            batch_size,
+            steps_per_epoch,
+            ascent_size=self.ascent_batch_size if other else None,
+            parts=self.cfg.accumulate_steps if self.cfg.accumulate_mode == "per_micro_batch" else 1,
+            independent=other and not self.ascent_nested,
+        )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fsamlab import metrics
 from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data
-from fsamlab.diagnostics import Diagnostics, Sampling, Snapshot
+from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.task import Classification, Task
@@ -233,19 +233,9 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """Return the state of the training for the measurements."""
         assert self.diagnostics is not None
-        other = self.optimizer.needs_ascent == "other_batch"
-        passes, cfg = self.passes, self.cfg
-        sampling = Sampling(
-            self.data.train.num_samples,
-            self.diagnostics.batch_size,
-            self.steps_per_epoch,
-            ascent_size=passes.ascent_batch_size if other else None,
-            parts=cfg.accumulate_steps if cfg.accumulate_mode == "per_micro_batch" else 1,
-            independent=other and not passes.ascent_nested,
-        )
-        return Snapshot(
-            self.model, self.optimizer, self.step, self.seed, sampling, self._coming_batches, passes.memory_format
-        )
+        sampling = self.passes.sampling(self.diagnostics.batch_size, self.steps_per_epoch)
+        layout = self.passes.memory_format
+        return Snapshot(self.model, self.optimizer, self.step, self.seed, sampling, self._coming_batches, layout)
 
     def _coming_batches(self) -> Iterator[Batch]:
         """Yield the batches of the next steps, without end: after the last step come further epochs."""
