@@ -97,9 +97,11 @@ def gradient_noise(gradients: Iterable[Tensor], batch_size: int) -> GradientNois
             directions = unit if directions is None else directions.add_(unit)
     if total is None or k < 2:
         raise ValueError("the gradient noise needs at least two batches")
+    # |sum g_i|^2 - sum |g_i|^2 is the sum of <g_i, g_j> over all pairs i != j. Two batches share no noise, so the mean
+    # over the pairs estimates |mu|^2 without bias; |mean g_i|^2 would be too large by the variance of the mean.
     grad_sq = (dot(total, total) - squares) / (k * (k - 1))
     variance = squares / k - grad_sq  # = sum |g_i - mean|^2 / (k - 1)
-    coherence = math.nan
+    coherence = math.nan  # mean cosine over all pairs, by the same identity for the unit vectors
     if directions is not None and num_directions > 1:
         coherence = (norm(directions) ** 2 - num_directions) / (num_directions * (num_directions - 1))
     return GradientNoise(grad_sq, batch_size * variance, coherence, batch_size, k)

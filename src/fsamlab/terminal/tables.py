@@ -51,6 +51,7 @@ def table(
 
     def excess() -> int:
         lines = {i: max(map(cell_len, headings[i].split("\n"))) for i in kept}
+        # A column takes a border and two blanks besides its text; the table has one more border.
         return 0 if width is None else sum(3 + max(widest(i), lines[i]) for i in kept) + 1 - width
 
     def rename(new: Sequence[str], i: int) -> None:
@@ -90,7 +91,8 @@ def without_common(names: Sequence[str]) -> list[str]:
     parts = [name.split("-") for name in names]
     if len({len(p) for p in parts}) != 1:
         return list(names)
-    best, start = (0, 0), None
+    # One pass over the inner parts; the first and the last part stay, because they tell the runs apart.
+    best, start = (0, 0), None  # longest run so far as (first, end); first part of the present run
     for at in range(1, len(parts[0])):
         same = at < len(parts[0]) - 1 and len({p[at] for p in parts}) == 1
         start = (at if start is None else start) if same else None

@@ -81,7 +81,7 @@ class Passes:
     def backward(self, batch: Batch, weight: float) -> tuple[Any, Tensor]:
         """Add `weight` times the batch's mean gradient to .grad; return outputs and the weighted loss, detached."""
         outputs, loss = self.forward(batch, self.task)
-        if weight != 1.0:
+        if weight != 1.0:  # autograd adds up the gradients of the parts, so the weighted parts give the mean
             loss = loss * weight
         loss.backward()
         return detached(outputs), loss.detach()
