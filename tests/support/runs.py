@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from fsamlab.config import Config, typed
+from fsamlab.axes import rules
+from fsamlab.config import SCHEMAS, Config, typed
 from fsamlab.config.compose import register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +33,12 @@ ADAMW = ("optimizer.base=adamw", "optimizer.lr=0.002")
 
 def compose_tiny(*overrides: str) -> Config:
     """Compose conf/ with the tiny setting and `overrides`."""
+    schemas = (*SCHEMAS["optimizer"].values(), *rules.parameter_types())  # which a test may have changed
+    return copy.deepcopy(_composed(overrides, schemas))
+
+
+@cache  # many tests want the same few configurations, and Hydra takes longer than most of them
+def _composed(overrides: tuple[str, ...], schemas: tuple[object, ...]) -> Config:
     register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return typed(compose("config", overrides=[*TINY, *overrides]))
