@@ -106,7 +106,7 @@ def test_ctrl_c_checkpoints_the_running_jobs(launch, tmp_path, to_group):
     assert process.returncode == 130, output
     states = sorted(read_status(d)["status"] for d in runs(tmp_path))
     assert states == ["preempted", "preempted"], output  # and the other two never started
-    assert "the same command goes on" in output
+    assert "the same command continues them" in output
 
 
 def test_the_same_run_twice_in_a_sweep_runs_once(launch, tmp_path):
