@@ -328,6 +328,14 @@ def unknown_key(key: str, name: str, known: list[str], where: str) -> str:
     return f"{shown(key)}: unknown key{near or f'; {where} has ' + ', '.join(known)}"
 
 
+def mapping(key: str, value: Any, example: str) -> dict[str, Any]:
+    """Return a mapping of names to values, an empty one for null; refuse anything else with an example in the line."""
+    found = {} if value is None else value
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(key, found, f"must be a mapping of names to values, for example {example}")
+    return found
+
+
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among `allowed`."""
     if value not in allowed:

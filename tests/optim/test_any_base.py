@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from support.runs import compose_tiny
+from support.steps import closure_of
 from torch import nn
 
 from fsamlab.config import ConfigError, from_plain, to_plain
@@ -30,19 +30,6 @@ def network():
 def built(model, base, *more, variant="fsam"):
     config = compose_tiny(f"optimizer={variant}", f"optimizer.base={base}", *BASES.get(base, ()), *more)
     return build_optimizer(config.optimizer, model, seed=0)
-
-
-def closure_of(model, k):
-    generator = torch.Generator().manual_seed(k)
-    x, y = torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)
-
-    def closure():
-        model.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    return closure
 
 
 def train(model, optimizer, steps):

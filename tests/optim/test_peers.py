@@ -8,6 +8,7 @@ import pytest
 import pytorch_optimizer as peers
 import torch
 import torch.nn.functional as F
+from support.steps import batch, closure_of
 from torch import nn
 
 from fsamlab.optim import FSAM, SAM, SharpnessAware
@@ -21,23 +22,6 @@ def network(single=False):
     if single:
         return nn.Linear(6, 3, bias=False).double()
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-
-
-def batch(k):
-    generator = torch.Generator().manual_seed(k)
-    return torch.randn(16, 6, generator=generator).double(), torch.randint(0, 3, (16,), generator=generator)
-
-
-def closure_of(model, k):
-    x, y = batch(k)
-
-    def closure():
-        model.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    return closure
 
 
 def ours(model, make):
@@ -98,7 +82,8 @@ def test_gsam():
     base = torch.optim.SGD(b.parameters(), **SGD)
     optimizer = peers.GSAM(b.parameters(), base, b, Constant(), alpha=0.4)
     for k in range(STEPS):
-        optimizer.set_closure(F.cross_entropy, *batch(k))
+        x, y = batch(k)
+        optimizer.set_closure(F.cross_entropy, x.double(), y)
         optimizer.step()
     own = ours(a, lambda base, model: SharpnessAware(base, rho=0.3, descent="surrogate_gap", alpha=0.4))
     assert apart(own, weights(b)) < ROUNDING

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.runs import ADAMW, VARIANTS, compose_tiny
+from support.steps import batch, plain_closure
+from support.steps import closure_of as closure_on
 from torch import nn
 
 from fsamlab import optim
@@ -27,37 +29,12 @@ def network(dropout=0.0):
     return nn.Sequential(*layers).train()
 
 
-def batch(k, n=16):
-    g = torch.Generator().manual_seed(k)
-    return torch.randn(n, 6, generator=g), torch.randint(0, 3, (n,), generator=g)
-
-
 def sgd(model, lr=0.1):
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-3)
 
 
 def closure_of(model, optimizer, k):
-    x, y = batch(k)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    return closure
-
-
-def plain_closure(model, k):
-    """A closure that leaves zero_grad() to the loop."""
-    x, y = batch(k)
-
-    def closure():
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    return closure
+    return closure_on(model, k, optimizer.zero_grad)
 
 
 def subtracting_full(base, **keywords):

@@ -6,24 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fsamlab.checks import ConfigError, did_you_mean
+from fsamlab.checks import ConfigError, did_you_mean, mapping
 from fsamlab.config.import_path import import_function
 
 BUILT_IN = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: the keys that this base alone reads
 OF_THE_CONFIG = ("lr", "weight_decay")  # keywords that are keys of every optimizer's config
-
-
-def keywords_of(options: Any) -> dict[str, Any]:
-    """Return `optimizer.base_options` as keywords.
-
-    Raises:
-        ConfigError: the options are no mapping of names to values.
-    """
-    found = {} if options is None else options
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        allowed = "must be a mapping of keywords to values, for example {betas: [0.9, 0.99]}"
-        raise ConfigError("base_options", found, allowed)
-    return found
 
 
 def import_base(path: str) -> type:
@@ -53,7 +40,7 @@ def keywords_for(cls: type, path: str, options: Any, lr: float, weight_decay: fl
     Raises:
         ConfigError: a keyword that the class does not have or that is missing, or a weight decay that it cannot make.
     """
-    given = keywords_of(options)
+    given = mapping("base_options", options, "{betas: [0.9, 0.99]}")
     parameters = inspect.signature(cls).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [name for name in list(parameters)[1:] if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD]

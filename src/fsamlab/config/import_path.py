@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fsamlab.checks import ConfigError
@@ -53,6 +53,27 @@ def import_function(key: str, path: str, what: str = "function") -> Callable[...
     return function
 
 
+def check_call(
+    key: str, path: str, function: Callable[..., Any], positional: Sequence[str], keywords: Collection[str]
+) -> None:
+    """Refuse a function that cannot be called with these arguments.
+
+    Args:
+        key: the config key that holds the path, for the message; `path` too.
+        function: found at `path`.
+        positional: a word for each positional argument, for the message.
+        keywords: the names of the other arguments.
+
+    Raises:
+        ConfigError: the function takes other arguments.
+    """
+    try:
+        inspect.signature(function).bind(*positional, **dict.fromkeys(keywords))
+    except TypeError as error:
+        names = ", ".join([*positional, *(f"{name}=" for name in keywords)])
+        raise ConfigError(key, path, f"cannot be called with ({names}): {error}") from None
+
+
 def call_imported(key: str, path: str, kind: type, *args: Any, **kwargs: Any) -> Any:
     """Call the function that `path` names and return the result.
 
@@ -67,11 +88,7 @@ def call_imported(key: str, path: str, kind: type, *args: Any, **kwargs: Any) ->
             function is not caught.
     """
     function = import_function(key, path)
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        names = ", ".join([*(type(a).__name__ for a in args), *(f"{name}=" for name in kwargs)])
-        raise ConfigError(key, path, f"cannot be called with ({names}): {error}") from None
+    check_call(key, path, function, [type(a).__name__ for a in args], kwargs)
     made = function(*args, **kwargs)
     if not isinstance(made, kind):
         raise ConfigError(key, path, f"returned a {type(made).__name__}, not a {kind.__module__}.{kind.__qualname__}")

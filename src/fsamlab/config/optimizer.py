@@ -16,6 +16,7 @@ from fsamlab.checks import (
     is_recorded,
     label,
     listed,
+    mapping,
     number,
     one_of,
     text,
@@ -99,18 +100,10 @@ class OptimizerConfig:
             value, default = getattr(self, name, None), self.__dataclass_fields__[name].default
             if value is not None and name not in taken and value != default:
                 raise rules.unused(name, value, f"optimizer={self.name}")
-        foreign, own = (
-            {
-                name
-                for axis, choice in chosen.items()
-                if (axis in self.foreign()) is outside
-                for name in choice.parameters()
-            }
-            for outside in (True, False)
-        )
+        own = self._own_parameters(chosen)
         for name, value in self._further().items():
             # A choice from another package keeps its parameters here, also when a later version has a key of that name.
-            if name in self.__dataclass_fields__ and (name not in foreign or name in own):
+            if name in self.__dataclass_fields__ and name not in taken - own:
                 raise ConfigError(f"parameters.{name}", value, f"is a key of its own: set optimizer.{name}")
             if name in self.__dataclass_fields__ and getattr(self, name) is not None:
                 raise ConfigError(name, getattr(self, name), f"optimizer.parameters.{name} is set too: leave out one")
@@ -118,15 +111,19 @@ class OptimizerConfig:
                 allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
                 raise ConfigError(f"parameters.{name}", value, allowed)
         self._check_all_set(chosen)
-        self.chosen()
+        self._with_values(chosen)
         self._settle(chosen)
         if not ascent.perturbs:
             self._refuse(("every", "floor", "same_rng"), "there is no perturbation")
         elif not is_recorded():
             rules.check_same_rng(self.same_rng, ascent)
 
+    def _own_parameters(self, chosen: dict[str, type[Choice]]) -> set[str]:
+        """Return the parameters of the choices of this package, which are keys of their own."""
+        return {name for axis, c in chosen.items() if axis not in self.foreign() for name in c.parameters()}
+
     def _check_all_set(self, chosen: dict[str, type[Choice]]) -> None:
-        own = {name for axis, c in chosen.items() if axis not in self.foreign() for name in c.parameters()}
+        own = self._own_parameters(chosen)
         for axis, choice in chosen.items():
             for name in choice.required():
                 where = name if name in own else f"parameters.{name}"
@@ -201,11 +198,7 @@ class OptimizerConfig:
         return further[parameter] if parameter in further else getattr(self, parameter, None)
 
     def _further(self) -> dict[str, Any]:
-        found = {} if self.parameters is None else self.parameters
-        if not isinstance(found, dict):
-            allowed = "must be a mapping of names to values, for example {alpha: 0.5}"
-            raise ConfigError("parameters", found, allowed)
-        return found
+        return mapping("parameters", self.parameters, "{alpha: 0.5}")
 
     def chosen(self) -> Choices:
         """Return the choices with their values.
@@ -213,7 +206,9 @@ class OptimizerConfig:
         Raises:
             ConfigError: a value out of range.
         """
-        chosen = self.classes()
+        return self._with_values(self.classes())
+
+    def _with_values(self, chosen: dict[str, type[Choice]]) -> Choices:
         values = {name: self.value(name) for choice in chosen.values() for name in choice.parameters()}
         try:
             return Choices(chosen, values, loop=True)

@@ -128,7 +128,10 @@ class InMemoryEval:
     def batches(self) -> Iterator[Batch]:
         """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
         for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size):
-            yield plain_batch(self._images, indices, self._normalisation)
+            yield self._batch(indices)
+
+    def _batch(self, indices: Tensor) -> Batch:
+        return plain_batch(self._images, indices, self._normalisation)
 
 
 def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:

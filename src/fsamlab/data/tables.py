@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
-from fsamlab.data.in_memory import InMemoryTrain
+from fsamlab.data.in_memory import InMemoryEval, InMemoryTrain
 from fsamlab.data.interface import Batch, Data
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 
@@ -28,6 +28,15 @@ class Table:
     def at(self, positions: Tensor) -> Table:
         """Return the rows at `positions`."""
         return Table(self.columns[positions], self.values[positions])
+
+    def to(self, device: torch.device) -> Table:
+        """Return the table on another device."""
+        return Table(self.columns.to(device), self.values.to(device))
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Return the rows at `indices`, on their device, as a batch."""
+        chosen = self.at(indices)
+        return Batch(chosen.columns, chosen.values, indices)
 
 
 Reader = Callable[[], Table]
@@ -56,31 +65,26 @@ class TableTrain(InMemoryTrain):
     def __init__(self, rows: Table, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(rows.values)
         self._cfg, self._seed, self._device = cfg, seed, device
-        self._rows = Table(rows.columns.to(device), rows.values.to(device))
+        self._rows = rows.to(device)
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
         """Return the samples at these positions."""
         return self._batch(indices)
 
     def _batch(self, indices: Tensor, *stream: int) -> Batch:
-        indices = indices.to(self._device)
-        chosen = self._rows.at(indices)
-        return Batch(chosen.columns, chosen.values, indices)
+        return self._rows.batch(indices.to(self._device))
 
 
-class TableEval:
+class TableEval(InMemoryEval):
     """Implements :class:`~fsamlab.data.interface.EvalSource` on a table."""
 
     def __init__(self, rows: Table, cfg: DataConfig, device: torch.device) -> None:
         self.num_samples = len(rows.values)
         self._cfg, self._device = cfg, device
-        self._rows = Table(rows.columns.to(device), rows.values.to(device))
+        self._rows = rows.to(device)
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
-        for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size):
-            chosen = self._rows.at(indices)
-            yield Batch(chosen.columns, chosen.values, indices)
+    def _batch(self, indices: Tensor) -> Batch:
+        return self._rows.batch(indices)
 
 
 def build_table(read: Reader, cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:

@@ -142,9 +142,10 @@ def _imported(params: Any, cfg: OptimizerConfig) -> Optimizer:
     Raises:
         ConfigError: the class refuses these parameters (some take matrices alone) or their number of groups.
     """
-    keywords = keywords_for(import_base(cfg.base), cfg.base, cfg.base_options, cfg.lr, cfg.weight_decay)
+    cls = import_base(cfg.base)
+    keywords = keywords_for(cls, cfg.base, cfg.base_options, cfg.lr, cfg.weight_decay)
     try:
-        made: Optimizer = import_base(cfg.base)(params, **keywords)
+        made: Optimizer = cls(params, **keywords)
     except Exception as error:  # whatever the class makes of the model's parameters
         raise made_in_vain(cfg.base, keywords, error).under("optimizer.") from None
     return made

@@ -236,7 +236,7 @@ class SharpnessAware(TwoPhase):
                 if perturbs:
                     self._ascend()
                     perturbed.append(self.passes.perturbed(descent, True, random))
-                    self.displacement.put_back(self.ops, self._sharded_model)
+                    self._put_back()
                     parts, self._parts = self._parts or [], None
                     finite = finite and self._finite
                     if self._finite:

@@ -153,11 +153,12 @@ class TwoPhase(Wrapper):
         self.scaling.undo(self._gradients(), self.ops)
         parts = self._gather() if self._perturbing else self._drop_gradients()
         self._parts = parts
-        norm_a = number(global_norm([x for part in parts for x in part.a], self.ops))
+        a = [x for part in parts for x in part.a]
+        norm_a = number(global_norm(a, self.ops))
         self._finite = self._ascent_verdict(norm_a)
         if not parts or not self._finite:
             return
-        self.choices.metric.prepare([x for part in parts for x in part.a], [p for part in parts for p in part.params])
+        self.choices.metric.prepare(a, [p for part in parts for p in part.params])
         recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
         self.choices.component.set_direction(parts, self.ops)
         norm_d, direction = self._move(parts, norm_a)
@@ -189,7 +190,7 @@ class TwoPhase(Wrapper):
 
         For a loop that ends between the phases (an exception in the second pass, Ctrl-C). Does nothing at other times.
         """
-        self.displacement.put_back(self.ops, self._sharded_model)
+        self._put_back()
         self._parts, self._clean = None, {}
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
@@ -201,7 +202,7 @@ class TwoPhase(Wrapper):
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
         try:
-            self.displacement.put_back(self.ops, self._sharded_model)
+            self._put_back()
             perturbed = self._perturbing
             finite = (self._finite or not perturbed) and self._verdict(losses, perturbed)
             parts, self._parts = self._parts, None
@@ -320,6 +321,9 @@ class TwoPhase(Wrapper):
         parts = sorted_parts(params, gradients, self.choices, self._own)
         self._drop_gradients()
         return parts
+
+    def _put_back(self) -> None:
+        self.displacement.put_back(self.ops, self._sharded_model)
 
     def _gradients(self) -> Tensors:
         return [p.grad for p in self.parameters() if p.grad is not None]

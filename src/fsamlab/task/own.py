@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fsamlab.config import ConfigError, TaskConfig
-from fsamlab.config.import_path import import_function
+from fsamlab.config.import_path import check_call, import_function
 from fsamlab.task.task import Metric, Samples, Task
 
 Function = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> a value of each sample (n,)
@@ -62,8 +63,7 @@ class Own(Task):
         if self.loss_function is None:
             return self.base.losses(outputs, samples)
         found = self.loss_function(outputs, samples.targets)
-        _check_values("task.loss", str(self.loss_name), found, samples, "loss")
-        return found if found.dim() == 1 else found.flatten(1).mean(1)
+        return _of_samples("task.loss", str(self.loss_name), found, samples, "loss")
 
     def loss(self, outputs: Any, samples: Samples) -> Tensor:
         """Return the mean loss."""
@@ -78,9 +78,7 @@ class Own(Task):
         found = self.base.metrics(outputs, samples)
         for name, function in self.own_metrics.items():
             values = function(outputs, samples.targets)
-            _check_values("task.metrics", name, values, samples, "value")
-            values = values.double()
-            found[name] = (values if values.dim() == 1 else values.flatten(1).mean(1)).sum()
+            found[name] = _of_samples("task.metrics", name, values, samples, "value", torch.float64).sum()
         return found
 
     def values(self, means: Mapping[str, float]) -> dict[str, float]:
@@ -96,12 +94,17 @@ class Own(Task):
         return self.base.conventions() if self.loss_name is None else {"loss": self.loss_name}
 
 
-def _check_values(key: str, path: str, found: Any, samples: Samples, what: str) -> None:
+def _of_samples(
+    key: str, path: str, found: Any, samples: Samples, what: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return what a function of the user gave as one value of each sample (n,), the mean over further dimensions."""
     if not isinstance(found, Tensor):
         raise ConfigError(key, path, f"returned a {type(found).__name__}; it must return a tensor, a {what} per sample")
     if found.dim() == 0 or len(found) != len(samples):
         allowed = f"returned shape {tuple(found.shape)} for {len(samples)} samples; it must return a {what} for each"
         raise ConfigError(key, path, f"{allowed} sample, without a mean over the samples")
+    found = found if dtype is None else found.to(dtype)
+    return found if found.dim() == 1 else found.flatten(1).mean(1)
 
 
 def with_own_parts(base: Task, cfg: TaskConfig) -> Task:
@@ -135,9 +138,5 @@ def _function(key: str, path: str, options: Mapping[str, Any]) -> Function:
     parameters = inspect.signature(found).parameters
     options = {**({"reduction": "none"} if "reduction" in parameters else {}), **options}
     is_module = isinstance(found, type) and issubclass(found, nn.Module)
-    try:
-        inspect.signature(found).bind(*(() if is_module else ("outputs", "targets")), **options)
-    except TypeError as error:
-        names = ", ".join([*(() if is_module else ("outputs", "targets")), *(f"{name}=" for name in options)])
-        raise ConfigError(key, path, f"cannot be called with ({names}): {error}") from None
+    check_call(key, path, found, () if is_module else ("outputs", "targets"), options)
     return found(**options) if is_module else partial(found, **options)
