@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.marks import long_but
 from support.processes import finish, start, wait_for
 from support.runs import ADAMW, compose_tiny
 
@@ -80,7 +81,7 @@ def test_a_truncated_last_falls_back_to_previous(tmp_path):
     assert "last.pt cannot be read" in (directory / "run.log").read_text()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", long_but((signal.SIGTERM,), [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]))
 def test_signals_checkpoint_and_leave(tmp_path, signum):
     overrides = ("optimizer=fsam", "train.log_every_steps=1", "train.epochs=3")
     whole = finish(overrides, tmp_path / "whole")

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from support.marks import long_but
 from support.runs import ROOT, compose_tiny
 from support.wandb_standin import HISTORY, StandIn
 
@@ -158,7 +159,7 @@ def test_the_same_as_training_mirrors(tmp_path, monkeypatch):
         assert not live.unknown + late.unknown
 
 
-@pytest.mark.parametrize("status", ["failed", "preempted", "cancelled", "running"])
+@pytest.mark.parametrize("status", long_but(("failed",), ["failed", "preempted", "cancelled", "running"]))
 def test_a_run_that_ended_otherwise_has_exit_code_1(server, local, status):
     owner = {"host": "elsewhere", "pid": 1, "pid_start": "1", "attempt": 1}  # of a run marked running: silent for long
     directory = local(status=status, steps=[1, 2])
