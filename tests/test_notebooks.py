@@ -154,9 +154,9 @@ def test_sharpness(sweep, monkeypatch):
 def test_your_own_optimizer(tmp_path, monkeypatch):
     notebook = execute(NOTEBOOKS[3], ROOT / "notebooks", monkeypatch, tmp_path)
     runs, _ = figures.load(tmp_path / "own_optimizer")
-    assert sorted(runs["optimizer.name"]) == ["fsam", "fsam", "sam_noise_ema", "sam_noise_ema", "sgd", "sgd"]
+    assert sorted(runs["optimizer.name"]) == ["asam_noise_ema", "asam_noise_ema", "fsam", "fsam", "sgd", "sgd"]
     (accuracy,) = shown(notebook, "text/markdown")
-    assert line(accuracy, "sam_noise_ema")[3] == mean_std(runs, "sam_noise_ema", "final/test/acc1")
+    assert line(accuracy, "asam_noise_ema")[3] == mean_std(runs, "asam_noise_ema", "final/test/acc1")
     assert len(shown(notebook, "image/svg+xml")) == 1
     found = next(output.data["text/plain"] for output in outputs(notebook) if "data" in output)
     plain = dict(re.findall(r"'([\w-]+)': ([\d.]+)", found))
