@@ -1,6 +1,7 @@
 """Other people's loops and parameters: maximize, scaled gradients, losses of any kind, mixed and complex types."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 
 from fsamlab.config import ConfigError
 from fsamlab.optim import ASAM, FASAM, FSAM, SAM, RandomSAM, SAMComponent, SAMFullEMA, SAMNoise, SharpnessAware
+
+momentum_sam = functools.partial(SharpnessAware, ascent="momentum")
 
 
 def network():
@@ -33,7 +36,7 @@ def same(a, b):
 # maximize
 
 
-@pytest.mark.parametrize("make", [SAM, FSAM, ASAM, SAMFullEMA, SAMNoise, RandomSAM])
+@pytest.mark.parametrize("make", [SAM, FSAM, ASAM, SAMFullEMA, SAMNoise, RandomSAM, momentum_sam])
 def test_maximizing_minus_the_loss_is_minimizing_the_loss(make):
     """But for a random direction, which has no sign of its own: there the two go opposite ways."""
     found = []

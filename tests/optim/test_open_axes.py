@@ -188,7 +188,7 @@ def test_a_late_decision_costs_no_second_pass_where_the_step_does_not_perturb():
 
 def test_an_ascent_reads_the_momentum_of_the_base():
     problem = Problem()
-    optimizer = problem.optimizer(ascent=toys.Momentum, momentum=0.9)
+    optimizer = problem.optimizer(ascent=toys.Against, momentum=0.9)
     v = problem.gradient(0, problem.w)  # the first step has no momentum yet, and is the base's
     w = problem.w - LR * v
     close(problem.train(optimizer, [0]), w)
@@ -199,20 +199,36 @@ def test_an_ascent_reads_the_momentum_of_the_base():
 def test_a_base_without_the_state_that_a_choice_reads_is_named():
     problem = Problem()
     base = torch.optim.AdamW(problem.model.parameters())
-    optimizer = SharpnessAware(base, ascent=toys.Momentum)
+    optimizer = SharpnessAware(base, ascent=toys.Against)
     problem.train(optimizer, [0])
-    with pytest.raises(ConfigError, match="ascent=momentum: reads momentum_buffer of the base, and AdamW"):
+    with pytest.raises(ConfigError, match="ascent=against: reads momentum_buffer of the base, and AdamW"):
         problem.train(optimizer, [1])
 
 
 def test_a_base_that_keeps_no_state_at_all_is_named():
     problem = Problem()
-    optimizer = problem.optimizer(ascent=toys.Momentum)
+    optimizer = problem.optimizer(ascent=toys.Against)
     problem.train(optimizer, [0])
     with pytest.raises(
-        ConfigError, match="ascent=momentum: reads momentum_buffer of the base, and SGD as set keeps noth"
+        ConfigError, match="ascent=against: reads momentum_buffer of the base, and SGD as set keeps noth"
     ):
         problem.train(optimizer, [1])
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("sgd", "reads momentum_buffer or exp_avg of the base, which base=sgd, momentum=0 does not keep"),
+        ("adamw", None),
+    ],
+)
+def test_a_built_in_base_without_momentum_is_refused_before_anything_runs(base, said):
+    overrides = ("optimizer=msam", f"optimizer.base={base}", *(["optimizer.momentum=0"] if said else []))
+    if said is None:
+        assert compose_tiny(*overrides).optimizer.ascent == "momentum"
+        return
+    with pytest.raises(ConfigError, match=f"^optimizer.ascent=momentum: {said}$"):
+        compose_tiny(*overrides)
 
 
 def test_a_metric_is_shown_the_ascent_gradients_before_their_memory_is_reused():

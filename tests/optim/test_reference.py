@@ -304,6 +304,16 @@ def friendly_fisher():
     return rule_of(lambda g, h: h, lambda g: reference.fisher_sam(fsam.direction(g), g, RHO, 2.0))
 
 
+def along_momentum(eps):
+    """The base's step with the gradient at w + eps(v), v the momentum before the step; at w before the first one."""
+
+    def step(w, g, gradient, base, perturbs):
+        v = base.v if isinstance(base, reference.SGD) else base.m
+        return base.step(w, g if v is None else perturbed(w, eps(v), gradient))
+
+    return step
+
+
 FAMILY = {  # name: (choices, the rule, every)
     "GSAM": ({"descent": "surrogate_gap", "alpha": 0.4}, lambda: rule_of(lambda g, h: reference.gsam(g, h, 0.4)), 1),
     "rescaled": ({"descent": "rescaled"}, lambda: rule_of(reference.rescaled), 1),
@@ -320,6 +330,7 @@ FAMILY = {  # name: (choices, the rule, every)
         1,
     ),
     "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
+    "MSAM": ({"ascent": "momentum"}, lambda: along_momentum(lambda v: reference.msam(v, RHO)), 1),
     "USAM": ({"metric": "unnormalised"}, lambda: rule_of(lambda g, h: h, lambda g: reference.usam(g, RHO)), 1),
 }
 
@@ -347,6 +358,7 @@ WRONG = {
             RHO * x / reference.norm(reference.fisher_sam(g, g, 1.0, 2.0)) for x in reference.fisher_sam(g, g, 1.0, 2.0)
         ],
     ),
+    "MSAM": lambda: along_momentum(lambda v: reference.sam(v, RHO)),  # along +v
     "USAM": lambda: rule_of(lambda g, h: h),
 }
 

@@ -89,10 +89,10 @@ class Steep(When):
 
 
 @dataclass
-class Momentum(Ascent):
+class Against(Ascent):
     """a = -v, the base's momentum, without a pass of its own (MSAM, arXiv 2401.12033)."""
 
-    name = "momentum"
+    name = "against"
     needs_base_state = ("momentum_buffer",)
 
     def gradients(self, step):

@@ -22,7 +22,8 @@ class Ascent(Choice):
         perturbs: whether there is an ascent at all.
         has_clean_loss: whether the ascent makes a pass over the descent batch at the unperturbed weights; its
             gradient is in p.grad then. An ascent without this pass, and without `needs`, finds no gradients.
-        has_mean: whether the ascent gradient has a mean that a reference can estimate; false for pure noise.
+        has_mean: whether the ascent gradient has a mean that a reference can estimate; false for pure noise, and for
+            an average of gradients.
         two_phase: whether a caller of ascend() can supply the gradients that the ascent needs.
     """
 
@@ -128,4 +129,29 @@ class Gaussian(Ascent):
         return [normal_like(p, generators[p.device]) if p.requires_grad else None for p in step.params]
 
 
-ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, OtherBatch, FullSet, Gaussian)
+@dataclass
+class Momentum(Ascent):
+    """a = -v, v the momentum of the base (MSAM, arXiv 2401.12033, Algorithm 1): no pass of its own.
+
+    v is SGD's `momentum_buffer`, weight decay in it, or Adam's `exp_avg`, as in the authors' code. The weights move
+    along the step that the momentum is about to take, since that step overshoots in the directions of large curvature.
+    The first step has no v, and leaves the weights unperturbed.
+    """
+
+    name = "momentum"
+    has_mean = False
+    needs_base_state = ("momentum_buffer or exp_avg",)
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return -v of each trainable parameter; None where the base keeps no v yet."""
+        # The optimizer turns eps around where a base maximizes, and v of such a base is turned around already.
+        turned = {p for group in step.groups if group.get("maximize") for p in group["params"]}
+        found = []
+        for p in step.params:
+            entries = step.base_state(p)
+            v = entries.get("momentum_buffer", entries.get("exp_avg"))
+            found.append(None if v is None or not p.requires_grad else v.clone() if p in turned else -v)
+        return found
+
+
+ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, OtherBatch, FullSet, Gaussian, Momentum)

@@ -41,7 +41,8 @@ class Choice:
         data: the same in words.
         needs_clean: whether the choice needs the gradient of the descent batch at the unperturbed weights.
         needs_sample_losses: whether closures have to return a :class:`Pass` with the losses of the samples.
-        needs_base_state: entries of the base optimizer's state that the choice reads (`momentum_buffer`).
+        needs_base_state: entries of the base optimizer's state that the choice reads: `momentum_buffer`, or
+            `momentum_buffer or exp_avg` where one of two will do.
         per_micro_batch: whether each micro-batch of a step can have its own perturbation.
         state_keys: entries that the choice keeps in the state of a parameter. A floating-point tensor of the
             parameter's shape is loaded in the parameter's dtype, any other value as it was saved.
@@ -112,6 +113,11 @@ class Choice:
 
     def update(self, part: Part, state: State, ops: Ops) -> None:
         """Update the state with one part of a perturbed step; called by :meth:`commit` for each part."""
+
+
+def is_kept(needed: str, entries: Collection[str]) -> bool:
+    """Return whether a base that keeps `entries` in its state has what a choice needs, `a` or `a or b`."""
+    return any(name in entries for name in needed.split(" or "))
 
 
 def of_the_loop(field: Any) -> Any:

@@ -111,7 +111,7 @@ def choose(names: Mapping[str, Name]) -> dict[str, type[Choice]]:
         wanted = f"needs {' or '.join(REFERENCES)}" if component.takes_reference else "takes none"
         raise ConfigError("reference", reference and reference.name, f"component={component.name} {wanted}")
     if reference is not None and not ascent.has_mean:
-        allowed = f"the direction of {said} has no mean to take apart; use component=all"
+        allowed = f"the direction of {said} is no gradient with a mean to take apart; use component=all"
         raise ConfigError("reference", reference.name, allowed)
     if reference is not None and reference.needs == FULL == ascent.needs:
         allowed = f"the gradient of {said} is the full gradient already; use component=all"

@@ -10,6 +10,7 @@ from fsamlab.checks import ConfigError, did_you_mean, mapping
 from fsamlab.config.import_path import import_function
 
 BUILT_IN = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # base: the keys that this base alone reads
+STATE = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}  # what each keeps of a parameter
 OF_THE_CONFIG = ("lr", "weight_decay")  # keywords that are keys of every optimizer's config
 
 

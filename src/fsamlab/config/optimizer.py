@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsamlab.axes import Ascent, Choice, Choices, rules
+from fsamlab.axes.axis import is_kept
 from fsamlab.checks import (
     COUNT,
     MISSING,
@@ -23,7 +24,7 @@ from fsamlab.checks import (
     within,
     word,
 )
-from fsamlab.config.base import BUILT_IN, check_base
+from fsamlab.config.base import BUILT_IN, STATE, check_base
 from fsamlab.config.import_path import import_function
 from fsamlab.config.perturb import check_perturb
 
@@ -47,7 +48,7 @@ class OptimizerConfig:
     eps: float = number(1e-8, 1e-30, 1e6)  # base=adamw; below, fp32 has a zero
     epoch_multiplier: int = number(1, 1, 1000)  # trains train.epochs times this; 2: the compute of a two-pass method
     # the axes; a choice from another package is package.module:Class
-    ascent: str = "none"  # none | batch | other_batch | full | gaussian
+    ascent: str = "none"  # none | batch | other_batch | full | gaussian | momentum
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive | fisher | unnormalised
@@ -111,6 +112,7 @@ class OptimizerConfig:
                 allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
                 raise ConfigError(f"parameters.{name}", value, allowed)
         self._check_all_set(chosen)
+        self._check_base_state(chosen)
         self._with_values(chosen)
         self._settle(chosen)
         if not ascent.perturbs:
@@ -131,6 +133,18 @@ class OptimizerConfig:
                     raise ConfigError(where, "null", f"has to be set with {axis}={getattr(self, axis)}")
                 if self.value(name) == MISSING:  # which check_fields takes for a value that is still to come
                     raise ConfigError(where, MISSING, "has to be set")
+
+    def _check_base_state(self, chosen: dict[str, type[Choice]]) -> None:
+        """Refuse a built-in base without the state that a choice reads; another base tells after its first step."""
+        if self.base not in STATE:
+            return
+        kept = STATE[self.base] if self.base != "sgd" or self.momentum > 0 else ()
+        for axis, choice in chosen.items():
+            for key in choice.needs_base_state:
+                if not is_kept(key, kept):
+                    settings = f"base={self.base}" + ("" if kept else ", momentum=0")
+                    allowed = f"reads {key} of the base, which {settings} does not keep"
+                    raise ConfigError(axis, getattr(self, axis), allowed)
 
     def to_build(self) -> dict[str, type[Choice]]:
         """Return :meth:`classes`, of which a record may have been made with another version or in another place.

@@ -44,6 +44,11 @@ def fisher_sam(d: Vector, g: Vector, rho: float, eta: float) -> Vector:
     return [rho * x / dot(d, p) ** 0.5 for x in p]
 
 
+def msam(v: Vector, rho: float) -> Vector:
+    """MSAM (arXiv 2401.12033): eps = -rho v / |v|, v the momentum before this step."""
+    return [-rho * x / norm(v) for x in v]
+
+
 def usam(g: Vector, rho: float) -> Vector:
     """USAM (arXiv 2206.06232): eps = rho g."""
     return [rho * x for x in g]

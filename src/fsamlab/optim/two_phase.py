@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fsamlab.axes import rules
 from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
-from fsamlab.axes.axis import Part, Step, step_seed
+from fsamlab.axes.axis import Part, Step, is_kept, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
 from fsamlab.checks import ConfigError, in_range
@@ -288,9 +288,10 @@ class TwoPhase(Wrapper):
         stepped = bool(self.base.state) or getattr(self, "_opt_called", False)  # SGD without momentum keeps nothing
         for axis, choice in self.choices.by_axis().items():
             for key in choice.needs_base_state if choice and stepped else ():
-                if not any(entries.get(key) is not None for entries in self.base.state.values()):
-                    kept = ", ".join(sorted({n for entries in self.base.state.values() for n in entries})) or "nothing"
-                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {kept}"
+                kept = sorted({n for entries in self.base.state.values() for n, x in entries.items() if x is not None})
+                if not is_kept(key, kept):
+                    found = ", ".join(kept) or "nothing"
+                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {found}"
                     raise ConfigError(axis, choice.name if choice else None, allowed)
 
     def _ascent_verdict(self, norm_a: Number) -> bool:

@@ -31,6 +31,7 @@ class Style:
 
 SOLID, DASHED, DOTTED, DASH_DOT = (), (5.0, 3.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.0)
 LONG, SHORT = (9.0, 3.0), (3.0, 1.5)
+DASH_DOT_DOT = (6.0, 2.0, 1.5, 2.0, 1.5, 2.0)
 GREY, BLUE, GREEN, VERMILION, GOLD = "#7a7a7a", "#0072b2", "#009e73", "#d55e00", "#b58900"
 PURPLE, PINK, TEAL, INDIGO, BROWN = "#8f5fd0", "#d6498f", "#00959f", "#5b6ee1", "#9a6a3c"
 PALETTE = (VERMILION, BLUE, GREEN, GOLD, PURPLE, PINK, TEAL, INDIGO, BROWN, GREY)  # for groups of several methods
@@ -47,6 +48,7 @@ METHODS: dict[str, Style] = {
     "asam": Style("ASAM", GREEN, LONG, "^"),
     "fisher_sam": Style("FisherSAM", GREEN, SHORT, "H"),
     "usam": Style("USAM", BROWN, SHORT, "+"),
+    "msam": Style("MSAM", BROWN, DASH_DOT_DOT, r"$\bigstar$"),
     "sam_on": Style("SAM-ON", BROWN, LONG, "x"),
     "fsam": Style("F-SAM", VERMILION, SOLID, "P"),
     "fasam": Style("F-ASAM", GOLD, DASHED, "*"),
