@@ -53,7 +53,7 @@ def weights(*overrides):
 def test_what_the_config_says_is_what_trains():
     optimizer = build_optimizer(compose_tiny(*toys.OVERRIDES).optimizer, torch.nn.Linear(2, 2), seed=0)
     found = {name: getattr(axis, name) for axis in optimizer.choices.made() for name in axis.parameters()}
-    assert found == {**toys.PARAMETERS, "every": 1}
+    assert found == {**toys.PARAMETERS, "every": 1, "start": 0.0, "stop": 1.0}
     base = weights()
     assert torch.equal(base, weights())
     for name in toys.PARAMETERS:

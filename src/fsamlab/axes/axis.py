@@ -47,6 +47,7 @@ class Choice:
         state_keys: entries that the choice keeps in the state of a parameter. A floating-point tensor of the
             parameter's shape is loaded in the parameter's dtype, any other value as it was saved.
         values: attributes of the choice itself (numbers) that change from step to step.
+        total_steps: of the whole training; None if the optimizer was not told. The optimizer sets it.
     """
 
     name: ClassVar[str]
@@ -58,6 +59,7 @@ class Choice:
     per_micro_batch: ClassVar[bool] = True
     state_keys: ClassVar[tuple[str, ...]] = ()
     values: ClassVar[tuple[str, ...]] = ()
+    total_steps: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:
         if "name" not in cls.__dict__:
@@ -87,6 +89,16 @@ class Choice:
         """Return the names of the parameters that are numbers with a fraction, or null."""
         hints = types_of(cls)
         return tuple(name for name in cls.parameters() if hints[name] in (float, float | None))
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """Whether the choice, with its present values, goes by the share of the training that is done."""
+        return False
+
+    def share_of_training(self, number: int) -> float:
+        """Return the share of the training that is done after `number` steps, at most 1; a step left out counts."""
+        assert self.total_steps is not None  # the optimizer has asked needs_total_steps
+        return min(1.0, number / self.total_steps)
 
     def check(self, choices: Choices) -> None:
         """Raise ConfigError if a value makes no sense together with the other choices."""

@@ -22,7 +22,7 @@ from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
-from fsamlab.checks import ConfigError, check_fields
+from fsamlab.checks import ConfigError, check_fields, in_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,7 @@ class Choices:
     metric: Metric
     descent: Descent
     when: When
+    total_steps: int | None = None
 
     def __init__(self, names: Mapping[str, rules.Name], parameters: Mapping[str, Any], loop: bool = False) -> None:
         chosen = rules.choose(names)
@@ -103,10 +104,24 @@ class Choices:
         """Whether closures have to return the losses of the samples."""
         return any(choice.needs_sample_losses for choice in self.made())
 
-    @property
-    def acts_between(self) -> bool:
-        """Whether a choice acts in steps that do not perturb."""
-        return any(type(choice).between is not Choice.between for choice in self.made())
+    def acts_between(self, number: int) -> bool:
+        """Return whether a choice acts in the step after `number` steps, if this step does not perturb."""
+        return self.when.inside(number) and any(type(choice).between is not Choice.between for choice in self.made())
+
+    def train_for(self, total_steps: int | None) -> None:
+        """Tell the choices the number of steps of the whole training.
+
+        Raises:
+            ConfigError: a choice goes by the share of training, and the number is not known.
+        """
+        in_range("total_steps", total_steps, 1)
+        for axis, choice in self.by_axis().items():
+            if choice is not None and choice.needs_total_steps and total_steps is None:
+                allowed = f"{axis}={choice.name} as set goes by the share of training: give the number of all its steps"
+                raise ConfigError("total_steps", None, allowed)
+        self.total_steps = total_steps
+        for choice in self.made():
+            choice.total_steps = total_steps  # type: ignore[misc]
 
     @property
     def full_every_steps(self) -> int:
@@ -136,7 +151,8 @@ class Choices:
         parameters = {name: getattr(c, name) for c in self.made() for name in c.of_the_optimizer()}
         values = {axis: {name: getattr(c, name) for name in c.values} for axis, c in self.by_axis().items() if c}
         names = {axis: c.name if c else None for axis, c in self.by_axis().items()}
-        return {"choices": names, "parameters": parameters, "values": {k: v for k, v in values.items() if v}}
+        length = {"total_steps": self.total_steps} if any(c.needs_total_steps for c in self.made()) else {}
+        return {"choices": names, "parameters": parameters, "values": {k: v for k, v in values.items() if v}, **length}
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Raise ValueError if `state` belongs to other choices; an axis that `state` does not know has its default."""
@@ -144,6 +160,12 @@ class Choices:
         differing = [f"{k}={theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
         if differing:
             raise ValueError(f"this is the state of another variant: {'; '.join(differing)}")
+        there = state.get("total_steps", self.total_steps)
+        if self.total_steps is not None and there != self.total_steps:
+            raise ValueError(
+                f"this is the state of a training of {there} steps that goes by the share of training, and total_steps "
+                f"is {self.total_steps} here: give total_steps={there}"
+            )
         for axis, choice in self.by_axis().items():
             missing = set(choice.values if choice else ()) - set(state.get("values", {}).get(axis, {}))
             if missing:
@@ -158,3 +180,4 @@ class Choices:
                 setattr(choice, name, state["parameters"].get(name, getattr(choice, name)))
             for name in choice.values:
                 setattr(choice, name, state["values"][axis][name])
+        self.train_for(state.get("total_steps", self.total_steps))

@@ -47,7 +47,7 @@ DEFAULTS: dict[str, str | None] = {  # with which an axis adds nothing; the asce
 }
 KEYWORDS = frozenset(  # arguments of the optimizer itself, which a choice cannot have as parameters
     ("base", "rho", "floor", "model", "same_rng", "seed", "max_grad_norm", "skip_nonfinite", "foreach")
-).union(("process_group", "grad_scaler"), AXES)
+).union(("process_group", "grad_scaler", "total_steps"), AXES)
 NEEDS = {"ascent": (OTHER_BATCH, FULL), "reference": (FULL,)}  # the data that a step can give to a choice
 RHO = Number(0, 1e6)
 FLOOR = Number(0, 1, open_high=True)

@@ -55,6 +55,8 @@ class OptimizerConfig:
     descent: str = "perturbed"  # perturbed | rescaled | surrogate_gap | weighted | look
     when: str = "every"  # every
     every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
+    start: float = number(0.0, 0, 1, open_high=True)  # when=every: plain base steps before this share of training
+    stop: float = number(1.0, 0, 1, open_low=True)  # when=every: plain base steps from this share of training on
     parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
     perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturb.py)
     rho: float = within(0.0, rules.RHO)
@@ -116,7 +118,7 @@ class OptimizerConfig:
         self._with_values(chosen)
         self._settle(chosen)
         if not ascent.perturbs:
-            self._refuse(("every", "floor", "same_rng"), "there is no perturbation")
+            self._refuse(("every", "start", "stop", "floor", "same_rng"), "there is no perturbation")
         elif not is_recorded():
             rules.check_same_rng(self.same_rng, ascent)
 

@@ -7,7 +7,7 @@
     loss = optimizer.step(closure)
 
 Each factory takes a base optimizer, or parameters and SGD's keywords. What else it takes is
-:class:`SharpnessAware`'s: model, every, same_rng, seed, max_grad_norm, ...
+:class:`SharpnessAware`'s: model, every, total_steps, same_rng, seed, max_grad_norm, ...
 """
 
 from __future__ import annotations
@@ -152,10 +152,15 @@ def _imported(params: Any, cfg: OptimizerConfig) -> Optimizer:
 
 
 def build_optimizer(
-    cfg: OptimizerConfig, model: nn.Module, seed: int, max_grad_norm: float | None = None
+    cfg: OptimizerConfig,
+    model: nn.Module,
+    seed: int,
+    max_grad_norm: float | None = None,
+    total_steps: int | None = None,
 ) -> SharpnessAware:
     """Return the variant that a config describes, over all trainable parameters of `model`.
 
+    `total_steps` is the length of the training, which `optimizer.start` and other shares of training refer to.
     `optimizer.weight_decay_on` says on which of them weight decay acts, `optimizer.perturb` which are perturbed.
     """
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
@@ -167,4 +172,5 @@ def build_optimizer(
     # Configs of former versions may have same_rng where the ascent has no clean pass; it had no effect.
     same_rng = cfg.same_rng and cfg.chosen().ascent.has_clean_loss
     settings: dict[str, Any] = {"rho": cfg.rho, "floor": cfg.floor, "same_rng": same_rng, **chosen, **parameters}
-    return SharpnessAware(base, **settings, model=model, seed=seed, max_grad_norm=max_grad_norm)
+    settings.update(model=model, seed=seed, max_grad_norm=max_grad_norm, total_steps=total_steps)
+    return SharpnessAware(base, **settings)

@@ -60,8 +60,9 @@ class SharpnessAware(TwoPhase):
             here, in both passes, and a step in which either overflows is left out whole; call its update() after each
             step, never its step() or unscale_(). Without this argument gradients must not be scaled: the EMA would mix
             scales.
-        **parameters: of the choices: sigma, lmbda, order, ema_init, eta, adaptive_form, full_every_steps; `every`
-            perturbs in every k-th step, with plain base steps between.
+        total_steps: of the whole training, for choices that go by the share of training: `start`, `stop`.
+        **parameters: of the choices: sigma, lmbda, eta, ...; `every` perturbs in every k-th step, with plain base steps
+            between, `start` and `stop` (shares of training) in a part of the training alone.
 
     Attributes:
         scalars: of the last step, 0-dim tensors on the device: `loss_perturbed`, and `perturbation/...` when
@@ -91,11 +92,13 @@ class SharpnessAware(TwoPhase):
         foreach: bool = True,
         process_group: Any = None,
         grad_scaler: torch.amp.GradScaler | None = None,
+        total_steps: int | None = None,
         **parameters: Any,
     ) -> None:
-        names = {"ascent": ascent, "component": component, "reference": reference, "metric": metric}
-        choices = Choices({**names, "descent": descent, "when": when}, parameters)
+        names = dict(ascent=ascent, component=component, reference=reference, metric=metric, descent=descent, when=when)
+        choices = Choices(names, parameters)
         rules.check_same_rng(same_rng, choices.ascent)
+        choices.train_for(total_steps)
         super().__init__(
             base,
             choices,
@@ -111,8 +114,6 @@ class SharpnessAware(TwoPhase):
             grad_scaler=grad_scaler,
         )
         self._full_step = None
-
-    # ------------------------------------------------------------------------------- what it needs
 
     @property
     def has_clean_loss(self) -> bool:
@@ -283,8 +284,6 @@ class SharpnessAware(TwoPhase):
         if not finite and self._full_step == self.num_steps:
             self._full_step = None  # the stored full gradient may be what was not finite: compute it again
         super()._finish(finite, parts, plain)
-
-    # ----------------------------------------------------------------------------------- its state
 
     def own_state(self) -> dict[str, Any]:
         """Return counters, settings and choices.

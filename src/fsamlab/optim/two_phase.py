@@ -65,8 +65,7 @@ class TwoPhase(Wrapper):
         self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
         self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
         self.scaling, self.foreach = Scaling(grad_scaler, skip_nonfinite), foreach
-        self.displacement = Displacement()
-        self.passes = Passes(choices, model)
+        self.displacement, self.passes = Displacement(), Passes(choices, model)
         super().__init__(base, rho)
         self.scalars, self.record_scalars = {}, False
         self.num_steps = self.num_nonfinite = 0
@@ -220,13 +219,13 @@ class TwoPhase(Wrapper):
             plain: whether the step does not perturb.
         """
         self.scaling.before_the_base(self, finite)
+        step = None
         if finite:
-            step = None
             if parts is not None:
                 step = self._look([p for part in parts for p in part.params], parts)
                 self.choices.descent.set_gradients(step)
                 self._commit(parts)
-            elif plain and self.choices.acts_between:
+            elif plain and self.choices.acts_between(self.num_steps):
                 self._act_between(self._look([p for _, p in active(self.param_groups, self.radii())]))
             self._base_step()
             if step is not None:
@@ -307,7 +306,8 @@ class TwoPhase(Wrapper):
 
         A step that did not perturb is the base's own business, unless its gradients are scaled.
         """
-        if not self.skip_nonfinite or not (perturbed or self.scaling.scaler is not None or self.choices.acts_between):
+        looks = perturbed or self.scaling.scaler is not None or self.choices.acts_between(self.num_steps)
+        if not self.skip_nonfinite or not looks:
             return True
         gradients = self._gradients()
         return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])

@@ -182,7 +182,10 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
     model = build_model(
         config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
     ).to(device)
-    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm)
+    epochs = config.train.epochs * config.optimizer.epoch_multiplier
+    # The length of lr's schedule: train.max_steps ends a training early, and makes no shorter one of it.
+    total_steps = epochs * data.train.num_batches()
+    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm, total_steps)
     task = build_task(config.task, data.task, config.train.label_smoothing)
     diagnostics = Diagnostics(config.diagnostics, data.train, config.data.batch_size, config.seed, task)
     trainer = Trainer(
@@ -190,7 +193,7 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         optimizer,
         data,
         config.train,
-        epochs=config.train.epochs * config.optimizer.epoch_multiplier,
+        epochs=epochs,
         seed=config.seed,
         device=device,
         task=task,
