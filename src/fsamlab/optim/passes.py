@@ -15,6 +15,7 @@ from fsamlab.axes._ops import Tensors
 from fsamlab.axes.axis import Pass
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import whole
+from fsamlab.optim.accumulation import BACKWARD_BEFORE
 from fsamlab.optim.guards import RngState, frozen_batchnorm, replayed_rng, seen_batchnorms
 
 Closure = Callable[[], Tensor | Pass]  # a float is taken as well
@@ -45,7 +46,8 @@ class Passes:
                 return torch.tensor(float(loss), device=device)
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-                raise TypeError(f"a closure returned {shape}: it has to return the loss, one number")
+                hint = f"; {BACKWARD_BEFORE}" if loss is None else ""
+                raise TypeError(f"a closure returned {shape}: it has to return the loss, one number{hint}")
             return whole(loss) if loss.dim() == 0 else loss.reshape(())
 
         return run

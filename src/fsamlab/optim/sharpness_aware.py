@@ -28,6 +28,7 @@ from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
+from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated
 from fsamlab.optim.guards import rng_state
 from fsamlab.optim.passes import Checked, Closure
 from fsamlab.optim.state import Shared
@@ -155,6 +156,9 @@ class SharpnessAware(TwoPhase):
     ) -> Tensor:
         """Make one step; return the clean loss where the variant has one, else the perturbed loss.
 
+        After :meth:`ascend` this method is the second phase, for loops that call step() in any case: it runs the
+        closure, if there is one, at w + eps, and goes on as :meth:`descend`.
+
         Args:
             closure: zeroes the gradients, runs forward and backward on the descent batch, returns the loss, or a
                 :class:`Pass` with the losses of the samples.
@@ -163,14 +167,18 @@ class SharpnessAware(TwoPhase):
 
         Raises:
             ValueError: a closure that the variant needs is missing.
+            RuntimeError: the closure adds to the gradients of batches that ran before step(): the pass at w + eps would
+                not see these batches.
         """
+        if self._parts is not None:
+            return self._second_phase(closure)
         if closure is None:
             if self._asked_for_state():
                 self._make_blank_state(self.choices.blank if self.choices.ascent.perturbs else lambda p: {})
                 return torch.zeros((), device=self.device)
             raise ValueError(
-                "step() needs a closure: zero_grad, forward, backward, return the loss; the two phases without one are "
-                "ascend() and descend(), under a GradScaler too (grad_scaler=, in place of its own step())"
+                f"step() needs a closure: zero_grad, forward, backward, return the loss; {BACKWARD_BEFORE}, under a "
+                "GradScaler too (grad_scaler=, in place of its own step())"
             )
         self._begin()
         descent = self.passes.checked(closure, self.device)
@@ -180,6 +188,7 @@ class SharpnessAware(TwoPhase):
             self._finish(self._verdict([], perturbed=False), None, plain=True)
             return loss
         random = rng_state(self.devices) if self.same_rng else None
+        accumulated = Accumulated(list(self.parameters()), lambda: self._num_zeroed)
         try:
             clean = self._ascent_pass(descent, ascent_closure, reference_closure)
             self._perturbing = self._decide()
@@ -187,17 +196,46 @@ class SharpnessAware(TwoPhase):
                 assert clean is not None  # what a late decision is made on
                 self._finish(self._verdict([], perturbed=False), None, plain=True)
                 return clean
+            if clean is not None:
+                accumulated.refuse()
+            without_clean = clean is None and not accumulated.settled()
             self._ascend()
             if not self._finite:
                 self._descend([])
                 return torch.full((), math.nan, device=self.device) if clean is None else clean
+            if without_clean:
+                accumulated.put_back()
             perturbed = self.passes.perturbed(descent, clean is not None, random)
+            accumulated.refuse()
             self._descend([perturbed])
         except BaseException:
             self.restore()
             raise
         self.scalars["loss_perturbed"] = perturbed
         return perturbed if clean is None else clean
+
+    def _second_phase(self, closure: Closure | None) -> Tensor:
+        """End the step that ascend() has begun; return the loss at w + eps, nan where no closure tells a loss."""
+        made: list[Any] = []
+
+        def run() -> Any:
+            assert closure is not None
+            made.append(closure())
+            return 0.0 if made[0] is None else made[0]  # Lightning's step() without a closure gives one without a loss
+
+        losses: Tensors = []
+        try:
+            if closure is not None:
+                loss = self.passes.perturbed(self.passes.checked(run, self.device), self.has_clean_loss, None)
+                losses = [] if made[0] is None else [loss]
+            self._descend(losses)
+        except BaseException:
+            self.restore()
+            raise
+        if not losses:
+            return torch.full((), math.nan, device=self.device)
+        self.scalars["loss_perturbed"] = losses[0]
+        return losses[0]
 
     def _asked_for_state(self) -> bool:
         """Return whether torch.distributed.checkpoint asks for a state to load into.

@@ -18,6 +18,7 @@ from fsamlab.axes.axis import Part, Step, is_kept, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
 from fsamlab.checks import ConfigError, in_range
+from fsamlab.optim.accumulation import mark_used
 from fsamlab.optim.displacement import Displacement
 from fsamlab.optim.gather import active, clean_gradients, follow, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
@@ -234,6 +235,7 @@ class TwoPhase(Wrapper):
             self.num_nonfinite += 1
         self._clean = {}
         self.num_steps += 1
+        mark_used(list(self.parameters()))
 
     @torch.no_grad()
     def _act_between(self, step: Step) -> None:
