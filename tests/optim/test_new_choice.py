@@ -105,6 +105,11 @@ def test_a_key_that_the_variant_does_not_read_is_refused(overrides):
     assert "\n" not in str(e.value)
 
 
+def test_an_ascent_batch_has_one_size():
+    with pytest.raises(ConfigError, match=r"^optimizer.ascent_share=0.25: ascent_batch_size is set too"):
+        compose_tiny("optimizer=fsam_quarter", "optimizer.ascent_batch_size=8")
+
+
 # what a choice sees of a step
 
 

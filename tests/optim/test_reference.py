@@ -252,14 +252,17 @@ def test_the_references_bases_are_torchs(base):
 
 
 def compare_descents(choices, slow_step, base, foreach, every=1):
-    """Return the largest difference over all steps; slow_step(w, g, gradient, base, perturbs) is the rule's step."""
+    """Return the largest difference over all steps; slow_step(w, g, gradient, base, perturbs) is the rule's step.
+
+    g is the ascent gradient, of two other samples for ascent=other_batch; `gradient` that of the descent batch.
+    """
     problem = Problem()
     fast_base, slow_base = bases(base, list(problem.parameters()))
     fast = SharpnessAware(fast_base, rho=RHO, foreach=foreach, model=problem, every=every, **choices)
     w = [p.detach().clone() for p in problem.parameters()]
     worst = 0.0
     for k in range(STEPS):
-        gradient = problem.gradient(k)
+        gradient, other = problem.gradient(k), problem.gradient(k + 1000, n=2)
 
         def closure(gradient=gradient, k=k):
             params = list(problem.parameters())
@@ -267,8 +270,9 @@ def compare_descents(choices, slow_step, base, foreach, every=1):
                 p.grad = g
             return problem.loss(k).detach()
 
-        fast.step(closure)
-        w = slow_step(w, gradient(w), gradient, slow_base, k % every == 0)
+        fast.step(closure, lambda other=other: closure(other))
+        g = (other if choices.get("ascent") == "other_batch" else gradient)(w)
+        w = slow_step(w, g, gradient, slow_base, k % every == 0)
         worst = max(worst, *(float((p.detach() - x).abs().max()) for p, x in zip(problem.parameters(), w)))
     return worst
 
@@ -304,6 +308,17 @@ def friendly_fisher():
     return rule_of(lambda g, h: h, lambda g: reference.fisher_sam(fsam.direction(g), g, RHO, 2.0))
 
 
+def friendly(fed_by=lambda a, g: a):
+    """F-SAM; the EMA takes in and the direction starts from fed_by(a, g), a of the ascent batch and g of B."""
+    fsam = reference.FSAM(0.7, 0.9)
+
+    def step(w, a, gradient, base, perturbs):
+        eps = reference.sam(fsam.direction(fed_by(a, gradient(w))), RHO)
+        return base.step(w, perturbed(w, eps, gradient))
+
+    return step
+
+
 def along_momentum(eps):
     """The base's step with the gradient at w + eps(v), v the momentum before the step; at w before the first one."""
 
@@ -330,6 +345,7 @@ FAMILY = {  # name: (choices, the rule, every)
         1,
     ),
     "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
+    "F-SAM on other samples": ({**EMA, "ascent": "other_batch", "sigma": 0.7, "lmbda": 0.9}, lambda: friendly(), 1),
     "MSAM": ({"ascent": "momentum"}, lambda: along_momentum(lambda v: reference.msam(v, RHO)), 1),
     "USAM": ({"metric": "unnormalised"}, lambda: rule_of(lambda g, h: h, lambda g: reference.usam(g, RHO)), 1),
 }
@@ -358,6 +374,7 @@ WRONG = {
             RHO * x / reference.norm(reference.fisher_sam(g, g, 1.0, 2.0)) for x in reference.fisher_sam(g, g, 1.0, 2.0)
         ],
     ),
+    "F-SAM on other samples": lambda: friendly(lambda a, g: g),  # the ascent on the descent batch
     "MSAM": lambda: along_momentum(lambda v: reference.sam(v, RHO)),  # along +v
     "USAM": lambda: rule_of(lambda g, h: h),
 }

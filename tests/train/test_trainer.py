@@ -257,6 +257,28 @@ def test_joint_accumulation_is_one_big_batch(variant, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_share_of_each_batch_is_its_ascent_batch(drop_last):
+    trainer = build_trainer(
+        compose_tiny("optimizer=fsam_quarter", "data.batch_size=30", f"data.drop_last={str(drop_last).lower()}")
+    )
+    found = []
+
+    def closure(parts, sums):
+        found.append(parts)
+        return trainer_closure(parts, sums)
+
+    trainer_closure, trainer.passes.closure = trainer.passes.closure, closure
+    for batch in trainer.data.train.batches(0):
+        found.clear()
+        trainer._step(batch)
+        (descent,), (ascent,) = found
+        assert torch.equal(descent.indices, batch.indices)
+        assert torch.equal(ascent.indices, batch.indices[: max(1, round(len(batch) / 4))])
+        assert torch.equal(ascent.inputs, batch.inputs[: len(ascent)])
+    assert len(batch) == (30 if drop_last else 10)
+
+
 def test_one_perturbation_per_micro_batch_is_another_algorithm():
     joint, _ = train("optimizer=fsam", *MLP, "train.accumulate_steps=4")
     micro, seen = train("optimizer=fsam", *MLP, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
-from fsamlab.checks import COUNT, number
+from fsamlab.checks import COUNT, ConfigError, number
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from fsamlab.axes.choices import Choices
 
 
 @dataclass
@@ -81,6 +83,7 @@ class OtherBatch(Ascent):
 
     Attributes:
         ascent_batch_size: number of samples; None means the size of the descent batch.
+        ascent_share: the number of samples as a share of the descent batch instead, also of a smaller last one.
         ascent_nested: whether the smaller of the two batches is part of the larger one.
     """
 
@@ -88,7 +91,13 @@ class OtherBatch(Ascent):
     needs = OTHER_BATCH
     data = "a batch other than the descent batch"
     ascent_batch_size: int | None = of_the_loop(number(None, 1, COUNT))
+    ascent_share: float | None = of_the_loop(number(None, 0, 1000, open_low=True))
     ascent_nested: bool = of_the_loop(dataclasses.field(default=False))
+
+    def check(self, choices: Choices) -> None:
+        """Refuse two sizes."""
+        if self.ascent_batch_size is not None and self.ascent_share is not None:
+            raise ConfigError("ascent_share", self.ascent_share, "ascent_batch_size is set too: leave one of them null")
 
 
 @dataclass

@@ -11,6 +11,7 @@ CONFIG_LABELS = {
     "optimizer.sigma": r"$\sigma$",
     "optimizer.lmbda": r"$\lambda$",
     "optimizer.ascent_batch_size": "batch size of the perturbation",
+    "optimizer.ascent_share": "share of the batch in the ascent",
     "data.batch_size": "batch size",
     "data.label_noise": "label noise",
 }

@@ -51,6 +51,7 @@ METHODS: dict[str, Style] = {
     "msam": Style("MSAM", BROWN, DASH_DOT_DOT, r"$\bigstar$"),
     "sam_on": Style("SAM-ON", BROWN, LONG, "x"),
     "fsam": Style("F-SAM", VERMILION, SOLID, "P"),
+    "fsam_quarter": Style("F-SAM, quarter ascent", VERMILION, SHORT, r"$\diamondsuit$"),
     "fasam": Style("F-ASAM", GOLD, DASHED, "*"),
     "friendly_fisher_sam": Style("Friendly FisherSAM", GOLD, LONG, r"$\clubsuit$"),
     "sam_noise_ema": Style("SAM, noise component (EMA)", VERMILION, DASH_DOT, r"$\spadesuit$"),

@@ -39,6 +39,7 @@ from fsamlab.terminal.progress import Progress as Progress
 from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
 from fsamlab.tracking import build_tracker, wandb_arguments
+from fsamlab.train.closures import AscentBatch
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
 
@@ -188,6 +189,7 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
     optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm, total_steps)
     task = build_task(config.task, data.task, config.train.label_smoothing)
     diagnostics = Diagnostics(config.diagnostics, data.train, config.data.batch_size, config.seed, task)
+    ascent = config.optimizer
     trainer = Trainer(
         model,
         optimizer,
@@ -198,8 +200,7 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         device=device,
         task=task,
         diagnostics=diagnostics,
-        ascent_batch_size=config.optimizer.ascent_batch_size,
-        ascent_nested=bool(config.optimizer.ascent_nested),
+        ascent_batch=AscentBatch(ascent.ascent_batch_size, ascent.ascent_share, bool(ascent.ascent_nested)),
     )
     return trainer, data.facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,25 @@ from fsamlab.optim import Pass, SharpnessAware
 from fsamlab.task import Task, cast, detached
 
 
+@dataclass(frozen=True)
+class AscentBatch:
+    """Which samples the ascent batch of a variant has, if the variant has an ascent batch.
+
+    Attributes:
+        size: number of samples; None means the size of the descent batch.
+        share: the number of samples as a share of the descent batch instead.
+        nested: whether ascent batch and descent batch share samples.
+    """
+
+    size: int | None = None
+    share: float | None = None
+    nested: bool = False
+
+    def samples(self, descent_size: int) -> int:
+        """Return the number of samples beside a descent batch of `descent_size` samples, at least one."""
+        return self.size or max(1, round((self.share or 1.0) * descent_size))
+
+
 class Passes:
     """Runs a model over batches under the task, precision and accumulation of a run.
 
@@ -26,9 +46,7 @@ class Passes:
         train: the training set.
         cfg: precision, accumulation and memory format.
         device: the device of the model.
-        ascent_batch_size: size of the ascent batch, if the variant has an ascent batch; None means the size of the
-            descent batch.
-        ascent_nested: whether ascent batch and descent batch share samples.
+        ascent_batch: which samples the ascent batch has.
         poll: called between the batches of a pass over the full training set; it may raise to leave.
     """
 
@@ -41,13 +59,12 @@ class Passes:
         cfg: TrainConfig,
         device: torch.device,
         *,
-        ascent_batch_size: int | None,
-        ascent_nested: bool,
+        ascent_batch: AscentBatch,
         poll: Callable[[], None],
     ) -> None:
         self.model, self.task, self.optimizer, self.train = model, task, optimizer, train
         self.cfg, self.device = cfg, device
-        self.ascent_batch_size, self.ascent_nested, self.poll = ascent_batch_size, ascent_nested, poll
+        self.ascent_batch, self.poll = ascent_batch, poll
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
 
@@ -119,9 +136,8 @@ class Passes:
         if need == "full":
             return partial(self.full_gradient, step)
         if need == "other_batch":
-            size = self.ascent_batch_size or len(batch)
-            nested_in = batch if self.ascent_nested else None
-            other = self.train.other(step, size, nested_in)
+            nested_in = batch if self.ascent_batch.nested else None
+            other = self.train.other(step, self.ascent_batch.samples(len(batch)), nested_in)
             return self.closure([other], {})
         return None
 
@@ -145,7 +161,7 @@ class Passes:
             self.train.num_samples,
             batch_size,
             steps_per_epoch,
-            ascent_size=self.ascent_batch_size if other else None,
+            ascent_size=self.ascent_batch.samples(batch_size) if other else None,
             parts=self.cfg.accumulate_steps if self.cfg.accumulate_mode == "per_micro_batch" else 1,
-            independent=other and not self.ascent_nested,
+            independent=other and not self.ascent_batch.nested,
         )

@@ -22,7 +22,7 @@ from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.task import Classification, Task
 from fsamlab.train.clock import Clock
-from fsamlab.train.closures import Passes
+from fsamlab.train.closures import AscentBatch, Passes
 from fsamlab.train.divergence import Divergence
 from fsamlab.train.evaluation import evaluate
 from fsamlab.train.meters import Best, Sums
@@ -48,7 +48,7 @@ class Trainer:
         device: the device of the model.
         task: gives the forward pass, the loss and the metrics; None means classification with `cfg.label_smoothing`.
         diagnostics: makes the measurements, at its own intervals; None means no measurements.
-        ascent_batch_size, ascent_nested: see :class:`~fsamlab.train.closures.Passes`.
+        ascent_batch: which samples the ascent batch has, for variants with an ascent batch of its own.
     """
 
     def __init__(
@@ -63,8 +63,7 @@ class Trainer:
         device: torch.device,
         task: Task | None = None,
         diagnostics: Diagnostics | None = None,
-        ascent_batch_size: int | None = None,
-        ascent_nested: bool = False,
+        ascent_batch: AscentBatch | None = None,
     ) -> None:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
@@ -76,8 +75,7 @@ class Trainer:
             data.train,
             cfg,
             device,
-            ascent_batch_size=ascent_batch_size,
-            ascent_nested=ascent_nested,
+            ascent_batch=ascent_batch or AscentBatch(),
             poll=lambda: self._observer.poll(),
         )
         self.steps_per_epoch = data.train.num_batches()
