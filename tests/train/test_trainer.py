@@ -279,6 +279,18 @@ def test_a_share_of_each_batch_is_its_ascent_batch(drop_last):
     assert len(batch) == (30 if drop_last else 10)
 
 
+@pytest.mark.parametrize(("share", "parts"), [(0.25, 1), (0.5, 2), (1.0, 4), (2.0, 8)])
+def test_no_part_of_an_ascent_batch_is_larger_than_a_micro_batch(share, parts, monkeypatch):
+    trainer = build_trainer(
+        compose_tiny("optimizer=fsam_quarter", f"optimizer.ascent_share={share}", "train.accumulate_steps=4")
+    )
+    batch = next(trainer.data.train.batches(0))
+    made = []
+    monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
+    trainer.passes.ascent_closure(batch, 0)
+    assert [len(piece) for piece in made[0]] == [8] * parts
+
+
 def test_one_perturbation_per_micro_batch_is_another_algorithm():
     joint, _ = train("optimizer=fsam", *MLP, "train.accumulate_steps=4")
     micro, seen = train("optimizer=fsam", *MLP, "train.accumulate_steps=4", "train.accumulate_mode=per_micro_batch")

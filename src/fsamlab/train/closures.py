@@ -119,9 +119,13 @@ class Passes:
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Cut a batch into `train.accumulate_steps` parts, whose sizes may differ."""
-        if self.cfg.accumulate_steps == 1:
+        return self.pieces(batch, self.cfg.accumulate_steps)
+
+    @staticmethod
+    def pieces(batch: Batch, n: int) -> list[Batch]:
+        """Cut a batch into at most `n` parts, whose sizes may differ."""
+        if n == 1:
             return [batch]
-        n = self.cfg.accumulate_steps
         pieces = zip(batch.inputs.chunk(n), batch.targets.chunk(n), batch.indices.chunk(n))
         return [Batch(inputs, targets, indices) for inputs, targets, indices in pieces]
 
@@ -138,7 +142,8 @@ class Passes:
         if need == "other_batch":
             nested_in = batch if self.ascent_batch.nested else None
             other = self.train.other(step, self.ascent_batch.samples(len(batch)), nested_in)
-            return self.closure([other], {})
+            # no part is larger than a micro-batch of the descent batch, for which there is memory
+            return self.closure(self.pieces(other, -(-len(other) * self.cfg.accumulate_steps // len(batch))), {})
         return None
 
     def reference_closure(self, step: int) -> Callable[[], Tensor] | None:
