@@ -70,12 +70,12 @@ def along(direction: Callable[[Rule], Callable[[Vector, int], Vector]]) -> Calla
     return rule
 
 
-def of_ema(form: Callable[[reference.FSAM, Vector], Vector]) -> Callable[[Rule], Step]:
-    """Return the rule along a direction made of the EMA and the gradient of the batch."""
+def of_ema(form: Callable[[reference.FSAM, Vector], Vector], batch: int = 0) -> Callable[[Rule], Step]:
+    """Return the rule along a direction made of the EMA and the gradient of batch k, or of `batch` + k."""
 
     def direction(r: Rule) -> Callable[[Vector, int], Vector]:
         fsam = r.fsam()
-        return lambda w, k: form(fsam, r.at(k, w))
+        return lambda w, k: form(fsam, r.at(batch + k, w))
 
     return along(direction)
 
@@ -131,6 +131,16 @@ def wsam(r: Rule) -> Step:
     return step
 
 
+def msam(r: Rule) -> Step:
+    """Return MSAM's step; the first step has no momentum yet."""
+
+    def step(w: Vector, k: int) -> Vector:
+        v = r.base.v if isinstance(r.base, reference.SGD) else r.base.m
+        return r.base.step(w, r.at(k, w) if v is None else r.moved(w, reference.msam(v, r.cfg.rho), k))
+
+    return step
+
+
 def looksam(r: Rule) -> Step:
     """Return LookSAM's step."""
     rule = reference.LookSAM(r.cfg.alpha)
@@ -178,6 +188,7 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "sam_batch": along(lambda r: lambda w, k: r.at(OTHER + k, w)),
     "random": along(noise),
     "fsam": of_ema(reference.FSAM.direction),
+    "fsam_quarter": of_ema(reference.FSAM.direction, OTHER),
     "sam_full_ema": of_ema(reference.FSAM.reference),
     "vasso": of_ema(reference.FSAM.reference),
     "sam_noise_ema": of_ema(without_projection),
@@ -192,5 +203,6 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "sam_rescaled": combined(lambda r, g, h: reference.rescaled(g, h)),
     "wsam": wsam,
     "looksam": looksam,
+    "msam": msam,
     "sam_on": on_norms,
 }
