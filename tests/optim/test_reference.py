@@ -329,6 +329,16 @@ def along_momentum(eps):
     return step
 
 
+def annealing(start, end, cosine):
+    steps = itertools.count()
+
+    def step(w, g, gradient, base, perturbs):
+        rho = reference.annealed(next(steps), STEPS, start * RHO, end * RHO, cosine)
+        return base.step(w, perturbed(w, reference.sam(g, rho), gradient))
+
+    return step
+
+
 FAMILY = {  # name: (choices, the rule, every)
     "GSAM": ({"descent": "surrogate_gap", "alpha": 0.4}, lambda: rule_of(lambda g, h: reference.gsam(g, h, 0.4)), 1),
     "rescaled": ({"descent": "rescaled"}, lambda: rule_of(reference.rescaled), 1),
@@ -347,6 +357,12 @@ FAMILY = {  # name: (choices, the rule, every)
     "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
     "F-SAM on other samples": ({**EMA, "ascent": "other_batch", "sigma": 0.7, "lmbda": 0.9}, lambda: friendly(), 1),
     "MSAM": ({"ascent": "momentum"}, lambda: along_momentum(lambda v: reference.msam(v, RHO)), 1),
+    "linear radius": (
+        {"radius": "linear", "radius_start": 1.5, "radius_end": 0.2, "total_steps": STEPS},
+        lambda: annealing(1.5, 0.2, cosine=False),
+        1,
+    ),
+    "cosine radius": ({"radius": "cosine", "total_steps": STEPS}, lambda: annealing(1.0, 0.0, cosine=True), 1),
     "USAM": ({"metric": "unnormalised"}, lambda: rule_of(lambda g, h: h, lambda g: reference.usam(g, RHO)), 1),
 }
 
@@ -377,6 +393,7 @@ WRONG = {
     "F-SAM on other samples": lambda: friendly(lambda a, g: g),  # the ascent on the descent batch
     "MSAM": lambda: along_momentum(lambda v: reference.sam(v, RHO)),  # along +v
     "USAM": lambda: rule_of(lambda g, h: h),
+    "cosine radius": lambda: annealing(1.0, 0.0, cosine=False),
 }
 
 

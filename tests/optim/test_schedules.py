@@ -1,7 +1,8 @@
-"""Choices that go by the share of training: the part of the training that perturbs."""
+"""Choices that go by the share of training: the part of the training that perturbs, and the radius of a step."""
 
 import copy
 import io
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from support.runs import build_trainer, compose_tiny
 from support.steps import closure_of
 from torch import nn
 
+from fsamlab.axes import Radius
 from fsamlab.config import ConfigError
-from fsamlab.optim import SAM, SharpnessAware
+from fsamlab.optim import SAM, SharpnessAware, reference
 
 TOTAL = 16
 
@@ -110,3 +112,137 @@ def test_the_trainer_gives_its_own_number_of_steps():
 def test_a_window_without_a_perturbation_is_refused():
     with pytest.raises(ConfigError, match=r"^optimizer\.start=0\.5: has no effect in optimizer=sgd"):
         compose_tiny("optimizer=sgd", "optimizer.start=0.5")
+
+
+# radius
+
+
+def lengths(model, optimizer, steps, scheduler=None):
+    """Return |eps| of each group in each step, and the radius that each step records."""
+    moved, recorded = [], []
+    for k in steps:
+        before = [p.detach().clone() for p in optimizer.parameters()]
+        seen = []
+
+        def closure(before=before, seen=seen, k=k):
+            eps = iter([p.detach() - b for p, b in zip(optimizer.parameters(), before)])
+            of_groups = [torch.cat([next(eps).flatten() for _ in group["params"]]) for group in optimizer.param_groups]
+            seen.append([float(x.norm()) for x in of_groups])
+            return closure_of(model, k, optimizer.zero_grad)()
+
+        optimizer.record_scalars = True
+        optimizer.step(closure)
+        moved.append(seen[-1])
+        recorded.append(
+            float(optimizer.scalars["perturbation/rho"]) if "perturbation/rho" in optimizer.scalars else None
+        )
+        if scheduler is not None:
+            scheduler.step()
+    return moved, recorded
+
+
+def test_the_radius_of_gsam_follows_lr_through_warm_up_and_cosine():
+    model, rho_max, rho_min, peak, lowest = network(), 0.4, 0.1, 0.2, 0.02
+    base = torch.optim.SGD(model.parameters(), lr=peak)
+    choices = {"radius": "lr", "radius_end": rho_min / rho_max, "lr_min": lowest / peak}
+    optimizer = SharpnessAware(base, rho=rho_max, descent="surrogate_gap", model=model, **choices)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.25, total_iters=3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9, eta_min=lowest)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [3])
+    for k in range(12):
+        lr = optimizer.param_groups[0]["lr"]
+        expected = reference.gsam_radius(lr, lowest, peak, rho_min, rho_max)
+        ((length,),), (recorded,) = lengths(model, optimizer, [k], scheduler)
+        assert length == pytest.approx(expected, rel=1e-9)
+        assert recorded == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_radius_that_follows_lr_has_to_know_the_peak():
+    model = network()
+    optimizer = SAM(sgd(model), radius="lr")
+    with pytest.raises(
+        ConfigError, match=r"^radius=lr: needs the peak of lr in each group, as initial_lr: a torch sch"
+    ):
+        train(model, optimizer, [0])
+    for group in optimizer.param_groups:
+        group["max_lr"] = 0.4  # as torch's OneCycleLR says it
+    assert optimizer.step_radii() == pytest.approx([0.05 * 0.1 / 0.4])
+
+
+def test_radii_of_groups_scale_alike_and_a_scheduler_of_rho_still_works():
+    model = network()
+    groups = [{"params": model[0].parameters(), "rho": 0.4}, {"params": model[2].parameters(), "rho": 0.0}]
+    optimizer = SAM(torch.optim.SGD(groups, lr=0.1), radius="linear", total_steps=8, model=model)
+    moved, recorded = lengths(model, optimizer, range(4))
+    assert [first for first, _ in moved] == pytest.approx([0.4, 0.35, 0.3, 0.25])
+    assert recorded == pytest.approx([0.4, 0.35, 0.3, 0.25])
+    assert all(second == 0 for _, second in moved)
+    optimizer.param_groups[1]["rho"] = 0.8
+    (moved,), (recorded,) = lengths(model, optimizer, [4])
+    assert optimizer.step_radii() == [0.4 * 3 / 8, 0.8 * 3 / 8]  # of the next step
+    assert recorded == pytest.approx(0.4)
+    assert moved[1] > 0
+
+
+def test_a_constant_radius_records_none():
+    model = network()
+    assert lengths(model, SAM(sgd(model), rho=0.3), range(2)) == ([[pytest.approx(0.3)]] * 2, [None] * 2)
+
+
+def test_a_radius_of_zero_is_a_plain_step():
+    model = network()
+    optimizer = SAM(sgd(model), rho=0.1, radius="linear", radius_start=0.0, radius_end=1.0, total_steps=9)
+    assert train(model, optimizer, range(3))[0] == [1, 2, 2]
+
+
+def test_a_radius_needs_the_length_of_the_training_and_goes_on_from_a_state():
+    with pytest.raises(ConfigError, match=r"^total_steps=null: radius=cosine as set goes by the share of training"):
+        SAM(sgd(network()), radius="cosine")
+    model = network()
+    optimizer = SAM(sgd(model), rho=0.3, radius="cosine", total_steps=9)
+    train(model, optimizer, range(4))
+    other = copy.deepcopy(model)
+    resumed = SAM(sgd(other), rho=0.3, radius="cosine", total_steps=9)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(train(model, optimizer, range(4, 9))[1], train(other, resumed, range(4, 9))[1])
+    with pytest.raises(ValueError, match="radius=cosine there, constant here"):
+        SAM(sgd(network())).load_state_dict(optimizer.state_dict())
+
+
+@dataclass
+class Doubled(Radius):
+    """Twice the rho, from outside the package."""
+
+    def factor(self, number, group):
+        return 2.0
+
+
+def test_a_radius_of_ones_own():
+    model = network()
+    assert lengths(model, SAM(sgd(model), rho=0.3, radius=Doubled), [0])[1] == [0.6]
+
+
+def test_a_run_follows_the_schedule_of_lr_and_logs_the_radius():
+    overrides = ("train.epochs=2", "train.warmup_epochs=1", "diagnostics=light", "diagnostics.every_steps=1")
+    config = compose_tiny("optimizer=gsam", "optimizer.radius=lr", "optimizer.radius_end=0.2", *overrides)
+    trainer, rows = build_trainer(config), []
+
+    class Observer:
+        def poll(self):
+            pass
+
+        def stopping(self):
+            return False
+
+        def row(self, row):
+            rows.append(row)
+
+        def boundary(self):
+            pass
+
+    trainer.fit(Observer())
+    found = [(row["train/lr"], row["perturbation/rho"]) for row in rows if "perturbation/rho" in row]
+    assert len(found) > 3
+    for lr, rho in found:
+        expected = reference.gsam_radius(lr, 0, config.optimizer.lr, 0.2 * config.optimizer.rho, config.optimizer.rho)
+        assert rho == pytest.approx(expected)

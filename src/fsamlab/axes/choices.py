@@ -4,7 +4,7 @@
     d    the component of a that is kept  component.py, relative to a reference r (reference.py)
     eps  = rho T^2 d / |T d|              metric.py
     the base steps with g' = grad L_B(w + eps), or with the gradient that descent.py makes of g' and grad L_B(w)
-    when.py says which steps perturb
+    when.py says which steps perturb, radius.py with which rho
 
 A variant is one choice on each axis. Norms and inner products run over all perturbed tensors jointly.
 """
@@ -20,6 +20,7 @@ from fsamlab.axes.axis import FULL, FULL_GRADIENT, Choice
 from fsamlab.axes.component import Component
 from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
+from fsamlab.axes.radius import Radius
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
 from fsamlab.checks import ConfigError, check_fields, in_range
@@ -47,6 +48,7 @@ class Choices:
     metric: Metric
     descent: Descent
     when: When
+    radius: Radius
     total_steps: int | None = None
 
     def __init__(self, names: Mapping[str, rules.Name], parameters: Mapping[str, Any], loop: bool = False) -> None:
@@ -86,8 +88,7 @@ class Choices:
 
     def by_axis(self) -> dict[str, Choice | None]:
         """Return axis -> choice; the value is None if there is no reference."""
-        axes = ("ascent", "component", "reference", "metric", "descent", "when")
-        return {axis: getattr(self, axis) for axis in axes}
+        return {axis: getattr(self, axis) for axis in rules.ORDER}
 
     @property
     def per_micro_batch(self) -> bool:

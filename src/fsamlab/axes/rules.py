@@ -15,6 +15,7 @@ from fsamlab.axes.axis import FULL, OTHER_BATCH, Choice, check_declaration
 from fsamlab.axes.component import COMPONENTS, Component
 from fsamlab.axes.descent import DESCENTS, Descent
 from fsamlab.axes.metric import METRICS, Metric
+from fsamlab.axes.radius import RADII, Radius
 from fsamlab.axes.reference import REFERENCES, Reference
 from fsamlab.axes.when import WHENS, When
 from fsamlab.checks import ConfigError, Number, one_of, types_of
@@ -29,6 +30,7 @@ AXES: dict[str, Mapping[str, type[Choice]]] = {
     "ascent": ASCENTS,
     "descent": DESCENTS,
     "when": WHENS,
+    "radius": RADII,
 }
 BASES: dict[str, type[Choice]] = {
     "component": Component,
@@ -37,13 +39,16 @@ BASES: dict[str, type[Choice]] = {
     "ascent": Ascent,
     "descent": Descent,
     "when": When,
+    "radius": Radius,
 }
+ORDER = ("ascent", "component", "reference", "metric", "descent", "when", "radius")  # in which the axes are written
 DEFAULTS: dict[str, str | None] = {  # with which an axis adds nothing; the ascent is always named
     "component": "all",
     "reference": None,
     "metric": "l2",
     "descent": "perturbed",
     "when": "every",
+    "radius": "constant",
 }
 KEYWORDS = frozenset(  # arguments of the optimizer itself, which a choice cannot have as parameters
     ("base", "rho", "floor", "model", "same_rng", "seed", "max_grad_norm", "skip_nonfinite", "foreach")
@@ -120,8 +125,7 @@ def choose(names: Mapping[str, Name]) -> dict[str, type[Choice]]:
         if choice.needs_clean and not ascent.has_clean_loss:
             allowed = f"needs the gradient of the descent batch at the unperturbed weights, which {said} does not take"
             raise ConfigError(axis, choice.name, allowed)
-    order = ("ascent", "component", "reference", "metric", "descent", "when")
-    return {axis: found[axis] for axis in order if axis in found}
+    return {axis: found[axis] for axis in ORDER if axis in found}
 
 
 def check_same_rng(same_rng: bool, ascent: type[Ascent] | Ascent) -> None:

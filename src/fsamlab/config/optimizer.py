@@ -57,6 +57,10 @@ class OptimizerConfig:
     every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
     start: float = number(0.0, 0, 1, open_high=True)  # when=every: plain base steps before this share of training
     stop: float = number(1.0, 0, 1, open_low=True)  # when=every: plain base steps from this share of training on
+    radius: str = "constant"  # constant | linear | cosine | lr
+    radius_start: float = number(1.0, 0, 1e3)  # radius=linear, cosine: the radius at the start, a share of rho
+    radius_end: float = number(0.0, 0, 1e3)  # radius=linear, cosine: at the end; radius=lr: where lr is smallest
+    lr_min: float = number(0.0, 0, 1, open_high=True)  # radius=lr: the smallest lr, a share of its peak
     parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
     perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturb.py)
     rho: float = within(0.0, rules.RHO)

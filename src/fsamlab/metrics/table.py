@@ -295,6 +295,7 @@ ROWS: tuple[MetricRow, ...] = (
     _step("perturbation/full_norm", GRAD_NORM),
     _step("perturbation/cos_full"),
     _step("perturbation/full_coefficient"),
+    _step("perturbation/rho", charts=(Chart("perturbation", "radius, each step", BY_STEP),)),
     _step("perturbation/floored_share", FRACTION, percent=True, charts=(_FLOORED,)),
     _step("perturbation/skipped_share", FRACTION, percent=True, charts=(_FLOORED,)),
     _step("perturbation/loss_clean", NATS),

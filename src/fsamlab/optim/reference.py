@@ -6,6 +6,7 @@ Notation: w weights, g = grad L_B(w), G = grad L(w) over the full set, m the EMA
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -57,6 +58,17 @@ def usam(g: Vector, rho: float) -> Vector:
 def gsam(g: Vector, h: Vector, alpha: float) -> Vector:
     """GSAM (arXiv 2203.08065): h - alpha (part of g orthogonal to h), h = grad L_B(w + eps)."""
     return [y - alpha * x for x, y in zip(project_out(g, h), h)]
+
+
+def gsam_radius(lr: float, lr_min: float, lr_max: float, rho_min: float, rho_max: float) -> float:
+    """GSAM's radius (arXiv 2203.08065): as far from rho_min to rho_max as lr is from lr_min to lr_max."""
+    return rho_min + (rho_max - rho_min) * (lr - lr_min) / (lr_max - lr_min)
+
+
+def annealed(t: int, total: int, start: float, end: float, cosine: bool) -> float:
+    """From `start` at step 0 to `end` at step `total`, along a line or half a cosine."""
+    s = (1 - math.cos(math.pi * t / total)) / 2 if cosine else t / total
+    return (1 - s) * start + s * end
 
 
 def rescaled(g: Vector, h: Vector) -> Vector:

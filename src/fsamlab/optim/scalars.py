@@ -9,6 +9,7 @@ from fsamlab.axes._ops import Number, Ops, Tensors, inner
 from fsamlab.axes.axis import Part
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded
+from fsamlab.optim.length import Move
 
 PIECE = 1 << 16  # entries summed at a time; on the CPU a float32 sum over millions has an error of 1e-4
 
@@ -49,15 +50,15 @@ class Recorder:
             self.a = ops.scaled(a, 1.0) if choices.component.changes else a
             self.dot = _dot([x for part in known for x in part.a], self.m) if known else None
 
-    def scalars(self, parts: list[Part], norm_d: Number, direction: Tensors) -> dict[str, Tensor]:
+    def scalars(self, parts: list[Part], move: Move) -> dict[str, Tensor]:
         """Return the scalars of docs/metrics.md as 0-dim tensors. The EMA must not contain this step yet.
 
         Args:
             parts: the tensors of the step, with d.
-            norm_d: |d|.
-            direction: T^2 d, the direction of eps.
+            move: what the step adds to the weights.
         """
-        length = torch.as_tensor(norm_d, dtype=torch.float64, device=self.norm_a.device)
+        direction = move.direction
+        length = torch.as_tensor(move.norm_d, dtype=torch.float64, device=self.norm_a.device)
         norm_m = _dot(self.m, self.m).sqrt() if self.m else None
         dot = self.dot
         if self.by_algebra:
@@ -71,6 +72,8 @@ class Recorder:
         else:
             cos_eps = _dot(direction, self.a) / (_dot(direction, direction).sqrt() * self.norm_a)
         found = {"grad_norm": self.norm_a, "d_ratio": length / self.norm_a, "cos_eps": cos_eps}
+        if move.rho is not None:
+            found["rho"] = torch.as_tensor(move.rho, dtype=torch.float64)
         if dot is not None and norm_m is not None:
             found[f"{self.name}_norm"] = norm_m
             found[f"cos_{self.name}"] = dot / (norm_m * self.norm_a)

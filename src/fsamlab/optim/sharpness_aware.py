@@ -26,6 +26,7 @@ from fsamlab.axes.choices import Choices
 from fsamlab.axes.component import Component
 from fsamlab.axes.descent import Descent
 from fsamlab.axes.metric import Metric
+from fsamlab.axes.radius import Radius
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
 from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated
@@ -41,7 +42,7 @@ class SharpnessAware(TwoPhase):
 
     Args:
         base: any torch optimizer over the parameters; its param_groups are this one's, with `rho` added.
-        ascent, component, reference, metric, descent, when: names in the tables of fsamlab.axes, or classes.
+        ascent, component, reference, metric, descent, when, radius: names in the tables of fsamlab.axes, or classes.
         rho: radius, for groups that do not bring their own; a group with rho 0 is not perturbed, leaves
             the joint norm and keeps no EMA.
         floor: |d| <= floor * |a| leaves the weights unperturbed: d is rounding noise there.
@@ -83,6 +84,7 @@ class SharpnessAware(TwoPhase):
         metric: str | type[Metric] = "l2",
         descent: str | type[Descent] = "perturbed",
         when: str | type[When] = "every",
+        radius: str | type[Radius] = "constant",
         rho: float = 0.05,
         floor: float = 1e-5,
         model: nn.Module | None = None,
@@ -97,7 +99,7 @@ class SharpnessAware(TwoPhase):
         **parameters: Any,
     ) -> None:
         names = dict(ascent=ascent, component=component, reference=reference, metric=metric, descent=descent, when=when)
-        choices = Choices(names, parameters)
+        choices = Choices({**names, "radius": radius}, parameters)
         rules.check_same_rng(same_rng, choices.ascent)
         choices.train_for(total_steps)
         super().__init__(
@@ -140,12 +142,10 @@ class SharpnessAware(TwoPhase):
     def perturbs(self) -> bool:
         """Whether the coming step perturbs the weights: it is the turn of the step, and a group has rho > 0.
 
-        Where the choice of `when` waits for the clean gradient, True means that the step may perturb.
+        Where `when` waits for the clean gradient, True means that the step may perturb.
         """
         turn = self.choices.ascent.perturbs and self.choices.when.turn(self.num_steps)
-        return any(rho > 0 for rho in self.radii()) and turn
-
-    # ------------------------------------------------------------------------------------ the step
+        return turn and any(rho > 0 for rho in self.step_radii())
 
     @torch.no_grad()
     def step(  # type: ignore[override]

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.axes import rules
-from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number, radius_over_norm
+from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number
 from fsamlab.axes.axis import Part, Step, is_kept, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
@@ -22,6 +22,7 @@ from fsamlab.optim.accumulation import mark_used
 from fsamlab.optim.displacement import Displacement
 from fsamlab.optim.gather import active, clean_gradients, follow, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
+from fsamlab.optim.length import planned
 from fsamlab.optim.passes import Passes
 from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
@@ -161,9 +162,11 @@ class TwoPhase(Wrapper):
         self.choices.metric.prepare(a, [p for part in parts for p in part.params])
         recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
         self.choices.component.set_direction(parts, self.ops)
-        norm_d, direction = self._move(parts, norm_a)
+        move = planned(parts, norm_a, self.num_steps, self.choices, self._weights, self._own, self.ops, self.floor)
+        self.num_floored = self.num_floored + move.floored
+        self.displacement.move(parts, move.direction, move.scale, self.ops, self._sharded_model)
         if recorder is not None:
-            self.scalars.update(recorder.scalars(parts, norm_d, direction))
+            self.scalars.update(recorder.scalars(parts, move))
 
     @hooked
     @torch.no_grad()
@@ -227,7 +230,7 @@ class TwoPhase(Wrapper):
                 self.choices.descent.set_gradients(step)
                 self._commit(parts)
             elif plain and self.choices.acts_between(self.num_steps):
-                self._act_between(self._look([p for _, p in active(self.param_groups, self.radii())]))
+                self._act_between(self._look([p for _, p in self._active()]))
             self._base_step()
             if step is not None:
                 self.choices.descent.after(step)
@@ -249,7 +252,7 @@ class TwoPhase(Wrapper):
             return True
         gradients = self._gradients()
         self.scaling.undo(gradients, self.ops)
-        decided = self.choices.when.decide(self._look([p for _, p in active(self.param_groups, self.radii())]))
+        decided = self.choices.when.decide(self._look([p for _, p in self._active()]))
         self.scaling.redo(gradients, self.ops)
         return bool(decided)
 
@@ -314,9 +317,17 @@ class TwoPhase(Wrapper):
         gradients = self._gradients()
         return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
 
+    def step_radii(self) -> list[float]:
+        """Return rho of each group in the coming step, as far as rho is known before the passes."""
+        factor, number = self.choices.radius.factor, self.num_steps
+        return [rho and rho * factor(number, group) for rho, group in zip(self.radii(), self.param_groups)]
+
+    def _active(self) -> list[tuple[float, Tensor]]:
+        return active(self.param_groups, self.step_radii())
+
     def _gather(self) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
-        params = active(self.param_groups, self.radii())
+        params = self._active()
         follow((p for _, p in params), self._own)
         if self.choices.descent.needs_clean:
             self._clean = clean_gradients(self.parameters(), self.choices)
@@ -336,21 +347,6 @@ class TwoPhase(Wrapper):
         for p in self.parameters():
             p.grad = None
         return []
-
-    def _move(self, parts: list[Part], norm_a: Number) -> tuple[Number, Tensors]:
-        """Set w <- w + eps, keeping w; return |d| and T^2 d, which eps is parallel to."""
-        params = [p for part in parts for p in part.params]
-        d = [x for part in parts for x in part.d]
-        norm_d = norm_a if not self.choices.component.changes else number(global_norm(d, self.ops))
-        td = self.choices.metric.stretch(d, params, self._weights, self._own, self.ops)
-        norm_td = norm_d if td is d else number(global_norm(td, self.ops))
-        direction = d if td is d else self.choices.metric.stretch(td, params, self._weights, self._own, self.ops)
-        scale, floored = radius_over_norm(norm_d, norm_td, norm_a, self.floor)
-        if not self.choices.metric.normalises:
-            scale = scale * norm_td  # 1, or 0 where the step is floored
-        self.num_floored = self.num_floored + floored
-        self.displacement.move(parts, direction, scale, self.ops, self._sharded_model)
-        return norm_d, direction
 
     def _commit(self, parts: list[Part]) -> None:
         # The reference comes last: it may write to the tensors that the others still have gradients back from.
