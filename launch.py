@@ -7,10 +7,10 @@ import hydra
 from omegaconf import DictConfig
 
 from fsamlab.command.launch import enter
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import CONF
 
 
-@hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
     """Run one composed job; torch is imported here and not before."""
     from fsamlab.run import run_composed

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from support.alone import ALONE
 from support.house import Import, arrows, circles, floors, imports, modules, room
 from support.runs import ROOT
 
@@ -105,52 +106,8 @@ def test_what_other_loops_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
-ALONE = """
-import importlib.metadata, re, sys
-from importlib.machinery import PathFinder
-
-def needed(name, found):
-    for line in importlib.metadata.requires(name) or []:
-        other = re.split(r"[^\\w.-]", line)[0]
-        if "extra ==" not in line and other not in found:
-            found.add(other)
-            try:
-                needed(other, found)
-            except importlib.metadata.PackageNotFoundError:
-                pass
-    return found
-
-distributions = {n.lower().replace("_", "-") for n in needed("torch", needed("numpy", {"torch", "numpy"}))}
-owners = importlib.metadata.packages_distributions()
-
-class TorchAndNumpy:
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        own = {n.lower().replace("_", "-") for n in owners.get(top, [])}
-        hidden = own and top not in ("fsamlab", "support") and not own & distributions
-        return None if hidden else PathFinder.find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = TorchAndNumpy()
-import torch
-from torch import nn
-import fsamlab.diagnostics
-from fsamlab.optim import FSAM
-
-model = nn.Linear(3, 2)
-optimizer = FSAM(torch.optim.SGD(model.parameters(), lr=0.1), model=model)
-def closure():
-    optimizer.zero_grad()
-    loss = model(torch.ones(4, 3)).square().mean()
-    loss.backward()
-    return loss
-before = float(optimizer.step(closure))
-found = [name for name in ("yaml", "omegaconf", "torchvision", "pandas") if name in sys.modules]
-print(float(optimizer.step(closure)) < before, found)
-"""
-
-
 def test_optimizer_and_measurements_need_torch_and_numpy_alone():
     """As after `pip install --no-deps fsamlab`: every other installed package is hidden."""
-    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, ALONE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "True []"
+    assert done.stdout.strip() == "a step, 2 measurements; other packages: []"

@@ -1,5 +1,6 @@
 """One directory decides for code, conf/, runs and record: a mixture is refused in one line."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -76,13 +77,13 @@ def test_launch_through_a_symbolic_link_and_from_elsewhere(tmp_path):
 
 
 def test_a_copy_of_the_package_is_of_use_inside_its_project_alone(checkout, tmp_path):
-    """As a plain `pip install .` makes one."""
+    """A copy of src/ alone, as PYTHONPATH may name one; the options of fsamlab are not in the copy."""
     copy = tmp_path / "site-packages"
     shutil.copytree(checkout / "src", copy)
-    done = ask(["launch.py"], *CFG, "optimizer=sgd", cwd=checkout, source=copy)
-    assert done.returncode == 0, done.stderr
-    assert "name: sgd" in done.stdout
-    assert refused(ask([checkout / "launch.py"], *CFG, cwd=tmp_path, source=copy), "is a copy without conf/")
+    for cwd in (checkout, tmp_path):  # the place of launch.py decides
+        done = ask([checkout / "launch.py"], *CFG, "optimizer=sgd", cwd=cwd, source=copy)
+        assert done.returncode == 0, done.stderr
+        assert "name: sgd" in done.stdout
     assert refused(ask(COMMAND, "check", "seed=0,1", cwd=tmp_path, source=copy), "is a copy without conf/")
     assert ask(COMMAND, "status", "--help", cwd=tmp_path, source=copy).returncode == 0
     with (checkout / "src" / "fsamlab" / "schedule.py").open("a", encoding="utf-8") as f:
@@ -97,5 +98,17 @@ def test_project_of(tmp_path, monkeypatch):
     project.check_project()
     project.check_project(tmp_path)
     monkeypatch.setattr(project, "PROJECT_ROOT", tmp_path)
+    with pytest.raises(ConfigError, match="lies in no study folder; `fsamlab init DIR` makes one"):
+        project.check_project()
+    monkeypatch.setattr(project, "CONF", tmp_path / "conf")
     with pytest.raises(ConfigError, match="a copy without conf/"):
         project.check_project()
+
+
+def test_the_digest_of_the_code_is_that_of_all_files_in_src(monkeypatch):
+    content = hashlib.sha256()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        content.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    assert project.code_digest() == content.hexdigest()
+    monkeypatch.setattr(project, "is_checkout", lambda directory: False)  # as in an installed wheel
+    assert project.code_digest() == content.hexdigest()

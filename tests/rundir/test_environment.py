@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+from fsamlab import __version__
+from fsamlab.config.project import STUDY
 from fsamlab.rundir import environment
 
 
@@ -24,7 +26,12 @@ def repository(tmp_path):
 
 def test_the_difference_of_a_launch_gives_back_the_code_new_files_with_it(repository, tmp_path_factory):
     (repository / "src" / "a.py").write_text("x = 2\n")
-    new = {"src/new file.py": b"y = '\xc3\xa4'\n", "sweeps/mine.yaml": b"a: 1\n", "conf/latin.yaml": b"# \xe4\n"}
+    new = {
+        "src/new file.py": b"y = '\xc3\xa4'\n",
+        "sweeps/mine.yaml": b"a: 1\n",
+        "conf/latin.yaml": b"# \xe4\n",
+        "my_sam.py": b"z = 3\n",
+    }
     for name, content in new.items():
         (repository / name).write_bytes(content)
     (repository / "src" / "x.log").write_text("ignored")
@@ -38,6 +45,17 @@ def test_the_difference_of_a_launch_gives_back_the_code_new_files_with_it(reposi
         assert (other / "clone" / name).read_bytes() == content
     assert "x.log" not in text
     assert "big.bin" not in text
+
+
+def test_the_version_of_the_package_is_recorded_beside_the_commit(repository, monkeypatch):
+    code = environment.code_version(repository)
+    assert code["fsamlab"] == __version__
+    assert len(code["sha"]) == 40
+    (repository / STUDY).write_text("{}")  # a study folder, and the code of a checkout with changes
+    monkeypatch.setattr(environment, "HOME", repository)
+    (repository / "conf" / "config.yaml").write_text("")
+    (repository / "src" / "fsamlab").mkdir()
+    assert environment.code_version(repository)["fsamlab"] == f"{__version__}+{code['sha'][:9]}.dirty"
 
 
 def test_a_new_file_that_is_no_code_by_its_size_is_only_named(repository):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.project import CONF
+from fsamlab.config.search import OWN, options_in
 
 PAGE = """\
 fsamlab: train, compare and diagnose sharpness-aware optimizers.
@@ -64,16 +65,16 @@ WIDTH = 79
 
 def option_groups() -> str:
     """Return the groups that a user chooses from and their options, one line for each group."""
-    groups = [
-        (d.name, d)
-        for d in sorted((PROJECT_ROOT / "conf").iterdir())
-        if d.is_dir() and d.name not in ("hydra", "local", "sweeps")
-    ]
-    groups += [("hydra/launcher", PROJECT_ROOT / "conf/hydra/launcher"), ("+sweeps", PROJECT_ROOT / "sweeps")]
+    places = dict.fromkeys((CONF, OWN))
+    names = {d.name for place in places if place.is_dir() for d in place.iterdir() if d.is_dir()}
+    groups = [(name, name) for name in sorted(names - {"hydra", "local", "sweeps"})]
+    groups += [("hydra/launcher", "hydra/launcher"), ("+sweeps", "sweeps")]
     lines = []
-    for name, directory in groups:
-        options = ", ".join(sorted(str(p.relative_to(directory).with_suffix("")) for p in directory.rglob("*.yaml")))
-        wrapped = textwrap.wrap(options, WIDTH - 20)
+    for name, group in groups:
+        found = sorted({str(option.with_suffix("")) for place in places for option in options_in(place / group)})
+        if not found:
+            continue
+        wrapped = textwrap.wrap(", ".join(found), WIDTH - 20)
         lines += [f"    {name:<16}{wrapped[0]}", *(f"{'':<20}{line}" for line in wrapped[1:])]
     return "\n".join(lines)
 

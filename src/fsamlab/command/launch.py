@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 
 from fsamlab.config import typed
 from fsamlab.config.compose import check_words, register
-from fsamlab.config.project import check_project
+from fsamlab.config.project import check_project, name_to_jobs
 from fsamlab.rundir.reading import is_finished
 from fsamlab.storage.writing import check_writable
 from fsamlab.terminal import output
@@ -36,6 +36,7 @@ def enter(main: Callable[[], Any], script: str) -> None:
         from fsamlab.command.help import page
 
         sys.exit(call(lambda: output.show(page())))
+    name_to_jobs()
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own message and exits
 

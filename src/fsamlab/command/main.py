@@ -10,6 +10,7 @@ import time
 import webbrowser
 from pathlib import Path
 
+from fsamlab import __version__
 from fsamlab.config import did_you_mean, in_range
 from fsamlab.terminal import errors, output
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # The listed commands write files or start jobs, and finish that work also when nobody reads their output any more.
     first = next(iter(sys.argv[1:] if argv is None else argv), None)
-    return errors.call(command, work=first in ("fetch", "resubmit", "collect", "report", "measure", "sync"))
+    return errors.call(command, work=first in ("init", "fetch", "resubmit", "collect", "report", "measure", "sync"))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -52,7 +53,17 @@ def _is_number(word: str) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fsamlab", description="Work with sweeps and with the runs they have made.")
+    parser.add_argument("--version", action="version", version=f"fsamlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser(
+        "init",
+        help="lay a study folder: launch.py, places for your own options and sweeps",
+        description="Lay a study folder, in which everything works without the repository of fsamlab. The options of "
+        "fsamlab stay in the installed package.",
+    )
+    one.add_argument("directory", type=Path, metavar="DIR", help="a new or an empty directory")
+    one.set_defaults(run=_init)
 
     one = commands.add_parser(
         "check",
@@ -165,6 +176,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _log() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def _init(args: argparse.Namespace) -> int:
+    from fsamlab.command.init import init
+
+    output.show(init(args.directory))
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

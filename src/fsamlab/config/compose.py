@@ -22,7 +22,8 @@ from hydra.types import HydraContext
 
 from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
 from fsamlab.config.identity import register_resolvers
-from fsamlab.config.project import PROJECT_ROOT, check_project
+from fsamlab.config.project import CONF, check_project, name_to_jobs
+from fsamlab.config.search import check_names
 
 MAX_JOBS = 100_000  # the record of a sweep holds one configuration for each job
 
@@ -38,10 +39,11 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
         ConfigError: a word cannot be used, or the code and the directory belong to different projects.
     """
     check_project()
+    name_to_jobs()
     check_words(words)
     register()
     setup_globals()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
@@ -98,6 +100,7 @@ def check_words(words: Iterable[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(words)
     except ValueError as e:  # from Python, for an integer of more than 4300 digits
         raise ConfigError("a word", max(words, key=len), f"cannot be read: {e}") from None
+    check_names(override.value() for override in parsed if override.key_or_group == "hydra.searchpath")
     for override in parsed:
         key, value = override.key_or_group, override.value()
         if key in switches() and isinstance(value, int | float) and value not in (0, 1):
@@ -133,4 +136,4 @@ def check_option(key: str, value: Any) -> None:
     for name in value if isinstance(value, list) and key in LISTED_GROUPS else [value]:
         said = name.text if isinstance(name, QuotedString) else name
         if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= 200:
-            raise ConfigError(key, said, f"must be the name of one option; `ls conf/{key}` lists them")
+            raise ConfigError(key, said, "must be the name of one option; `python launch.py --help` lists them")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import socket
@@ -11,8 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fsamlab import __version__
+from fsamlab.config.project import HOME, code_digest, is_checkout, is_study
+
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "wandb", "fsamlab")
-CODE = ("src", "conf", "sweeps", "launch.py")
+CODE = ("src", "conf", "sweeps", ":(glob)*.py")  # the last: modules beside launch.py, which settings name
 MAX_UNTRACKED = 1_000_000  # bytes of a file; code and configurations are far smaller
 # Facts that must be equal for bit-identical resuming.
 DECISIVE = (
@@ -47,11 +49,17 @@ def git_version(directory: Path) -> dict[str, Any]:
 
 
 def code_version(project_root: Path) -> dict[str, Any]:
-    """Return `{"sha", "dirty", "source"}`. `source` is a digest of src/, the code that results depend on."""
-    content = hashlib.sha256()
-    for path in sorted((project_root / "src").rglob("*.py")):
-        content.update(f"{path.relative_to(project_root)}\0".encode() + path.read_bytes() + b"\0")
-    return {**git_version(project_root), "source": content.hexdigest()[:12]}
+    """Return `{"sha", "dirty", "source", "fsamlab"}`.
+
+    `sha` and `dirty` are those of the project, in a study folder those of the folder's own repository. `source` is a
+    digest of the code of fsamlab, `fsamlab` its version; in a study folder with the code of a checkout, the version
+    also names the commit of the checkout, as `0.1.0+3247bfc12.dirty`.
+    """
+    version = __version__
+    if is_study(project_root) and is_checkout(HOME):
+        code = git_version(HOME)
+        version += f"+{code['sha'][:9]}{'.dirty' if code['dirty'] else ''}" if code["sha"] else ""
+    return {**git_version(project_root), "source": code_digest()[:12], "fsamlab": version}
 
 
 def uncommitted(project_root: Path) -> str:
@@ -113,6 +121,8 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
     import torch
 
     def version(name: str) -> str | None:
+        if name == "fsamlab":
+            return __version__  # the code that runs; the metadata of an editable install may be older
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
