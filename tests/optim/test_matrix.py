@@ -48,7 +48,7 @@ def closure(model, optimizer, k):
 
 def built(name, model, *overrides):
     cfg = compose_tiny(f"optimizer={name}", *overrides).optimizer
-    return cfg, build_optimizer(cfg, model, seed=SEED)
+    return cfg, build_optimizer(cfg, model, seed=SEED, total_steps=STEPS)
 
 
 def train(model, optimizer, steps=STEPS, start=0):
@@ -81,7 +81,7 @@ def test_the_file_trains_by_the_rule_of_its_paper(name, base):
         w = [x.clone().requires_grad_() for x in w]
         return list(torch.autograd.grad(loss(model, k, w), w))
 
-    step = rules.RULES[name](rules.Rule(cfg, slow, at, model, SEED))
+    step = rules.RULES[name](rules.Rule(cfg, slow, at, model, SEED, STEPS))
     w = [p.detach().clone() for p in model.parameters()]
     for k in range(STEPS):
         train(model, optimizer, 1, start=k)

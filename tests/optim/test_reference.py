@@ -339,6 +339,52 @@ def annealing(start, end, cosine):
     return step
 
 
+def unified(schedule):
+    steps = itertools.count(1)
+
+    def step(w, g, gradient, base, perturbs):
+        return base.step(w, perturbed(w, reference.unified_sam(g, RHO, schedule(next(steps))), gradient))
+
+    return step
+
+
+def equating(*schedule):
+    steps = itertools.count()
+
+    def step(w, g, gradient, base, perturbs):
+        sigma = reference.le_sam_sigma(next(steps), STEPS, *schedule)
+        return base.step(w, perturbed(w, reference.le_sam(g, sigma, RHO), gradient))
+
+    return step
+
+
+def deciding(*parameters):
+    rule = reference.AESAM(STEPS, *parameters)
+
+    def step(w, g, gradient, base, perturbs):
+        return base.step(w, perturbed(w, reference.sam(g, RHO), gradient) if rule.perturbs(g) else g)
+
+    return step
+
+
+class Before(reference.AESAM):
+    """AE-SAM with the mean and the variance of the steps before, this step not in them."""
+
+    def perturbs(self, g):
+        mu, variance, c = self.mu, self.variance, 1 - 2 * self.t / self.total
+        super().perturbs(g)
+        return reference.norm(g) ** 2 >= mu + c * variance**0.5
+
+
+def deciding_before():
+    rule = Before(STEPS, 0.9, -1.0, 1.0)
+    return lambda w, g, gradient, base, _: base.step(
+        w, perturbed(w, reference.sam(g, RHO), gradient) if rule.perturbs(g) else g
+    )
+
+
+ADAPTIVE = {"when": "adaptive", "total_steps": STEPS}
+BUDGET = {"radius": "loss_budget", "total_steps": STEPS}
 FAMILY = {  # name: (choices, the rule, every)
     "GSAM": ({"descent": "surrogate_gap", "alpha": 0.4}, lambda: rule_of(lambda g, h: reference.gsam(g, h, 0.4)), 1),
     "rescaled": ({"descent": "rescaled"}, lambda: rule_of(reference.rescaled), 1),
@@ -363,6 +409,21 @@ FAMILY = {  # name: (choices, the rule, every)
         1,
     ),
     "cosine radius": ({"radius": "cosine", "total_steps": STEPS}, lambda: annealing(1.0, 0.0, cosine=True), 1),
+    "AE-SAM": ({**ADAPTIVE}, lambda: deciding(0.9, -1.0, 1.0), 1),
+    "AE-SAM, c_t rising": (
+        {**ADAPTIVE, "delta": 0.6, "lambda_1": 0.8, "lambda_2": -0.5},
+        lambda: deciding(0.6, 0.8, -0.5),
+        1,
+    ),
+    "Unified SAM": ({"radius": "unified", "mix": 0.3}, lambda: unified(lambda t: 0.3), 1),
+    "Unified SAM, 1/t": ({"radius": "unified", "mix_schedule": "1/t"}, lambda: unified(lambda t: 1 / t), 1),
+    "Unified SAM, 1-1/t": ({"radius": "unified", "mix_schedule": "1-1/t"}, lambda: unified(lambda t: 1 - 1 / t), 1),
+    "LE-SAM": ({**BUDGET, "budget": 0.2}, lambda: equating(0.2, 0.05, 0.8), 1),
+    "LE-SAM, one budget": (
+        {"radius": "loss_budget", "budget": 0.1, "budget_warmup": 0.0, "budget_decay": 1.0},
+        lambda: equating(0.1, 0.0, 1.0),
+        1,
+    ),
     "USAM": ({"metric": "unnormalised"}, lambda: rule_of(lambda g, h: h, lambda g: reference.usam(g, RHO)), 1),
 }
 
@@ -394,6 +455,10 @@ WRONG = {
     "MSAM": lambda: along_momentum(lambda v: reference.sam(v, RHO)),  # along +v
     "USAM": lambda: rule_of(lambda g, h: h),
     "cosine radius": lambda: annealing(1.0, 0.0, cosine=False),
+    "AE-SAM": deciding_before,
+    "AE-SAM, c_t rising": lambda: deciding(0.6, -0.5, 0.8),  # lambda_1 and lambda_2 swapped
+    "Unified SAM": lambda: unified(lambda t: 0.7),  # lambda and 1 - lambda swapped
+    "LE-SAM": lambda: equating(0.2, 0.0, 1.0),  # without the schedule of the code
 }
 
 

@@ -246,3 +246,94 @@ def test_a_run_follows_the_schedule_of_lr_and_logs_the_radius():
     for lr, rho in found:
         expected = reference.gsam_radius(lr, 0, config.optimizer.lr, 0.2 * config.optimizer.rho, config.optimizer.rho)
         assert rho == pytest.approx(expected)
+
+
+# radii by the gradient
+
+
+def test_a_loss_budget_is_the_rise_to_first_order_also_where_groups_have_radii_of_their_own():
+    model = network()
+    groups = [{"params": model[0].parameters(), "rho": 0.4}, {"params": model[2].parameters(), "rho": 0.1}]
+    choices = {"radius": "loss_budget", "budget": 0.01, "budget_warmup": 0.0, "budget_decay": 1.0}
+    optimizer = SharpnessAware(torch.optim.SGD(groups, lr=0.1), **choices)
+    closure_of(model, 0)()
+    before = [p.detach().clone() for p in model.parameters()]
+    g = [p.grad.clone() for p in model.parameters()]
+    optimizer.record_scalars = True
+    optimizer.ascend()
+    eps = [p.detach() - w for p, w in zip(model.parameters(), before)]
+    assert reference.dot(g, eps) == pytest.approx(0.01, rel=1e-9)
+    ratios = [float((e / x).mean()) for e, x in zip(eps, g)]
+    assert ratios == pytest.approx([4 * ratios[2]] * 2 + [ratios[2]] * 2)
+    assert float(optimizer.scalars["perturbation/rho"]) == pytest.approx(reference.norm(g) * ratios[0])
+    optimizer.restore()
+    optimizer.choices.radius.budget = 100.0  # more than the largest radius rises
+    closure_of(model, 0, optimizer.zero_grad)()
+    optimizer.ascend()
+    assert float(optimizer.scalars["perturbation/rho"]) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (
+            {"radius": "unified", "metric": "unnormalised", "mix": 0.5},
+            r"^radius=unified: sets the length of eps, and me",
+        ),
+        ({"radius": "unified"}, r"^mix=null: has to be set with radius=unified"),
+        ({"radius": "unified", "mix": 0.5, "mix_schedule": "1/t"}, r"^mix=0.5: has no effect beside mix_schedule=1/t"),
+        ({"radius": "loss_budget", "budget_warmup": 0.9}, r"^budget_decay=0.8: must be >= budget_warmup=0.9"),
+        ({"radius": "loss_budget"}, r"^total_steps=null: radius=loss_budget as set goes by the share"),
+        ({"when": "adaptive"}, r"^total_steps=null: when=adaptive as set goes by the share of training"),
+        (
+            {"when": "adaptive", "ascent": "gaussian", "total_steps": 9},
+            r"^when=adaptive: needs the gradient of the desc",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused_in_a_line(choices, said):
+    with pytest.raises(ConfigError, match=said):
+        SharpnessAware(sgd(network()), **choices)
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_the_ends_of_unified_sam_are_usam_and_sam(mix):
+    a, b = network(), network()
+    unified = SharpnessAware(sgd(a), rho=0.1, radius="unified", mix=mix)
+    other = SharpnessAware(sgd(b), rho=0.1, metric="l2" if mix else "unnormalised")
+    torch.testing.assert_close(train(a, unified, range(5))[1], train(b, other, range(5))[1], rtol=1e-12, atol=1e-14)
+
+
+# when=adaptive
+
+
+def test_an_adaptive_step_has_a_second_pass_where_it_perturbs_and_the_share_is_logged():
+    model = network()
+    optimizer = SharpnessAware(sgd(model), rho=0.1, when="adaptive", total_steps=TOTAL, model=model)
+    rule = reference.AESAM(TOTAL, 0.9, -1.0, 1.0)
+    passes = []
+    for k in range(TOTAL):
+        closure_of(model, k, optimizer.zero_grad)()
+        decided = rule.perturbs([p.grad for p in model.parameters()])
+        passes += train(model, optimizer, [k])[0]
+        assert passes[-1] == 1 + decided
+    assert 0 < passes.count(2) < TOTAL
+    assert optimizer.choices.logged(TOTAL) == {"perturbation/perturbed_share": passes.count(2) / TOTAL}
+
+
+def test_a_step_that_is_left_out_leaves_the_averages_of_an_adaptive_step_alone():
+    model = network()
+    optimizer = SharpnessAware(sgd(model), rho=0.1, when="adaptive", every=2, total_steps=TOTAL, model=model)
+    train(model, optimizer, range(2))
+    kept = optimizer.choices.state()["values"]
+
+    def bad():
+        for p in model.parameters():
+            p.grad = torch.full_like(p, torch.inf)
+        return torch.zeros(())
+
+    optimizer.step(bad)
+    assert optimizer.num_nonfinite == 1
+    train(model, optimizer, [3])  # not its turn
+    assert optimizer.choices.state()["values"] == kept

@@ -49,7 +49,8 @@ def run(model, optimizer, steps, start=0):
 
 
 def variant(name, model, *overrides):
-    return build_optimizer(compose_tiny(f"optimizer={name}", *overrides).optimizer, model, seed=3)
+    cfg = compose_tiny(f"optimizer={name}", *overrides).optimizer
+    return build_optimizer(cfg, model, seed=3, total_steps=9)
 
 
 def same(a, b):

@@ -38,8 +38,8 @@ def test_passes_a_step(name):
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
-    optimizer = build_optimizer(compose_tiny(f"optimizer={name}").optimizer, model, seed=0)
-    passes = []
+    steps, passes = 10, []
+    optimizer = build_optimizer(compose_tiny(f"optimizer={name}").optimizer, model, seed=0, total_steps=steps)
 
     def closure():
         passes.append(1)
@@ -48,7 +48,6 @@ def test_passes_a_step(name):
         loss.backward()
         return loss
 
-    steps = 10
     for _ in range(steps):
         optimizer.step(closure, closure, closure)
     assert len(passes) / steps == float(ROW[name][2])

@@ -29,6 +29,7 @@ class Rule:
     at: Callable[[int, Vector], Vector]
     model: nn.Module
     seed: int
+    total_steps: int
 
     def sam(self, d: Vector) -> Vector:
         """Return the perturbation of length rho along d."""
@@ -154,6 +155,28 @@ def looksam(r: Rule) -> Step:
     return step
 
 
+def ae_sam(r: Rule) -> Step:
+    """Return AE-SAM's step."""
+    rule = reference.AESAM(r.total_steps, r.cfg.delta, r.cfg.lambda_1, r.cfg.lambda_2)
+
+    def step(w: Vector, k: int) -> Vector:
+        g = r.at(k, w)
+        return r.base.step(w, r.moved(w, r.sam(g), k) if rule.perturbs(g) else g)
+
+    return step
+
+
+def le_sam(r: Rule) -> Step:
+    """Return LE-SAM's step, rho as the largest radius."""
+
+    def step(w: Vector, k: int) -> Vector:
+        cfg = r.cfg
+        sigma = reference.le_sam_sigma(k, r.total_steps, cfg.budget, cfg.budget_warmup, cfg.budget_decay)
+        return r.base.step(w, r.moved(w, reference.le_sam(r.at(k, w), sigma, cfg.rho), k))
+
+    return step
+
+
 def on_norms(r: Rule) -> Step:
     """Return SAM's step where the parameters of normalisation modules alone are perturbed."""
     norms = {id(p) for m in r.model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
@@ -205,4 +228,7 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "looksam": looksam,
     "msam": msam,
     "sam_on": on_norms,
+    "ae_sam": ae_sam,
+    "unified_sam": in_metric(lambda r, d, g, w: reference.unified_sam(d, r.cfg.rho, r.cfg.mix), friendly=False),
+    "le_sam": le_sam,
 }

@@ -135,6 +135,11 @@ def ratio(x: Number, y: Number) -> Number:
     return torch.where(divisor == 0, torch.zeros_like(divisor), x / divisor)
 
 
+def larger(x: Number, y: float) -> Number:
+    """Return the larger of x and y; on the device if x is there."""
+    return x.clamp(min=y) if isinstance(x, Tensor) else max(x, y)
+
+
 def global_norm(xs: Tensors, ops: Ops) -> Tensor:
     """Return the l2 norm over all tensors jointly (0-dim, on the first one's device); zero for an empty list."""
     if not xs:

@@ -112,6 +112,10 @@ class Choice:
 
         return {key: torch.zeros_like(p) for key in self.state_keys}
 
+    def logged(self, number: int) -> dict[str, float]:
+        """Return {metric key: value} for each row of a run, after `number` steps; see docs/metrics.md."""
+        return {}
+
     def between(self, step: Step) -> None:
         """Act in a step that does not perturb, before the base steps; `p.grad` holds the gradient, which is finite."""
 

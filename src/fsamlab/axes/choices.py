@@ -109,6 +109,10 @@ class Choices:
         """Return whether a choice acts in the step after `number` steps, if this step does not perturb."""
         return self.when.inside(number) and any(type(choice).between is not Choice.between for choice in self.made())
 
+    def logged(self, number: int) -> dict[str, float]:
+        """Return what the choices add to each row of a run, after `number` steps."""
+        return {key: value for choice in self.made() for key, value in choice.logged(number).items()}
+
     def train_for(self, total_steps: int | None) -> None:
         """Tell the choices the number of steps of the whole training.
 

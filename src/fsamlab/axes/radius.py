@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsamlab.axes.axis import Choice, Part, table
-from fsamlab.checks import ConfigError, number
+from fsamlab.checks import ConfigError, number, word
 
 if TYPE_CHECKING:
     from fsamlab.axes._ops import Number, Ops, Tensors
@@ -133,4 +133,85 @@ class FollowsLr(Radius):
         return max(0.0, self.radius_end + (1 - self.radius_end) * max(0.0, share))
 
 
-RADII: dict[str, type[Radius]] = table(Constant, Linear, Cosine, FollowsLr)
+@dataclass
+class Unified(Radius):
+    """rho_t = rho (lambda + (1 - lambda) |T d|) (Unified SAM, arXiv 2503.02225): between SAM and USAM.
+
+    With T = 1 and d = g this is eps = rho (1 - lambda + lambda / |g|) g: lambda 1 is SAM, lambda 0 is USAM. lambda is
+    `mix`, or by `mix_schedule` 1/t or 1 - 1/t with t = 1, 2, ..., the schedules of the authors' code.
+    """
+
+    name = "unified"
+    follows_gradient = True
+    mix: float | None = number(None, 0, 1)
+    mix_schedule: str = word("constant", "constant", "1/t", "1-1/t")
+
+    def check(self, choices: Choices) -> None:
+        """Refuse a constant lambda that is not given, and a lambda beside a schedule."""
+        super().check(choices)
+        if (self.mix_schedule == "constant") != (self.mix is not None):
+            beside = f"has no effect beside mix_schedule={self.mix_schedule}: leave it null"
+            raise ConfigError("mix", self.mix, "has to be set with radius=unified" if self.mix is None else beside)
+
+    def fit(self, number: int, parts: list[Part], td: Tensors, norm_td: Number, ops: Ops) -> Number:
+        """Return lambda + (1 - lambda) |T d|."""
+        harmonic = 1 / (number + 1)
+        mix = {"constant": self.mix, "1/t": harmonic, "1-1/t": 1 - harmonic}[self.mix_schedule]
+        assert mix is not None  # check() has looked
+        return mix + (1 - mix) * norm_td
+
+
+@dataclass
+class LossBudget(Radius):
+    """rho_t = min(sigma_t / |T d|, rho): the loss rises by sigma_t to first order (LE-SAM, arXiv 2605.10183).
+
+    <d, eps> = rho_t |T d|, and rho is the largest radius, rho_max of the paper. Where groups have radii of their own,
+    the factor of all radii is the largest, up to 1, for which <d, eps> <= sigma_t. sigma_t rises along a line from 0 to
+    `budget` over the share `budget_warmup` of the training, and falls along half a cosine to 0 from the share
+    `budget_decay` on. Defaults and schedule are the authors' code's, which sets sigma_t once in an epoch.
+    """
+
+    name = "loss_budget"
+    follows_gradient = True
+    budget: float = number(0.35, 0, 1e6)
+    budget_warmup: float = number(0.05, 0, 1)
+    budget_decay: float = number(0.8, 0, 1)
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """Whether sigma_t changes."""
+        return self.budget_warmup > 0 or self.budget_decay < 1
+
+    def check(self, choices: Choices) -> None:
+        """Refuse a decay that begins inside the warm-up."""
+        super().check(choices)
+        if self.budget_decay < self.budget_warmup:
+            raise ConfigError("budget_decay", self.budget_decay, f"must be >= budget_warmup={self.budget_warmup}")
+
+    def sigma(self, number: int) -> float:
+        """Return sigma_t of the step after `number` steps."""
+        if not self.needs_total_steps:
+            return self.budget
+        share = self.share_of_training(number)
+        if share < self.budget_warmup:
+            return self.budget * share / self.budget_warmup
+        if share <= self.budget_decay:
+            return self.budget
+        return self.budget * 0.5 * (1 + math.cos(math.pi * (share - self.budget_decay) / (1 - self.budget_decay)))
+
+    def fit(self, number: int, parts: list[Part], td: Tensors, norm_td: Number, ops: Ops) -> Number:
+        """Return sigma_t / <d, eps> for the eps of length rho, at most 1."""
+        from fsamlab.axes._ops import global_norm, larger, ratio  # not at the top: see axis.py
+
+        sigma = self.sigma(number)
+        radii = [abs(part.rho) for part in parts]
+        if len(set(radii)) == 1:
+            rise = radii[0] * norm_td
+        else:
+            tensors = iter(td)
+            norms = [global_norm([next(tensors) for _ in part.params], ops) for part in parts]
+            rise = ratio(sum(rho * norm**2 for rho, norm in zip(radii, norms)), norm_td)
+        return ratio(sigma, larger(rise, sigma))
+
+
+RADII: dict[str, type[Radius]] = table(Constant, Linear, Cosine, FollowsLr, Unified, LossBudget)

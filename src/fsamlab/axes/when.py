@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fsamlab.axes.axis import Choice, Step, table
+from fsamlab.axes.axis import Choice, Part, Step, table
 from fsamlab.checks import COUNT, ConfigError, number
 
 if TYPE_CHECKING:
+    from fsamlab.axes._ops import Ops
+    from fsamlab.axes.axis import State
     from fsamlab.axes.choices import Choices
 
 
@@ -45,11 +47,12 @@ class When(Choice):
 
 @dataclass
 class Window(When):
-    """A part of the training, from `start` to `stop` (shares of all steps); outside, all steps are the base's.
+    """Every k-th step of a part of the training, from `start` to `stop` (shares of all steps, rounded to whole steps).
 
-    Both ends are rounded to whole steps.
+    The first step of the part is one of them. Outside the part, all steps are the base's.
     """
 
+    every: int = number(1, 1, COUNT)
     start: float = number(0.0, 0, 1, open_high=True)
     stop: float = number(1.0, 0, 1, open_low=True)
 
@@ -78,21 +81,16 @@ class Window(When):
         return self.first <= number < self.end
 
     def turn(self, number: int) -> bool:
-        """Return whether the number of steps before is in the window."""
-        return self.inside(number)
+        """Return whether the number of steps before, counted from the start of the window, is a multiple of k."""
+        return self.inside(number) and (number - self.first) % self.every == 0
 
 
 @dataclass
 class Every(Window):
-    """Every k-th step of the window perturbs, beginning with its first step."""
+    """The steps of the window whose turn it is perturb."""
 
     name = "every"
     per_micro_batch = True
-    every: int = number(1, 1, COUNT)
-
-    def turn(self, number: int) -> bool:
-        """Return whether the number of steps before, counted from the start of the window, is a multiple of k."""
-        return self.inside(number) and (number - self.first) % self.every == 0
 
     def past(self, number: int, count: int) -> list[int]:
         """Return the last `count` steps whose turn it was, among those below `number`."""
@@ -100,4 +98,59 @@ class Every(Window):
         return [last - self.every * age for age in range(count - 1, -1, -1)]
 
 
-WHENS: dict[str, type[When]] = table(Every)
+@dataclass
+class Adaptive(Window):
+    """A step whose turn it is perturbs if |g|^2 is large among those of the past steps (AE-SAM, arXiv 2304.14647).
+
+    mu_t = delta mu_{t-1} + (1 - delta) |g|^2, sigma_t^2 = delta sigma_{t-1}^2 + (1 - delta) (|g|^2 - mu_t)^2, both 0
+    before the first step. A step perturbs if |g|^2 >= mu_t + c_t sigma_t. c_t = (t / T) lambda_1 + (1 - t / T) lambda_2
+    goes from lambda_2 to lambda_1 over the T steps of the training: the larger c_t, the fewer steps perturb. g is the
+    clean gradient of all parameters.
+    """
+
+    name = "adaptive"
+    needs_clean = True
+    values = ("mu", "sigma_square", "num_perturbed")
+    delta: float = number(0.9, 0, 1, open_high=True)
+    lambda_1: float = number(-1.0, -1e3, 1e3)
+    lambda_2: float = number(1.0, -1e3, 1e3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mu = self.sigma_square = 0.0
+        self.num_perturbed = 0
+        self._seen: tuple[int, float, float] | None = None  # number, mu_t and sigma_t^2 of the last decision
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """Return True: c_t goes by the share of training."""
+        return True
+
+    def decide(self, step: Step) -> bool:
+        """Return whether |g|^2 >= mu_t + c_t sigma_t."""
+        gradients = [p.grad for group in step.groups for p in group["params"] if p.grad is not None]
+        square = float(step.norm(gradients)) ** 2
+        mu = self.delta * self.mu + (1 - self.delta) * square
+        sigma_square = self.delta * self.sigma_square + (1 - self.delta) * (square - mu) ** 2
+        self._seen = step.number, mu, sigma_square
+        done = self.share_of_training(step.number)
+        c = done * self.lambda_1 + (1 - done) * self.lambda_2
+        return square >= mu + c * math.sqrt(sigma_square)
+
+    def between(self, step: Step) -> None:
+        """Keep mu_t and sigma_t, if this step has made a decision."""
+        if self._seen is not None and self._seen[0] == step.number:
+            _, self.mu, self.sigma_square = self._seen
+
+    def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
+        """Keep mu_t and sigma_t, and count the step."""
+        assert self._seen is not None
+        _, self.mu, self.sigma_square = self._seen
+        self.num_perturbed += 1
+
+    def logged(self, number: int) -> dict[str, float]:
+        """Return the share of the steps so far that perturbed; a step has one pass, and one more if it perturbs."""
+        return {"perturbation/perturbed_share": self.num_perturbed / number} if number else {}
+
+
+WHENS: dict[str, type[When]] = table(Every, Adaptive)

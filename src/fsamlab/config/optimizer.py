@@ -53,14 +53,17 @@ class OptimizerConfig:
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive | fisher | unnormalised
     descent: str = "perturbed"  # perturbed | rescaled | surrogate_gap | weighted | look
-    when: str = "every"  # every
-    every: int = number(1, 1, COUNT)  # when=every: perturb in every k-th step, plain base steps between
-    start: float = number(0.0, 0, 1, open_high=True)  # when=every: plain base steps before this share of training
-    stop: float = number(1.0, 0, 1, open_low=True)  # when=every: plain base steps from this share of training on
-    radius: str = "constant"  # constant | linear | cosine | lr
+    when: str = "every"  # every | adaptive
+    every: int = number(1, 1, COUNT)  # perturb in every k-th step, plain base steps between
+    start: float = number(0.0, 0, 1, open_high=True)  # plain base steps before this share of training
+    stop: float = number(1.0, 0, 1, open_low=True)  # plain base steps from this share of training on
+    radius: str = "constant"  # constant | linear | cosine | lr | unified | loss_budget
     radius_start: float = number(1.0, 0, 1e3)  # radius=linear, cosine: the radius at the start, a share of rho
     radius_end: float = number(0.0, 0, 1e3)  # radius=linear, cosine: at the end; radius=lr: where lr is smallest
     lr_min: float = number(0.0, 0, 1, open_high=True)  # radius=lr: the smallest lr, a share of its peak
+    mix_schedule: str = word("constant", "constant", "1/t", "1-1/t")  # radius=unified
+    budget_warmup: float = number(0.05, 0, 1)  # radius=loss_budget: a share of training
+    budget_decay: float = number(0.8, 0, 1)  # radius=loss_budget: from this share of training on
     parameters: Any = None  # of choices from other packages: a mapping, such as {alpha: 0.5}
     perturb: Any = "all"  # all | norm | weights | no_norm, or [{name: pattern, rho: radius}, ...] (perturb.py)
     rho: float = within(0.0, rules.RHO)

@@ -174,12 +174,14 @@ class Diagnostics:
     def perturbation_rho(self, optimizer: Optimizer) -> float:
         """Return the radius rho of the friendliness measurements.
 
-        This is the setting if it is given, else the optimizer's largest rho. With a metric, rho is not an l2 radius;
-        then the result is `diagnostics.rho`.
+        This is the setting if it is given, else the optimizer's largest rho, without a schedule of the radius.
+        With a metric, or a radius that follows the gradient, rho is not an l2 radius: the result is `diagnostics.rho`.
         """
         if self.cfg.perturbation_rho is not None:
             return self.cfg.perturbation_rho
-        if not isinstance(optimizer, SharpnessAware) or not optimizer.choices.metric.is_identity:
+        if not isinstance(optimizer, SharpnessAware):
+            return self.cfg.rho
+        if not optimizer.choices.metric.is_identity or optimizer.choices.radius.follows_gradient:
             return self.cfg.rho
         return max((group["rho"] for group in optimizer.param_groups if group["rho"] > 0), default=self.cfg.rho)
 

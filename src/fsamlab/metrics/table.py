@@ -297,6 +297,7 @@ ROWS: tuple[MetricRow, ...] = (
     _step("perturbation/full_coefficient"),
     _step("perturbation/rho", charts=(Chart("perturbation", "radius, each step", BY_STEP),)),
     _step("perturbation/floored_share", FRACTION, percent=True, charts=(_FLOORED,)),
+    _step("perturbation/perturbed_share", FRACTION, percent=True),
     _step("perturbation/skipped_share", FRACTION, percent=True, charts=(_FLOORED,)),
     _step("perturbation/loss_clean", NATS),
     _step("perturbation/loss_perturbed", NATS),

@@ -42,6 +42,10 @@ class Ranks:
         """The rank of this process in the group."""
         return dist.get_rank(self.group) if self.number > 1 else 0
 
+    def all_agree(self, answer: bool) -> bool:
+        """Return whether the answer is yes on all ranks: a decision at the edge may differ by rounding."""
+        return answer if self.number == 1 else bool(self._reduced([torch.tensor(float(answer))])[0] > 0)
+
     def all_finite(self, values: list[Number]) -> bool:
         """Return whether all values of all ranks are finite. The host reads one number for all values together."""
         if self.number == 1:

@@ -55,6 +55,47 @@ def usam(g: Vector, rho: float) -> Vector:
     return [rho * x for x in g]
 
 
+def unified_sam(g: Vector, rho: float, mix: float) -> Vector:
+    """Unified SAM (arXiv 2503.02225): eps = rho (1 - lambda + lambda / |g|) g, lambda = mix."""
+    return [rho * (1 - mix + mix / norm(g)) * x for x in g]
+
+
+def le_sam(g: Vector, sigma: float, rho_max: float) -> Vector:
+    """LE-SAM (arXiv 2605.10183): eps = rho_t g / |g|, rho_t = min(sigma_t / |g|, rho_max)."""
+    return sam(g, min(sigma / norm(g), rho_max))
+
+
+def le_sam_sigma(t: int, total: int, sigma: float, warmup: float, decay: float) -> float:
+    """sigma_t of LE-SAM's code: a line from 0, constant, half a cosine to 0; warmup and decay are shares of `total`."""
+    if t < warmup * total:
+        return sigma * t / (warmup * total)
+    if t > decay * total:
+        return sigma * (1 + math.cos(math.pi * (t - decay * total) / (total - decay * total))) / 2
+    return sigma
+
+
+@dataclass
+class AESAM:
+    """The decision of AE-SAM (arXiv 2304.14647): SAM's step if |g|^2 >= mu_t + c_t sigma_t, else the base's."""
+
+    total: int
+    delta: float
+    lambda_1: float
+    lambda_2: float
+    mu: float = 0.0
+    variance: float = 0.0
+    t: int = 0
+
+    def perturbs(self, g: Vector) -> bool:
+        """Take |g_t|^2 into mean and variance; return whether the step perturbs."""
+        square = norm(g) ** 2
+        self.mu = self.delta * self.mu + (1 - self.delta) * square
+        self.variance = self.delta * self.variance + (1 - self.delta) * (square - self.mu) ** 2
+        c = self.t / self.total * self.lambda_1 + (1 - self.t / self.total) * self.lambda_2
+        self.t += 1
+        return square >= self.mu + c * self.variance**0.5
+
+
 def gsam(g: Vector, h: Vector, alpha: float) -> Vector:
     """GSAM (arXiv 2203.08065): h - alpha (part of g orthogonal to h), h = grad L_B(w + eps)."""
     return [y - alpha * x for x, y in zip(project_out(g, h), h)]

@@ -254,7 +254,7 @@ class TwoPhase(Wrapper):
         self.scaling.undo(gradients, self.ops)
         decided = self.choices.when.decide(self._look([p for _, p in self._active()]))
         self.scaling.redo(gradients, self.ops)
-        return bool(decided)
+        return self.ranks.all_agree(bool(decided))
 
     def _look(self, params: Tensors, parts: list[Part] | None = None) -> Step:
         """Return the view of this step that the choices get."""

@@ -189,6 +189,7 @@ class Trainer:
         if self.optimizer.choices.ascent.perturbs:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
+            row.update(self.optimizer.choices.logged(self.step))
         if evaluates:
             row.update(self._evaluate_all())
         if measures:
