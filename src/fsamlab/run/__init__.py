@@ -43,6 +43,8 @@ from fsamlab.train.closures import AscentBatch
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
 
+__all__ = ["build", "run", "run_composed", "run_frozen"]
+
 log = logging.getLogger(__name__)
 
 BEFORE_THE_FIRST_STEP = frozenset(  # files of a run directory
