@@ -54,11 +54,8 @@ def built(tmp_path_factory):
 def bin(built, tmp_path_factory):
     """Return the bin/ of a virtual environment with the wheel; the other packages are those of this environment."""
     venv = tmp_path_factory.mktemp("venv")
-    call(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv)
-    python = venv / "bin" / "python"
-    call(
-        sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built[1], cwd=venv
-    )
+    call(sys.executable, "-m", "venv", venv, cwd=venv)
+    call(venv / "bin" / "pip", "install", "-q", "--no-deps", "--no-index", built[1], cwd=venv)
     (packages,) = (venv / "lib").glob("python*/site-packages")
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (packages / "shared.pth").write_text("\n".join(shared))  # lines of a .pth, so that no editable install is active
