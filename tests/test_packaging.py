@@ -11,6 +11,8 @@ import pytest
 from packaging.version import Version
 from support.runs import ROOT
 
+import fsamlab
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -75,3 +77,28 @@ def test_every_directory_of_modules_is_a_package():
 def test_the_commands_exist():
     module, _, name = PROJECT["project"]["scripts"]["fsamlab"].partition(":")
     assert callable(getattr(__import__(module, fromlist=[name]), name))
+
+
+def test_the_version_stands_in_one_place():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "fsamlab.__version__"}
+    assert metadata.version("fsamlab") == fsamlab.__version__
+
+
+def test_the_changelog_names_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.findall(r"^## \[([^]]+)\](?: - (\d{4}-\d\d-\d\d))?$", text, re.M)
+    assert found[0] == ("Unreleased", "")
+    versions = [Version(version) for version, date in found[1:] if date]
+    assert len(versions) == len(found) - 1
+    assert versions == sorted(versions, reverse=True)
+    assert versions[0] == Version(fsamlab.__version__)
+    assert set(re.findall(r"^### (\w+)", text, re.M)) <= {
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    }
