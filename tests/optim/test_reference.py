@@ -385,6 +385,43 @@ def deciding_before():
 
 ADAPTIVE = {"when": "adaptive", "total_steps": STEPS}
 BUDGET = {"radius": "loss_budget", "total_steps": STEPS}
+
+
+def climbing(r, k):
+    """The base's step with the gradient at the end of k ascent steps of length r."""
+
+    def step(w, g, gradient, base, perturbs):
+        return base.step(w, perturbed(w, reference.ascents(w, gradient, r, k)[-1], gradient))
+
+    return step
+
+
+def behind(r, k, alpha):
+    def step(w, g, gradient, base, perturbs):
+        if not perturbs:
+            return base.step(w, g)
+        return reference.lookbehind(w, gradient, reference.ascents(w, gradient, r, k), alpha, base)
+
+    return step
+
+
+def behind_in_turn(w, g, gradient, base, perturbs):
+    """Lookbehind whose ascent starts from the weights that the base has reached."""
+    phi = w
+    for _ in range(3):
+        phi = base.step(phi, perturbed(phi, reference.sam(gradient(phi), 0.1), gradient))
+    return [a + 0.5 * (b - a) for a, b in zip(w, phi)]
+
+
+CLIMB = {"ascent": "multi_step", "ascent_steps": 3}
+BEHIND = {**CLIMB, "ascent_length": "divided", "descent": "lookbehind"}
+
+
+def adaptive(form):
+    """Two base steps with momentum on one batch, and nearly all of the way: the weights are chaotic in every step."""
+    return {**BEHIND, "ascent_steps": 2, "alpha": None, "alpha_form": form}
+
+
 FAMILY = {  # name: (choices, the rule, every)
     "GSAM": ({"descent": "surrogate_gap", "alpha": 0.4}, lambda: rule_of(lambda g, h: reference.gsam(g, h, 0.4)), 1),
     "rescaled": ({"descent": "rescaled"}, lambda: rule_of(reference.rescaled), 1),
@@ -402,6 +439,11 @@ FAMILY = {  # name: (choices, the rule, every)
     ),
     "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
     "F-SAM on other samples": ({**EMA, "ascent": "other_batch", "sigma": 0.7, "lmbda": 0.9}, lambda: friendly(), 1),
+    "Multistep-SAM": (CLIMB, lambda: climbing(RHO, 3), 1),
+    "Multistep-SAM, divided": ({**CLIMB, "ascent_length": "divided"}, lambda: climbing(RHO / 3, 3), 1),
+    "Lookbehind": ({**BEHIND, "alpha": 0.3}, lambda: behind(0.1, 3, 0.3), 1),
+    "Lookbehind, adaptive": (adaptive("adaptive"), lambda: behind(RHO / 2, 2, "adaptive"), 5),
+    "Lookbehind, adaptive_joint": (adaptive("adaptive_joint"), lambda: behind(RHO / 2, 2, "adaptive_joint"), 5),
     "MSAM": ({"ascent": "momentum"}, lambda: along_momentum(lambda v: reference.msam(v, RHO)), 1),
     "linear radius": (
         {"radius": "linear", "radius_start": 1.5, "radius_end": 0.2, "total_steps": STEPS},
@@ -452,6 +494,11 @@ WRONG = {
         ],
     ),
     "F-SAM on other samples": lambda: friendly(lambda a, g: g),  # the ascent on the descent batch
+    "Multistep-SAM": lambda: climbing(RHO / 3, 3),
+    "Multistep-SAM, divided": lambda: climbing(RHO, 1),  # SAM
+    "Lookbehind": lambda: behind_in_turn,
+    "Lookbehind, adaptive": lambda: behind(RHO / 2, 2, "adaptive_joint"),
+    "Lookbehind, adaptive_joint": lambda: behind(RHO / 2, 2, "adaptive"),
     "MSAM": lambda: along_momentum(lambda v: reference.sam(v, RHO)),  # along +v
     "USAM": lambda: rule_of(lambda g, h: h),
     "cosine radius": lambda: annealing(1.0, 0.0, cosine=False),

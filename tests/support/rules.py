@@ -142,6 +142,22 @@ def msam(r: Rule) -> Step:
     return step
 
 
+def climbed(r: Rule, w: Vector, k: int) -> list[Vector]:
+    """Return the perturbations at the ends of the ascent steps."""
+    length = r.cfg.rho / (r.cfg.ascent_steps if r.cfg.ascent_length == "divided" else 1)
+    return reference.ascents(w, lambda x: r.at(k, x), length, r.cfg.ascent_steps)
+
+
+def multistep_sam(r: Rule) -> Step:
+    """Return the step of Multistep-SAM."""
+    return lambda w, k: r.base.step(w, r.moved(w, climbed(r, w, k)[-1], k))
+
+
+def lookbehind(r: Rule) -> Step:
+    """Return the step of Lookbehind-SAM with a fixed alpha."""
+    return lambda w, k: reference.lookbehind(w, lambda x: r.at(k, x), climbed(r, w, k), r.cfg.alpha, r.base)
+
+
 def looksam(r: Rule) -> Step:
     """Return LookSAM's step."""
     rule = reference.LookSAM(r.cfg.alpha)
@@ -227,6 +243,8 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "wsam": wsam,
     "looksam": looksam,
     "msam": msam,
+    "multistep_sam": multistep_sam,
+    "lookbehind": lookbehind,
     "sam_on": on_norms,
     "ae_sam": ae_sam,
     "unified_sam": in_metric(lambda r, d, g, w: reference.unified_sam(d, r.cfg.rho, r.cfg.mix), friendly=False),

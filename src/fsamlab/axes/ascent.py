@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
-from fsamlab.checks import COUNT, ConfigError, number
+from fsamlab.checks import COUNT, ConfigError, number, word
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from fsamlab.axes._ops import Number
     from fsamlab.axes.choices import Choices
 
 
@@ -34,6 +35,16 @@ class Ascent(Choice):
     has_mean: ClassVar[bool] = True
     two_phase: ClassVar[bool] = True
     per_micro_batch: ClassVar[bool] = False
+
+    @property
+    def num_ascents(self) -> int:
+        """The number of ascent steps in a step of the optimizer, each along the gradient where the last one ended."""
+        return 1
+
+    @property
+    def length(self) -> Number:
+        """The length of an ascent step in units of rho."""
+        return 1.0
 
     def gradients(self, step: Step) -> list[Tensor | None]:
         """Return the ascent gradient of each of `step.params`, None for a parameter without a gradient.
@@ -75,6 +86,35 @@ class Batch(Ascent):
     name = "batch"
     has_clean_loss = True
     per_micro_batch = True
+
+
+@dataclass
+class MultiStep(Batch):
+    """k ascent steps on the descent batch: eps_j = eps_{j-1} + r grad L_B(w + eps_{j-1}) / |...|, eps = eps_k.
+
+    Length `full`: r = rho, so that |eps| is up to k rho (Multistep-SAM of arXiv 2307.16704). Length `divided`:
+    r = rho / k, so that eps stays in the ball of SAM.
+
+    Attributes:
+        ascent_steps: k; with k = 1 it is SAM.
+        ascent_length: `full` or `divided`.
+    """
+
+    name = "multi_step"
+    two_phase = False
+    per_micro_batch = False
+    ascent_steps: int = number(2, 1, COUNT)
+    ascent_length: str = word("full", "full", "divided")
+
+    @property
+    def num_ascents(self) -> int:
+        """Return k."""
+        return self.ascent_steps
+
+    @property
+    def length(self) -> Number:
+        """Return 1, or 1 / k."""
+        return 1.0 if self.ascent_length == "full" else 1 / self.ascent_steps
 
 
 @dataclass
@@ -163,4 +203,4 @@ class Momentum(Ascent):
         return found
 
 
-ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, OtherBatch, FullSet, Gaussian, Momentum)
+ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, MultiStep, OtherBatch, FullSet, Gaussian, Momentum)

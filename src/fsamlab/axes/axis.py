@@ -258,8 +258,10 @@ class Step:
         parts: the perturbed tensors; empty before the perturbation and in a step without one.
         clean: the gradient of the descent batch at the unperturbed weights, by parameter; empty unless the descent
             says `needs_clean`. Nobody else writes to these tensors: a descent may.
-        sample_losses: of the first and the second pass over the descent batch, as far as they are made and their
-            closure returned a :class:`Pass`.
+        path: where the ascent has several steps and the descent says `needs_path`, the gradients between: at the end of
+            each ascent step but the last, in their order, by parameter. p.grad is the one at the end of the last.
+        sample_losses: of the passes over the descent batch, as far as they are made and their closure returned a
+            :class:`Pass`.
     """
 
     number: int
@@ -272,6 +274,7 @@ class Step:
     weights: Collection[Tensor] = frozenset()
     parts: list[Part] = field(default_factory=list)
     clean: dict[Tensor, Tensor] = field(default_factory=dict)
+    path: list[dict[Tensor, Tensor]] = field(default_factory=list)
     sample_losses: list[Tensor] = field(default_factory=list)
 
     def base_state(self, p: Tensor) -> Mapping[str, Any]:

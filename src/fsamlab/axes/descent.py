@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fsamlab.axes.axis import Choice, Part, Step, table
-from fsamlab.checks import number, word
+from fsamlab.checks import ConfigError, number, word
 
 if TYPE_CHECKING:
-    from fsamlab.axes._ops import Ops
+    from torch import Tensor
+
+    from fsamlab.axes._ops import Number, Ops
     from fsamlab.axes.axis import State
+    from fsamlab.axes.choices import Choices
 
 
 @dataclass
@@ -18,9 +21,13 @@ class Descent(Choice):
     """The gradient with which the base takes its step.
 
     A subclass with `needs_clean = True` finds the gradients g at w in `step.clean`, which is empty for the others.
+
+    Attributes:
+        needs_path: whether the choice needs the gradients between the steps of an ascent, in `step.path`.
     """
 
     per_micro_batch: ClassVar[bool] = False  # the gradients of micro-batches are averaged as they are
+    needs_path: ClassVar[bool] = False
 
     def set_gradients(self, step: Step) -> None:
         """Write the gradient of the base's step to p.grad, which holds g', the gradient at w + eps.
@@ -28,8 +35,12 @@ class Descent(Choice):
         g and g' are finite. The weights are w again, and no choice has updated its state with this step yet.
         """
 
+    def more(self, step: Step) -> bool:
+        """Write the gradient of one more step of the base to p.grad and return True, or return False."""
+        return False
+
     def after(self, step: Step) -> None:
-        """Act after the step of the base, in a step that perturbs."""
+        """Act after the steps of the base, in a step that perturbs."""
 
 
 @dataclass
@@ -152,4 +163,65 @@ class Look(Descent):
             step.ops.add_(gradients, vertical, alpha=self.alpha * scale)
 
 
-DESCENTS: dict[str, type[Descent]] = table(Perturbed, Rescaled, SurrogateGap, Weighted, Look)
+@dataclass
+class Lookbehind(Descent):
+    """k steps of the base with the gradients at the ends of k ascent steps, then a part of the way (arXiv 2307.16704).
+
+    The base steps from w with grad L_B(w + eps_1), ..., grad L_B(w + eps_k) to phi; then w <- w + alpha (phi - w).
+    Alpha of form `fixed` is `alpha`. Otherwise it is (1 + cos) / 2, cos between phi - w and the first of the k steps:
+    of each tensor by itself in the form `adaptive`, as in the authors' code (chandar-lab/Lookbehind-SAM), or of all
+    tensors jointly in the form `adaptive_joint`.
+    """
+
+    name = "lookbehind"
+    needs_path = True
+    alpha: float | None = number(0.5, 0, 1, open_low=True)
+    alpha_form: str = word("fixed", "fixed", "adaptive", "adaptive_joint")
+
+    def check(self, choices: Choices) -> None:
+        """Refuse an alpha that the form does not read, and a form without its alpha."""
+        if self.alpha_form == "fixed" and self.alpha is None:
+            raise ConfigError("alpha", None, "has to be set with alpha_form=fixed")
+        if self.alpha_form != "fixed" and self.alpha is not None:
+            raise ConfigError("alpha", self.alpha, f"has no effect with alpha_form={self.alpha_form}: leave it null")
+
+    def set_gradients(self, step: Step) -> None:
+        """Keep w; set p.grad to the gradient at the end of the first ascent step."""
+        params = [p for group in step.groups for p in group["params"] if p.grad is not None]
+        self._coming = [*step.path, {p: p.grad for p in params}]
+        moving = dict.fromkeys(p for gradients in self._coming for p in gradients)
+        self._slow = {p: p.clone() for p in moving}
+        self._first: dict[Tensor, Tensor] = {}
+        self.more(step)
+
+    def more(self, step: Step) -> bool:
+        """Set p.grad to the gradient at the end of the next ascent step."""
+        if self.alpha_form != "fixed" and not self._first and len(self._coming) < len(step.path) + 1:
+            self._first = {p: p - w for p, w in self._slow.items()}
+        if not self._coming:
+            return False
+        gradients = self._coming.pop(0)
+        for p in self._slow:
+            p.grad = gradients.get(p)
+        return True
+
+    def after(self, step: Step) -> None:
+        """Set w <- w + alpha (phi - w)."""
+        if not self._slow:
+            return
+        params, slow = list(self._slow), list(self._slow.values())
+        way = step.ops.scaled(params, 1.0)
+        step.ops.add_(way, slow, alpha=-1.0)
+        parts = [range(len(params))] if self.alpha_form != "adaptive" else [[i] for i in range(len(params))]
+        for part in parts:
+            chosen = [way[i] for i in part]
+            alpha: Number | None = self.alpha
+            if alpha is None:
+                first = [self._first[params[i]] for i in part]
+                alpha = (1 + step.ratio(step.inner(first, chosen), step.norm(first) * step.norm(chosen))) / 2
+            step.ops.copy_([params[i] for i in part], [slow[i] for i in part])
+            step.ops.add_([params[i] for i in part], chosen, alpha=alpha)
+        self._coming, self._slow, self._first = [], {}, {}
+
+
+DESCENTS: dict[str, type[Descent]] = table(Perturbed, Rescaled, SurrogateGap, Weighted, Look, Lookbehind)

@@ -27,7 +27,7 @@ class Displacement:
     def move(
         self, parts: list[Part], direction: Tensors, scale: Number, ops: Ops, sharded_model: nn.Module | None
     ) -> None:
-        """Set w <- w + rho scale T^2 d, keeping w.
+        """Set w <- w + rho scale T^2 d, keeping w; a weight that is moved already is moved on, from where it is.
 
         Args:
             parts: what is moved, each with its rho.
@@ -36,10 +36,11 @@ class Displacement:
             ops: arithmetic on lists of tensors.
             sharded_model: the model, where `fully_shard` keeps gathered copies of its weights.
         """
-        params = [p for part in parts for p in part.params]
-        saved = [self._scratch(p) for p in params]
-        ops.copy_(saved, params)
-        self.moved = params  # from here on there is something to put back
+        already = set(self.moved)
+        params = [p for part in parts for p in part.params if p not in already]
+        if params:
+            ops.copy_([self._scratch(p) for p in params], params)
+        self.moved = [*self.moved, *params]  # from here on there is something to put back
         start = 0
         for part in parts:
             stop = start + len(part.params)

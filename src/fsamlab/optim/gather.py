@@ -30,8 +30,8 @@ def follow(params: Iterable[Tensor], own: Own) -> None:
                 own[p][key] = like(p, value)
 
 
-def clean_gradients(params: Iterable[Tensor], choices: Choices) -> dict[Tensor, Tensor]:
-    """Return g of each parameter that has one, for the descent: tensors that no component and no backward writes to."""
+def kept_gradients(params: Iterable[Tensor], choices: Choices) -> dict[Tensor, Tensor]:
+    """Return p.grad of each parameter that has one, for the descent: no component and no backward writes to it."""
     found = {}
     for p in params:
         g = owned_gradient(p)

@@ -23,7 +23,7 @@ class Move:
     Attributes:
         norm_d: |d|.
         direction: T^2 d of all parts, in their order.
-        scale: rho_t / (rho |T d|), or 0 where |d| is rounding noise.
+        scale: rho_t / (rho |T d|) times the length of an ascent step, or 0 where |d| is rounding noise.
         floored: 1 in the second case, else 0; on the device if the norms are there.
         rho: the largest rho_t; None where rho_t = rho.
     """
@@ -55,6 +55,7 @@ def planned(
     scale, floored = radius_over_norm(norm_d, norm_td, norm_a, floor)
     if not choices.metric.normalises:
         scale = scale * norm_td  # 1, or 0 where the step is floored
+    scale = scale * choices.ascent.length
     rho: Number | None = None if choices.radius.is_constant else max(abs(part.rho) for part in parts)
     if choices.radius.follows_gradient:
         fit = choices.radius.fit(step, parts, td, norm_td, ops)

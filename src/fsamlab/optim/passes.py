@@ -77,6 +77,19 @@ class Passes:
         with frozen_batchnorm(self.model) if self.model is not None else nullcontext():
             torch.enable_grad()(closure)()
 
+    def climb(self, descent: Checked, counted: bool, random: RngState | None, further: Callable[[], bool]) -> Tensors:
+        """Run the descent batch at the end of each ascent step; return the losses.
+
+        Args:
+            descent: the checked closure.
+            counted, random: see :meth:`perturbed`.
+            further: moves the weights on along the gradients of the last pass; tells whether the step may go on.
+        """
+        losses = [self.perturbed(descent, counted, random)]
+        while len(losses) < self.choices.ascent.num_ascents and further():
+            losses.append(self.perturbed(descent, counted, random))
+        return losses
+
     def perturbed(self, descent: Checked, counted: bool, random: RngState | None) -> Tensor:
         """Run the descent batch at w + eps; return its loss.
 

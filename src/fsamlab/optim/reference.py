@@ -96,6 +96,34 @@ class AESAM:
         return square >= self.mu + c * self.variance**0.5
 
 
+def ascents(w: Vector, gradient: Gradient, r: float, k: int) -> list[Vector]:
+    """Multistep-SAM (arXiv 2307.16704): eps_1, ..., eps_k, eps_j = eps_{j-1} + r grad L_B(w + eps_{j-1}) / |...|."""
+    found = [[torch.zeros_like(x) for x in w]]
+    for _ in range(k):
+        g = gradient([a + b for a, b in zip(w, found[-1])])
+        found.append([a + b for a, b in zip(found[-1], sam(g, r))])
+    return found[1:]
+
+
+def lookbehind(w: Vector, gradient: Gradient, eps: list[Vector], alpha: float | str, base: SGD | AdamW) -> Vector:
+    """Lookbehind-SAM (arXiv 2307.16704): phi of k base steps with grad L_B(w + eps_j), then w + alpha (phi - w).
+
+    Alpha `adaptive` is (1 + cos) / 2 of each tensor, cos between the first base step and phi - w; `adaptive_joint` that
+    of all tensors.
+    """
+    phis = [w]
+    for e in eps:
+        phis.append(base.step(phis[-1], gradient([a + b for a, b in zip(w, e)])))
+    first, way = ([a - b for a, b in zip(phi, w)] for phi in (phis[1], phis[-1]))
+    if isinstance(alpha, float):
+        alphas = [alpha] * len(w)
+    elif alpha == "adaptive":
+        alphas = [(1 + dot([a], [b]) / (norm([a]) * norm([b]))) / 2 for a, b in zip(first, way)]
+    else:
+        alphas = [(1 + dot(first, way) / (norm(first) * norm(way))) / 2] * len(w)
+    return [x + alpha * y for x, alpha, y in zip(w, alphas, way)]
+
+
 def gsam(g: Vector, h: Vector, alpha: float) -> Vector:
     """GSAM (arXiv 2203.08065): h - alpha (part of g orthogonal to h), h = grad L_B(w + eps)."""
     return [y - alpha * x for x, y in zip(project_out(g, h), h)]

@@ -205,14 +205,14 @@ class SharpnessAware(TwoPhase):
                 return torch.full((), math.nan, device=self.device) if clean is None else clean
             if without_clean:
                 accumulated.put_back()
-            perturbed = self.passes.perturbed(descent, clean is not None, random)
+            perturbed = self.passes.climb(descent, clean is not None, random, self._ascend_further)
             accumulated.refuse()
-            self._descend([perturbed])
+            self._descend(perturbed)
         except BaseException:
             self.restore()
             raise
-        self.scalars["loss_perturbed"] = perturbed
-        return perturbed if clean is None else clean
+        self.scalars["loss_perturbed"] = perturbed[-1]
+        return perturbed[-1] if clean is None else clean
 
     def _second_phase(self, closure: Closure | None) -> Tensor:
         """End the step that ascend() has begun; return the loss at w + eps, nan where no closure tells a loss."""

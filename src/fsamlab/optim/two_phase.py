@@ -14,13 +14,14 @@ from torch.optim import Optimizer
 
 from fsamlab.axes import rules
 from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number
-from fsamlab.axes.axis import Part, Step, is_kept, step_seed
+from fsamlab.axes.axis import Part, Step, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.sharded import is_sharded, refuse_flat
-from fsamlab.checks import ConfigError, in_range
+from fsamlab.checks import in_range
 from fsamlab.optim.accumulation import mark_used
 from fsamlab.optim.displacement import Displacement
-from fsamlab.optim.gather import active, clean_gradients, follow, sorted_parts
+from fsamlab.optim.entries import check_names, check_needs
+from fsamlab.optim.gather import active, follow, kept_gradients, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
 from fsamlab.optim.length import planned
 from fsamlab.optim.passes import Passes
@@ -28,7 +29,7 @@ from fsamlab.optim.ranks import Ranks
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.scaling import Scaling
 from fsamlab.optim.state import Shared
-from fsamlab.optim.wrapper import LIST_IT, Wrapper, hooked
+from fsamlab.optim.wrapper import Wrapper, hooked
 
 
 class TwoPhase(Wrapper):
@@ -42,6 +43,7 @@ class TwoPhase(Wrapper):
     _parts = Shared["list[Part] | None"]()  # between ascend() and descend()
     _perturbing = Shared[bool]()  # what was decided of the step that was begun
     _clean = Shared[dict[Tensor, Tensor]]()  # gradients at the unperturbed weights, where the descent needs them
+    _path = Shared["list[dict[Tensor, Tensor]]"]()  # gradients between the ascent steps, where the descent needs them
     _finite = Shared[bool]()
     _alike = Shared["Tensor | bool"]()  # whether all ranks had the same ascent gradients so far
 
@@ -73,7 +75,7 @@ class TwoPhase(Wrapper):
         self.num_steps = self.num_nonfinite = 0
         self.num_floored = 0
         self._parts, self._finite = None, True
-        self._perturbing, self._clean = False, {}
+        self._perturbing, self._clean, self._path = False, {}, []
         self.ranks = Ranks(process_group, self.device)
         self._alike = True
         self._look_at_parameters()
@@ -130,8 +132,10 @@ class TwoPhase(Wrapper):
 
     def _refuse_what_needs_step(self) -> None:
         choices, what = self.choices, ""
-        if not choices.ascent.two_phase or choices.needs_full:
+        if choices.needs_full:
             what = f"{choices.words()} needs a pass over the full training set of its own"
+        elif not choices.ascent.two_phase:
+            what = f"{choices.words()} needs further passes over the descent batch"
         elif self.same_rng:
             what = "same_rng=True replays the random state of the first pass"
         if what:
@@ -150,20 +154,29 @@ class TwoPhase(Wrapper):
             self.restore()
             raise
 
-    def _perturb(self) -> None:
+    @torch.no_grad()
+    def _ascend_further(self) -> bool:
+        """Move the weights on from w + eps, along the gradients there; return whether the step may go on."""
+        self._perturb(further=True)
+        return self._finite
+
+    def _perturb(self, further: bool = False) -> None:
         self.scaling.undo(self._gradients(), self.ops)
-        parts = self._gather() if self._perturbing else self._drop_gradients()
-        self._parts = parts
+        parts = self._gather(further) if self._perturbing else self._drop_gradients()
+        if not further:  # states and scalars are about the gradients at w
+            self._parts = parts
         a = [x for part in parts for x in part.a]
         norm_a = number(global_norm(a, self.ops))
         self._finite = self._ascent_verdict(norm_a)
         if not parts or not self._finite:
             return
         self.choices.metric.prepare(a, [p for part in parts for p in part.params])
-        recorder = Recorder(parts, norm_a, self.choices, self.ops) if self.record_scalars else None
+        recorded = self.record_scalars and not further
+        recorder = Recorder(parts, norm_a, self.choices, self.ops) if recorded else None
         self.choices.component.set_direction(parts, self.ops)
         move = planned(parts, norm_a, self.num_steps, self.choices, self._weights, self._own, self.ops, self.floor)
-        self.num_floored = self.num_floored + move.floored
+        if not further:
+            self.num_floored = self.num_floored + move.floored
         self.displacement.move(parts, move.direction, move.scale, self.ops, self._sharded_model)
         if recorder is not None:
             self.scalars.update(recorder.scalars(parts, move))
@@ -194,7 +207,7 @@ class TwoPhase(Wrapper):
         For a loop that ends between the phases (an exception in the second pass, Ctrl-C). Does nothing at other times.
         """
         self._put_back()
-        self._parts, self._clean = None, {}
+        self._parts, self._clean, self._path = None, {}, []
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
     # except block does the same work again, for an interrupt that came before. What EMA and base have taken in until
@@ -233,10 +246,12 @@ class TwoPhase(Wrapper):
                 self._act_between(self._look([p for _, p in self._active()]))
             self._base_step()
             if step is not None:
+                while self.choices.descent.more(step):
+                    self._base_step()
                 self.choices.descent.after(step)
         else:
             self.num_nonfinite += 1
-        self._clean = {}
+        self._clean, self._path = {}, []
         self.num_steps += 1
         mark_used(list(self.parameters()))
 
@@ -269,34 +284,16 @@ class TwoPhase(Wrapper):
             weights=self._weights,
             parts=parts or [],
             clean=self._clean,
+            path=self._path,
             sample_losses=self.passes.sample_losses,
         )
 
     def _check_state(self) -> None:
-        """Refuse a base that keeps no state of a name that a choice reads, or state of a name that a choice keeps.
-
-        Both are known after the base's first step; so is a state that a choice keeps and `state_keys` does not list.
-        """
+        """Refuse state that is lost, overwritten or missing."""
         if self.num_steps <= 1:
-            stray = {key for entries in self._own.values() for key in entries} - self.own_keys
-            if stray:
-                raise ConfigError("state_keys", ", ".join(sorted(stray)), LIST_IT)
-            there = {name for entries in self.base.state.values() for name in entries}
-            for axis, choice in self.choices.by_axis().items():
-                if choice and there.intersection(choice.state_keys):
-                    both = ", ".join(sorted(there.intersection(choice.state_keys)))
-                    allowed = (
-                        f"keeps {both} in a parameter's state, as {type(self.base).__name__} does: rename the entry"
-                    )
-                    raise ConfigError(axis, choice.name, allowed)
-        stepped = bool(self.base.state) or getattr(self, "_opt_called", False)  # SGD without momentum keeps nothing
-        for axis, choice in self.choices.by_axis().items():
-            for key in choice.needs_base_state if choice and stepped else ():
-                kept = sorted({n for entries in self.base.state.values() for n, x in entries.items() if x is not None})
-                if not is_kept(key, kept):
-                    found = ", ".join(kept) or "nothing"
-                    allowed = f"reads {key} of the base, and {type(self.base).__name__} as set keeps {found}"
-                    raise ConfigError(axis, choice.name if choice else None, allowed)
+            check_names(self.choices, self._own, self.base)
+        if self.base.state or getattr(self, "_opt_called", False):  # SGD without momentum keeps nothing
+            check_needs(self.choices, self.base)
 
     def _ascent_verdict(self, norm_a: Number) -> bool:
         """Return whether the step may go on: the same answer on all ranks."""
@@ -325,12 +322,14 @@ class TwoPhase(Wrapper):
     def _active(self) -> list[tuple[float, Tensor]]:
         return active(self.param_groups, self.step_radii())
 
-    def _gather(self) -> list[Part]:
+    def _gather(self, further: bool) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
         params = self._active()
         follow((p for _, p in params), self._own)
-        if self.choices.descent.needs_clean:
-            self._clean = clean_gradients(self.parameters(), self.choices)
+        if further and self.choices.descent.needs_path:
+            self._path = [*self._path, kept_gradients(self.parameters(), self.choices)]
+        elif not further and self.choices.descent.needs_clean:
+            self._clean = kept_gradients(self.parameters(), self.choices)
         gradients = self.choices.ascent.gradients(self._look([p for _, p in params]))
         parts = sorted_parts(params, gradients, self.choices, self._own)
         self._drop_gradients()

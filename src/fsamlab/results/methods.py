@@ -48,6 +48,8 @@ METHODS: dict[str, Style] = {
     "ae_sam": Style("AE-SAM", BLUE, DASH_DOT_DOT, r"$\ominus$"),
     "unified_sam": Style("Unified SAM", BROWN, SOLID, r"$\oplus$"),
     "le_sam": Style("LE-SAM", GREEN, DASH_DOT_DOT, r"$\otimes$"),
+    "multistep_sam": Style("Multistep-SAM", INDIGO, SOLID, r"$\blacktriangle$"),
+    "lookbehind": Style("Lookbehind-SAM", BROWN, DASHED, r"$\triangleleft$"),
     "asam": Style("ASAM", GREEN, LONG, "^"),
     "fisher_sam": Style("FisherSAM", GREEN, SHORT, "H"),
     "usam": Style("USAM", BROWN, SHORT, "+"),
