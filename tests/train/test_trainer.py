@@ -279,6 +279,15 @@ def test_a_share_of_each_batch_is_its_ascent_batch(drop_last):
     assert len(batch) == (30 if drop_last else 10)
 
 
+def test_an_ascent_batch_is_one_part_where_no_gradients_are_accumulated(monkeypatch):
+    """Also where it is larger than the descent batch."""
+    trainer = build_trainer(compose_tiny("optimizer=sam_batch", "optimizer.ascent_batch_size=50"))
+    made = []
+    monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
+    trainer.passes.ascent_closure(next(trainer.data.train.batches(0)), 0)
+    assert [len(piece) for piece in made[0]] == [50]
+
+
 @pytest.mark.parametrize(("share", "parts"), [(0.25, 1), (0.5, 2), (1.0, 4), (2.0, 8)])
 def test_no_part_of_an_ascent_batch_is_larger_than_a_micro_batch(share, parts, monkeypatch):
     trainer = build_trainer(

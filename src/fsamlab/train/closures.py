@@ -142,6 +142,8 @@ class Passes:
         if need == "other_batch":
             nested_in = batch if self.ascent_batch.nested else None
             other = self.train.other(step, self.ascent_batch.samples(len(batch)), nested_in)
+            if self.cfg.accumulate_steps == 1:
+                return self.closure([other], {})
             # no part is larger than a micro-batch of the descent batch, for which there is memory
             return self.closure(self.pieces(other, -(-len(other) * self.cfg.accumulate_steps // len(batch))), {})
         return None
