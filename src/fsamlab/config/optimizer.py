@@ -26,7 +26,7 @@ from fsamlab.checks import (
 )
 from fsamlab.config.base import BUILT_IN, STATE, check_base
 from fsamlab.config.import_path import import_function
-from fsamlab.config.perturb import check_perturb
+from fsamlab.config.perturb import check_freeze, check_perturb
 
 FOREIGN = ":"  # in the name of a choice from another package
 
@@ -42,6 +42,8 @@ class OptimizerConfig:
     lr: float = number(0.05, 0, 1e20)  # that a rate diverges is a result of a run; beyond, fp32 itself overflows
     weight_decay: float = number(5e-4, 0, 1e6)
     weight_decay_on: str = word("all", "all", "matrices")  # matrices: none on biases and on norms' scales and shifts
+    layer_decay: float = number(1.0, 0, 1, open_low=True)  # factor of lr from a layer to the one before it
+    freeze: Any = None  # parameters that are not trained: a list of name patterns, such as ["stem.*"]
     momentum: float = number(0.9, 0, 1, open_high=True)  # base=sgd
     nesterov: bool = False  # base=sgd
     betas: list[float] = listed([0.9, 0.999], Number(0, 1, open_high=True), 2, 2)  # base=adamw
@@ -79,6 +81,7 @@ class OptimizerConfig:
 
     def _check_base(self) -> None:
         check_fields("", self)
+        check_freeze(self.freeze)
         if FOREIGN not in self.base:
             one_of("base", self.base, tuple(BUILT_IN))
             if self.base_options is not None:

@@ -54,6 +54,13 @@ def patterns(perturb: list[Any]) -> list[Pattern]:
     return found
 
 
+def check_freeze(freeze: Any) -> None:
+    """Refuse what is neither null nor a list of name patterns."""
+    texts = isinstance(freeze, list) and all(isinstance(pattern, str) and pattern for pattern in freeze)
+    if freeze is not None and not (texts and freeze):
+        raise ConfigError("freeze", freeze, 'must be null or a list of name patterns, for example ["stem.*"]')
+
+
 def check_perturb(perturb: Any) -> None:
     """Refuse what is neither one of the words nor a list of patterns."""
     if isinstance(perturb, list) and perturb:

@@ -25,6 +25,7 @@ from fsamlab.config import OptimizerConfig
 from fsamlab.config.base import import_base, keywords_for, made_in_vain
 from fsamlab.optim.groups import parameter_groups
 from fsamlab.optim.guards import frozen_batchnorm
+from fsamlab.optim.layers import freeze
 from fsamlab.optim.sharpness_aware import SharpnessAware
 
 __all__ = [
@@ -161,11 +162,14 @@ def build_optimizer(
     """Return the variant that a config describes, over all trainable parameters of `model`.
 
     `total_steps` is the length of the training, which `optimizer.start` and other shares of training refer to.
-    `optimizer.weight_decay_on` says on which of them weight decay acts, `optimizer.perturb` which are perturbed.
+    `optimizer.weight_decay_on` says on which of them weight decay acts, `optimizer.perturb` which are perturbed,
+    `optimizer.freeze` which are not trained (their requires_grad becomes False), `optimizer.layer_decay` how lr falls
+    towards the input.
     """
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
-    groups = parameter_groups(model, cfg.perturb, cfg.rho, cfg.weight_decay_on)
+    freeze(model, cfg.freeze or [])
+    groups = parameter_groups(model, cfg.perturb, cfg.rho, cfg.weight_decay_on, cfg.lr, cfg.layer_decay)
     base = BASES.get(cfg.base, _imported)(groups, cfg)
     chosen = cfg.to_build()
     parameters = {name: cfg.value(name) for choice in chosen.values() for name in choice.of_the_optimizer()}

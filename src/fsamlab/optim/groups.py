@@ -9,10 +9,18 @@ from torch import Tensor, nn
 
 from fsamlab.checks import ConfigError
 from fsamlab.config.perturb import patterns
+from fsamlab.optim.layers import lr_scales
 
 
-def parameter_groups(model: nn.Module, perturb: Any, rho: float, weight_decay_on: str = "all") -> list[dict[str, Any]]:
-    """Return groups over all trainable parameters, one for each rho and, where some have none, each weight decay.
+def parameter_groups(
+    model: nn.Module,
+    perturb: Any,
+    rho: float,
+    weight_decay_on: str = "all",
+    lr: float = 0.0,
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return groups over all trainable parameters, one for each rho, weight decay and lr that there are.
 
     Args:
         model: whose parameters are grouped by name.
@@ -20,12 +28,14 @@ def parameter_groups(model: nn.Module, perturb: Any, rho: float, weight_decay_on
         rho: of the parameters that `perturb` gives no radius of their own.
         weight_decay_on: `all`, or `matrices`: parameters with fewer than two dimensions (biases, and the scales and
             shifts of norms) get a weight decay of 0.
+        lr: of the last layer; used with a layer_decay below 1.
+        layer_decay: factor of lr from a layer to the one before, see fsamlab.optim.layers.
 
     Raises:
         ConfigError: a word or a pattern that no parameter of the model matches.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if perturb == "all" and weight_decay_on == "all":
+    if perturb == "all" and weight_decay_on == "all" and layer_decay == 1:
         return [{"params": list(named.values())}]
     if perturb == "all":
         radii = dict.fromkeys(named, rho)
@@ -33,12 +43,18 @@ def parameter_groups(model: nn.Module, perturb: Any, rho: float, weight_decay_on
         radii = _by_pattern(named, perturb, rho)
     else:
         radii = _by_word(model, named, perturb, rho)
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    scales = lr_scales(model, layer_decay) if layer_decay != 1 else dict.fromkeys(named, 1.0)
+    groups: dict[tuple[float, bool, float], list[Tensor]] = {}
     for name, p in named.items():
-        groups.setdefault((radii[name], weight_decay_on == "all" or p.dim() > 1), []).append(p)
+        groups.setdefault((radii[name], weight_decay_on == "all" or p.dim() > 1, scales[name]), []).append(p)
     return [
-        {"params": params, "rho": radius, **({} if decays else {"weight_decay": 0.0})}
-        for (radius, decays), params in groups.items()
+        {
+            "params": params,
+            "rho": radius,
+            **({} if decays else {"weight_decay": 0.0}),
+            **({} if layer_decay == 1 else {"lr": lr * scale}),
+        }
+        for (radius, decays, scale), params in groups.items()
     ]
 
 

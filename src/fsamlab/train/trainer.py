@@ -184,7 +184,7 @@ class Trainer:
     def _row(self, evaluates: bool, measures: bool) -> None:
         row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
         row.update(self._train_means())
-        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        row["train/lr"] = max(group["lr"] for group in self.optimizer.param_groups)  # optimizer.layer_decay: the head's
         row.update(self.scalars.fetched())
         if self.optimizer.choices.ascent.perturbs:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
