@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from fsamlab.axes.axis import step_seed
 from fsamlab.optim import SharpnessAware, reference
 
 STEPS = 50
@@ -413,6 +414,36 @@ def behind_in_turn(w, g, gradient, base, perturbs):
     return [a + 0.5 * (b - a) for a, b in zip(w, phi)]
 
 
+def drawing(eps, combine=lambda g, h: h):
+    """The base's step with combine(g, h), h at w + eps(w, g, the generator of the step)."""
+    steps = itertools.count()
+
+    def step(w, g, gradient, base, perturbs):
+        generator = torch.Generator().manual_seed(step_seed(0, next(steps)))
+        return base.step(w, combine(g, perturbed(w, eps(w, g, generator), gradient)))
+
+    return step
+
+
+def swp(norm_of_all, beta=0.6):
+    def eps(w, g, generator):
+        drawn = [bool(torch.rand((), generator=generator) < beta) for _ in g]
+        return reference.esam_swp(g, drawn, RHO, 0.6, norm_of_all)
+
+    return drawing(eps)
+
+
+def noise(w, g, generator):
+    return reference.rwp(w, [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in w], RHO)
+
+
+def per_tensor(w, g, generator):
+    """RWP with the norm of each tensor instead of each filter."""
+    z = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in w]
+    return [RHO * x.norm() * y for x, y in zip(w, z)]
+
+
+NOISE = {"ascent": "filter_gaussian", "metric": "unnormalised"}
 CLIMB = {"ascent": "multi_step", "ascent_steps": 3}
 BEHIND = {**CLIMB, "ascent_length": "divided", "descent": "lookbehind"}
 
@@ -439,6 +470,14 @@ FAMILY = {  # name: (choices, the rule, every)
     ),
     "Friendly FisherSAM": ({**EMA, "sigma": 0.7, "lmbda": 0.9, "metric": "fisher", "eta": 2.0}, friendly_fisher, 1),
     "F-SAM on other samples": ({**EMA, "ascent": "other_batch", "sigma": 0.7, "lmbda": 0.9}, lambda: friendly(), 1),
+    "ESAM's SWP": ({"ascent": "some_tensors"}, lambda: swp(False), 1),
+    "ESAM's SWP, norm of all": ({"ascent": "some_tensors", "swp_norm": "all"}, lambda: swp(True), 1),
+    "RWP": (NOISE, lambda: drawing(noise), 1),
+    "m-RWP": (
+        {**NOISE, "ascent": "filter_gaussian_beside", "descent": "mixed", "perturbed_share": 0.3},
+        lambda: drawing(noise, lambda g, h: reference.m_rwp(g, h, 0.3)),
+        1,
+    ),
     "Multistep-SAM": (CLIMB, lambda: climbing(RHO, 3), 1),
     "Multistep-SAM, divided": ({**CLIMB, "ascent_length": "divided"}, lambda: climbing(RHO / 3, 3), 1),
     "Lookbehind": ({**BEHIND, "alpha": 0.3}, lambda: behind(0.1, 3, 0.3), 1),
@@ -494,6 +533,10 @@ WRONG = {
         ],
     ),
     "F-SAM on other samples": lambda: friendly(lambda a, g: g),  # the ascent on the descent batch
+    "ESAM's SWP": lambda: swp(True),
+    "ESAM's SWP, norm of all": lambda: swp(True, beta=1.0),  # all tensors, and still divided by beta
+    "RWP": lambda: drawing(per_tensor),
+    "m-RWP": lambda: drawing(noise, lambda g, h: reference.m_rwp(h, g, 0.3)),  # g and h swapped
     "Multistep-SAM": lambda: climbing(RHO / 3, 3),
     "Multistep-SAM, divided": lambda: climbing(RHO, 1),  # SAM
     "Lookbehind": lambda: behind_in_turn,

@@ -142,6 +142,30 @@ def msam(r: Rule) -> Step:
     return step
 
 
+def esam_swp(r: Rule) -> Step:
+    """Return the step of ESAM's stochastic weight perturbation."""
+
+    def step(w: Vector, k: int) -> Vector:
+        generator = torch.Generator().manual_seed(step_seed(r.seed, k))
+        drawn = [bool(torch.rand((), generator=generator) < r.cfg.beta) for _ in w]
+        eps = reference.esam_swp(r.at(k, w), drawn, r.cfg.rho, r.cfg.beta, r.cfg.swp_norm == "all")
+        return r.base.step(w, r.moved(w, eps, k))
+
+    return step
+
+
+def rwp(r: Rule) -> Step:
+    """Return the step of RWP, or of m-RWP."""
+    draw = noise(r)
+
+    def step(w: Vector, k: int) -> Vector:
+        h = r.moved(w, reference.rwp(w, draw(w, k), r.cfg.rho), k)
+        share = r.cfg.perturbed_share
+        return r.base.step(w, h if share is None else reference.m_rwp(r.at(k, w), h, share))
+
+    return step
+
+
 def climbed(r: Rule, w: Vector, k: int) -> list[Vector]:
     """Return the perturbations at the ends of the ascent steps."""
     length = r.cfg.rho / (r.cfg.ascent_steps if r.cfg.ascent_length == "divided" else 1)
@@ -243,6 +267,9 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "wsam": wsam,
     "looksam": looksam,
     "msam": msam,
+    "esam_swp": esam_swp,
+    "rwp": rwp,
+    "m_rwp": rwp,
     "multistep_sam": multistep_sam,
     "lookbehind": lookbehind,
     "sam_on": on_norms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
 from fsamlab.checks import COUNT, ConfigError, number, word
@@ -118,6 +118,40 @@ class MultiStep(Batch):
 
 
 @dataclass
+class SomeTensors(Batch):
+    """The descent batch, on tensors drawn in each step: stochastic weight perturbation (ESAM, arXiv 2110.03141).
+
+    Each tensor is perturbed with probability beta, and eps is divided by beta, so that its mean is that of SAM's. With
+    swp_norm `selected`, as in the authors' code (dydjw9/Efficient_SAM), |g| runs over the drawn tensors; with `all`,
+    as in the paper, over all of them. The draw is a function of (seed, step).
+    """
+
+    name = "some_tensors"
+    beta: float = number(0.6, 0, 1, open_low=True)
+    swp_norm: str = word("selected", "selected", "all")
+    _length: ClassVar[Any] = 1.0
+
+    @property
+    def length(self) -> Number:
+        """Return 1 / beta; with swp_norm `all` times |g of the drawn tensors| / |g|."""
+        return self._length
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return the gradients of the drawn tensors, None for the others."""
+        import torch  # not at the top: see axis.py
+
+        generator = torch.Generator().manual_seed(step.seed)
+        found = super().gradients(step)
+        # One draw for each tensor, so that a tensor more at the end changes nothing for the others.
+        chosen = [g if torch.rand((), generator=generator) < self.beta else None for g in found]
+        self._length = 1 / self.beta  # type: ignore[misc]
+        if self.swp_norm == "all":
+            norms = [step.norm([g for g in gradients if g is not None]) for gradients in (chosen, found)]
+            self._length = self._length * step.ratio(*norms)  # type: ignore[misc]
+        return chosen
+
+
+@dataclass
 class OtherBatch(Ascent):
     """A batch other than the descent batch, of the same or another size (SAM-db, SAM-b).
 
@@ -179,6 +213,39 @@ class Gaussian(Ascent):
 
 
 @dataclass
+class FilterGaussian(Gaussian):
+    """A direction drawn from N(0, |w_f|^2), w_f the filter of a weight, for a tensor of one dimension all of it.
+
+    Random weight perturbation (arXiv 2404.00357): with the metric `unnormalised` rho is its sigma. A filter is what
+    belongs to one index of the first dimension.
+    """
+
+    name = "filter_gaussian"
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return one draw for each trainable parameter."""
+        import torch  # not at the top: see axis.py
+
+        found = []
+        for p, z in zip(step.params, super().gradients(step)):
+            dims = tuple(range(1, p.dim())) or None
+            found.append(z if z is None else z * torch.linalg.vector_norm(p.detach(), dim=dims, keepdim=True))
+        return found
+
+
+@dataclass
+class FilterGaussianBeside(FilterGaussian):
+    """The same, beside a pass over the descent batch at w, whose gradient a descent may mix in (m-RWP)."""
+
+    name = "filter_gaussian_beside"
+    has_clean_loss = True
+
+    def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return one draw for each parameter with a gradient at w."""
+        return [None if p.grad is None else z for p, z in zip(step.params, super().gradients(step))]
+
+
+@dataclass
 class Momentum(Ascent):
     """a = -v, v the momentum of the base (MSAM, arXiv 2401.12033, Algorithm 1): no pass of its own.
 
@@ -203,4 +270,15 @@ class Momentum(Ascent):
         return found
 
 
-ASCENTS: dict[str, type[Ascent]] = table(NoAscent, Batch, MultiStep, OtherBatch, FullSet, Gaussian, Momentum)
+ASCENTS: dict[str, type[Ascent]] = table(
+    NoAscent,
+    Batch,
+    MultiStep,
+    SomeTensors,
+    OtherBatch,
+    FullSet,
+    Gaussian,
+    FilterGaussian,
+    FilterGaussianBeside,
+    Momentum,
+)

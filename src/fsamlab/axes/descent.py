@@ -65,6 +65,22 @@ class Rescaled(Descent):
 
 
 @dataclass
+class Mixed(Descent):
+    """lambda g' + (1 - lambda) g, lambda = `perturbed_share` (m-RWP, arXiv 2404.00357)."""
+
+    name = "mixed"
+    needs_clean = True
+    perturbed_share: float = number(0.5, 0, 1)
+
+    def set_gradients(self, step: Step) -> None:
+        """Set p.grad = lambda g' + (1 - lambda) g."""
+        _, clean, perturbed = step.gradients()
+        if perturbed:
+            step.ops.mul_(perturbed, self.perturbed_share)
+            step.ops.add_(perturbed, clean, alpha=1 - self.perturbed_share)
+
+
+@dataclass
 class SurrogateGap(Descent):
     """g' - alpha h, h the part of g orthogonal to g' (GSAM, arXiv 2203.08065, Algorithm 1).
 
@@ -224,4 +240,4 @@ class Lookbehind(Descent):
         self._coming, self._slow, self._first = [], {}, {}
 
 
-DESCENTS: dict[str, type[Descent]] = table(Perturbed, Rescaled, SurrogateGap, Weighted, Look, Lookbehind)
+DESCENTS: dict[str, type[Descent]] = table(Perturbed, Rescaled, Mixed, SurrogateGap, Weighted, Look, Lookbehind)

@@ -50,11 +50,11 @@ class OptimizerConfig:
     eps: float = number(1e-8, 1e-30, 1e6)  # base=adamw; below, fp32 has a zero
     epoch_multiplier: int = number(1, 1, 1000)  # trains train.epochs times this; 2: the compute of a two-pass method
     # the axes; a choice from another package is package.module:Class
-    ascent: str = "none"  # none | batch | multi_step | other_batch | full | gaussian | momentum
+    ascent: str = "none"  # none, batch, multi_step, some_tensors, other_batch, full, gaussian, ... (axes/ascent.py)
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive | fisher | unnormalised
-    descent: str = "perturbed"  # perturbed | rescaled | surrogate_gap | weighted | look | lookbehind
+    descent: str = "perturbed"  # perturbed | rescaled | mixed | surrogate_gap | weighted | look | lookbehind
     when: str = "every"  # every | adaptive
     every: int = number(1, 1, COUNT)  # perturb in every k-th step, plain base steps between
     start: float = number(0.0, 0, 1, open_high=True)  # plain base steps before this share of training

@@ -96,6 +96,24 @@ class AESAM:
         return square >= self.mu + c * self.variance**0.5
 
 
+def esam_swp(g: Vector, drawn: list[bool], rho: float, beta: float, norm_of_all: bool) -> Vector:
+    """ESAM's SWP (arXiv 2110.03141): eps_i = rho g_i / (beta |g|) of the drawn tensors, 0 of the others."""
+    chosen = [x if one else torch.zeros_like(x) for x, one in zip(g, drawn)]
+    length = norm(g if norm_of_all else chosen)
+    return [rho / beta * x / length if length else x for x in chosen]
+
+
+def rwp(w: Vector, z: Vector, sigma: float) -> Vector:
+    """RWP (arXiv 2404.00357): eps = sigma |w_f| z, w_f the filter of the weight, z from N(0, I)."""
+    lengths = [x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1)) if x.dim() > 1 else x.norm() for x in w]
+    return [sigma * length * y for length, y in zip(lengths, z)]
+
+
+def m_rwp(g: Vector, h: Vector, lmbda: float) -> Vector:
+    """m-RWP (arXiv 2404.00357): lambda h + (1 - lambda) g, h = grad L_B(w + eps)."""
+    return [lmbda * y + (1 - lmbda) * x for x, y in zip(g, h)]
+
+
 def ascents(w: Vector, gradient: Gradient, r: float, k: int) -> list[Vector]:
     """Multistep-SAM (arXiv 2307.16704): eps_1, ..., eps_k, eps_j = eps_{j-1} + r grad L_B(w + eps_{j-1}) / |...|."""
     found = [[torch.zeros_like(x) for x in w]]
