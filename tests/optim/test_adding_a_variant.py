@@ -122,7 +122,7 @@ def test_the_page(tmp_path):
 
     shell(sys.executable, "-c", CHECKS)
     commands = [line for block in COMMANDS.findall(PAGE) for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         shell("bash", "-ec", command)
     assert len(list((tmp_path / "runs" / "default").glob("*-s0-*/summary.json"))) == len(commands)

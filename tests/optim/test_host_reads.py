@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsamlab.optim import FASAM, FSAM, SAM, SAMNoise
+from fsamlab.optim import FASAM, FSAM, SAM, SAMNoise, SharpnessAware
 
 
 class Reads(TorchDispatchMode):
@@ -99,6 +99,31 @@ def test_parameters_on_two_devices(make, record):
         optimizer.record_scalars = record
         assert reads(optimizer, step) == 2
         assert all(p.grad.device == p.device for p in optimizer.parameters())
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"radius": "loss_budget", "budget_warmup": 0.0, "budget_decay": 1.0},
+        {"radius": "unified", "mix": 0.5},
+        {"radius": "linear", "total_steps": 9},
+    ],
+    ids=lambda choices: choices["radius"],
+)
+@pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cuda:1"]], ids=["one", "two"])
+def test_a_radius_that_follows_the_gradient_stays_on_the_device(choices, devices):
+    with FakeTensorMode(), Reads():
+        optimizer = optimizer_on(devices, SharpnessAware, **choices)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, device=devices[0]))], "rho": 0.2})
+        optimizer.record_scalars = True
+        assert reads(optimizer, step) == 2
+        assert "perturbation/rho" in optimizer.scalars
+
+
+def test_a_late_decision_waits_once_more():
+    with FakeTensorMode(), Reads():
+        optimizer = optimizer_on(["cuda:0"], SharpnessAware, when="adaptive", total_steps=9)
+        assert reads(optimizer, step) == 3
 
 
 def test_parameters_that_are_moved_later():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from support.processes import FileFunction
 from torch import nn
 
-from fsamlab.optim import FASAM, FSAM, SAM, RandomSAM, SAMComponent, SAMNoise
+from fsamlab.optim import FASAM, FSAM, SAM, RandomSAM, SAMComponent, SAMNoise, SharpnessAware
 
 pytestmark = pytest.mark.long
 
@@ -204,7 +204,19 @@ def flat(rank):
     return messages
 
 
+def late_decision(rank):
+    """A decision by the clean gradient: in the last step rank 1 alone would perturb, which hangs the other."""
+    model = nn.parallel.DistributedDataParallel(network())
+    optimizer = SharpnessAware(base(model), rho=0.3, when="adaptive", total_steps=9)
+    for k in range(6):
+        if k == 5:
+            optimizer.choices.when.lambda_1 = optimizer.choices.when.lambda_2 = 1e3 if rank == 0 else -1e3
+        optimizer.step(closure_of(model, optimizer, 10 * k + rank))
+    return weights(model), optimizer.choices.when.num_perturbed, optimizer.choices.logged(6)
+
+
 SCENES = (
+    late_decision,
     infinite_loss,
     infinite_gradient,
     own_gradients_without_average,
@@ -248,6 +260,13 @@ def results(tmp_path_factory):
 
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_a_late_decision_is_that_of_all_ranks(results):
+    (a, perturbed_a, logged), (b, perturbed_b, _) = results["late_decision"]
+    assert same(a, b)
+    assert perturbed_a == perturbed_b > 0
+    assert logged == {"perturbation/perturbed_share": perturbed_a / 6}
 
 
 def test_an_infinite_loss_on_one_rank_skips_the_step_on_both(results):
