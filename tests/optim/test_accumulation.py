@@ -220,13 +220,20 @@ def test_step_without_closure_says_what_to_do():
         optimizer.step(lambda: None)
 
 
-def test_the_step_of_a_scaler_says_what_to_do():
+@pytest.mark.parametrize("ascended", [False, True])
+def test_the_step_of_a_scaler_is_refused(ascended):
     model, optimizer = made()
+    before = copy.deepcopy(model.state_dict())
     scaler = torch.amp.GradScaler("cpu")
     x, y = batch(0)
-    scaler.scale(F.cross_entropy(model(x.double()), y)).backward()
-    with pytest.raises(ValueError, match=r"grad_scaler=, in place of its own step\(\)"):
+    for _ in range(1 + ascended):
+        scaler.scale(F.cross_entropy(model(x.double()), y)).backward()
+        if ascended and not optimizer.displacement.moved:
+            optimizer.ascend()
+    with pytest.raises(RuntimeError, match=r"grad_scaler=, call step\(closure\) in place of the scaler's step"):
         scaler.step(optimizer)
+    assert_close(model.state_dict(), before, atol=0)
+    joint(model, optimizer, 0)
 
 
 # models that run their forward pass in other ways

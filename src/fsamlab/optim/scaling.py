@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
 
 from fsamlab.axes._ops import Ops, Tensors
 from fsamlab.checks import ConfigError
+
+_SCALERS_STEP = torch.amp.GradScaler.step.__code__
+FRAMES = 12  # decorators of step() and a framework's own may lie between the scaler's call and step()
+
+
+def refuse_a_scalers_step() -> None:
+    """Refuse a step() that a GradScaler makes: the scaler knows of one pass alone, and the ascent was scaled.
+
+    Raises:
+        RuntimeError: a GradScaler calls.
+    """
+    # A scaler tells an optimizer nothing that frameworks do not also take for a fused optimizer; hence the call stack.
+    frame = sys._getframe()
+    for _ in range(FRAMES):
+        if frame.f_back is None:
+            return
+        frame = frame.f_back
+        if frame.f_code is _SCALERS_STEP:
+            raise RuntimeError(
+                "GradScaler.step() knows of one of the two passes alone: give the scaler as grad_scaler=, call "
+                "step(closure) in place of the scaler's step(), and then the scaler's update(); or use bfloat16, which "
+                "needs no scaler (docs/loops.md)"
+            )
 
 
 class Scaling:

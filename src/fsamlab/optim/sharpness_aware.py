@@ -32,6 +32,7 @@ from fsamlab.axes.when import When
 from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated
 from fsamlab.optim.guards import rng_state
 from fsamlab.optim.passes import Checked, Closure
+from fsamlab.optim.scaling import refuse_a_scalers_step
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
 from fsamlab.optim.wrapper import hooked
@@ -168,17 +169,17 @@ class SharpnessAware(TwoPhase):
         Raises:
             ValueError: a closure that the variant needs is missing.
             RuntimeError: the closure adds to the gradients of batches that ran before step(): the pass at w + eps would
-                not see these batches.
+                not see these batches; or a GradScaler makes this call.
         """
         if self._parts is not None:
             return self._second_phase(closure)
+        refuse_a_scalers_step()
         if closure is None:
             if self._asked_for_state():
                 self._make_blank_state(self.choices.blank if self.choices.ascent.perturbs else lambda p: {})
                 return torch.zeros((), device=self.device)
             raise ValueError(
-                f"step() needs a closure: zero_grad, forward, backward, return the loss; {BACKWARD_BEFORE}, under a "
-                "GradScaler too (grad_scaler=, in place of its own step())"
+                f"step() needs a closure: zero_grad, forward, backward, return the loss; {BACKWARD_BEFORE}"
             )
         self._begin()
         descent = self.passes.checked(closure, self.device)
@@ -225,6 +226,7 @@ class SharpnessAware(TwoPhase):
 
         losses: Tensors = []
         try:
+            refuse_a_scalers_step()
             if closure is not None:
                 loss = self.passes.perturbed(self.passes.checked(run, self.device), self.has_clean_loss, None)
                 losses = [] if made[0] is None else [loss]

@@ -147,7 +147,10 @@ class TwoPhase(Wrapper):
     def _ascend(self) -> None:
         """Move the weights along the gradients in p.grad."""
         if self._parts is not None:
-            raise RuntimeError("ascend() twice without descend(); restore() gives up the step that was begun")
+            raise RuntimeError(
+                "ascend() twice without descend(), which a GradScaler's step() leaves out after an overflow: call "
+                "descend() yourself; restore() gives up the step that was begun"
+            )
         try:
             self._perturb()
         except BaseException:
