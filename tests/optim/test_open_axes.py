@@ -335,7 +335,7 @@ def test_an_import_path_trains_is_recorded_and_is_part_of_the_run_id():
     [
         (("optimizer.parameters={alpha: 11}",), "optimizer.parameters.alpha=11: must be finite and >= 0 and <= 10"),
         ((), "optimizer.parameters.alpha=null: has to be set with descent=support.axis_toys:Orthogonal"),
-        (("optimizer.parameters={alpha: 1, beta: 1}",), "optimizer.parameters.beta=1: has no effect in optimizer=mine"),
+        (("optimizer.parameters={alpha: 1, zeta: 1}",), "optimizer.parameters.zeta=1: has no effect in optimizer=mine"),
         (
             ("optimizer.parameters={sigma: 1}",),
             "optimizer.parameters.sigma=1: is a key of its own: set optimizer.sigma",

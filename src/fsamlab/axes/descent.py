@@ -24,10 +24,17 @@ class Descent(Choice):
 
     Attributes:
         needs_path: whether the choice needs the gradients between the steps of an ascent, in `step.path`.
+        selects: whether the gradient at w + eps is that of the samples which :meth:`select` chooses; the closure then
+            has to run on a part of its batch (fsamlab.optim.SampleClosure).
     """
 
     per_micro_batch: ClassVar[bool] = False  # the gradients of micro-batches are averaged as they are
     needs_path: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+
+    def select(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return the positions (int64) of the samples to take, given the losses (n,) at w and at w + eps."""
+        raise NotImplementedError
 
     def set_gradients(self, step: Step) -> None:
         """Write the gradient of the base's step to p.grad, which holds g', the gradient at w + eps.
@@ -78,6 +85,30 @@ class Mixed(Descent):
         if perturbed:
             step.ops.mul_(perturbed, self.perturbed_share)
             step.ops.add_(perturbed, clean, alpha=1 - self.perturbed_share)
+
+
+@dataclass
+class Sharpest(Descent):
+    """The gradient at w + eps of the share gamma of the batch whose losses rose most (ESAM's SDS, arXiv 2110.03141).
+
+    int(gamma n) samples, at least one, as in the paper; the authors' code takes one fewer (strictly above the last).
+    """
+
+    name = "sharpest"
+    needs_sample_losses = True
+    selects = True
+    gamma: float = number(0.5, 0, 1, open_low=True)
+
+    def check(self, choices: Choices) -> None:
+        """Refuse an ascent without the losses at w, or with several steps."""
+        if not choices.ascent.has_clean_loss or choices.ascent.num_ascents > 1:
+            allowed = f"compares the losses at w and after one ascent step, which ascent={choices.ascent.name} has not"
+            raise ConfigError("descent", self.name, allowed)
+
+    def select(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return the positions of the largest `after - before`, in the order of the batch."""
+        count = max(1, int(self.gamma * len(before)))
+        return (after - before).topk(count).indices.sort().values
 
 
 @dataclass
@@ -240,4 +271,6 @@ class Lookbehind(Descent):
         self._coming, self._slow, self._first = [], {}, {}
 
 
-DESCENTS: dict[str, type[Descent]] = table(Perturbed, Rescaled, Mixed, SurrogateGap, Weighted, Look, Lookbehind)
+DESCENTS: dict[str, type[Descent]] = table(
+    Perturbed, Rescaled, Mixed, Sharpest, SurrogateGap, Weighted, Look, Lookbehind
+)

@@ -54,7 +54,7 @@ class OptimizerConfig:
     component: str = "all"  # all | subtract | project_out | project_on | reference
     reference: str | None = None  # ema | full
     metric: str = "l2"  # l2 | adaptive | fisher | unnormalised
-    descent: str = "perturbed"  # perturbed | rescaled | mixed | surrogate_gap | weighted | look | lookbehind
+    descent: str = "perturbed"  # perturbed | rescaled | mixed | sharpest | surrogate_gap | weighted | look | lookbehind
     when: str = "every"  # every | adaptive
     every: int = number(1, 1, COUNT)  # perturb in every k-th step, plain base steps between
     start: float = number(0.0, 0, 1, open_high=True)  # plain base steps before this share of training

@@ -26,6 +26,7 @@ from fsamlab.config.base import import_base, keywords_for, made_in_vain
 from fsamlab.optim.groups import parameter_groups
 from fsamlab.optim.guards import frozen_batchnorm
 from fsamlab.optim.layers import freeze
+from fsamlab.optim.sample_closure import SampleClosure
 from fsamlab.optim.sharpness_aware import SharpnessAware
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SAMFullEMA",
     "SAMNoise",
     "SAMdb",
+    "SampleClosure",
     "SharpnessAware",
     "build_optimizer",
     "frozen_batchnorm",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,10 +33,22 @@ class Passes:
     def __init__(self, choices: Choices, model: nn.Module | None) -> None:
         self.choices, self.model = choices, model
         self.sample_losses: Tensors = []
+        self._selectable: Any = None  # the closure of the descent batch, where the descent selects samples
         self._looked = model is not None  # for batch norms that count a batch twice
 
     def checked(self, closure: Closure, device: torch.device) -> Checked:
-        """Return the closure with gradients enabled and its loss as a 0-dim tensor; the losses of samples are kept."""
+        """Return the closure with gradients enabled and its loss as a 0-dim tensor; the losses of samples are kept.
+
+        Raises:
+            TypeError: the descent selects samples, and the closure cannot run on a part of its batch.
+        """
+        if self.choices.descent.selects:
+            if not (hasattr(closure, "losses") and hasattr(closure, "on")):
+                raise TypeError(
+                    f"descent={self.choices.descent.name} runs the pass at w + eps on a part of the batch: give step() "
+                    "a closure with losses() and on(indices), for example fsamlab.optim.SampleClosure"
+                )
+            self._selectable = closure
 
         def run() -> Tensor:
             with torch.enable_grad():
@@ -110,8 +123,21 @@ class Passes:
                 )
             return loss
         model = self.model if counted else None
-        with (
-            frozen_batchnorm(model) if model is not None else nullcontext(),
-            replayed_rng(random) if random is not None and counted else nullcontext(),
-        ):
-            return descent().detach()
+        with frozen_batchnorm(model) if model is not None else nullcontext():
+            if self.choices.descent.selects:
+                with self._replayed(random, counted), torch.no_grad():
+                    after = self._selectable.losses()
+                samples = self.choices.descent.select(self.sample_losses[0], after)
+                descent = partial(self._on, samples, after.device)
+            with self._replayed(random, counted):
+                return descent().detach()
+
+    def _on(self, samples: Tensor, device: torch.device) -> Tensor:
+        """Run the closure of the descent batch on some of its samples; return their mean loss."""
+        with torch.enable_grad():
+            loss = self._take_sample_losses(self._selectable.on(samples))
+        return torch.as_tensor(loss, device=device)
+
+    @staticmethod
+    def _replayed(random: RngState | None, counted: bool) -> AbstractContextManager[None]:
+        return replayed_rng(random) if random is not None and counted else nullcontext()

@@ -134,6 +134,8 @@ class TwoPhase(Wrapper):
         choices, what = self.choices, ""
         if choices.needs_full:
             what = f"{choices.words()} needs a pass over the full training set of its own"
+        elif choices.descent.selects:
+            what = f"descent={choices.descent.name} needs a pass on a part of the descent batch"
         elif not choices.ascent.two_phase:
             what = f"{choices.words()} needs further passes over the descent batch"
         elif self.same_rng:

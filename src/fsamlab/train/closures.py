@@ -68,32 +68,12 @@ class Passes:
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
 
-    def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> Callable[[], Tensor | Pass]:
-        """Return the closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
+    def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> BatchClosure:
+        """Return the closure of the batch made of `parts`.
 
-        A closure may be called twice in a step, at w and at w + eps. Only the first call adds the sums of the task's
-        metrics to `sums`.
+        Only the first call of the closure in a step adds the sums of the task's metrics to `sums`.
         """
-        total = sum(len(part) for part in parts)
-        first = True
-
-        def closure() -> Tensor | Pass:
-            nonlocal first
-            self.optimizer.zero_grad(set_to_none=True)
-            losses, of_samples = [], []
-            for part in parts:
-                outputs, loss = self.backward(part, len(part) / total)
-                losses.append(loss)
-                if self.optimizer.needs_sample_losses:
-                    of_samples.append(self.task.losses(outputs, part))
-                if first:
-                    for key, value in self.task.metrics(outputs, part).items():
-                        sums.setdefault(key, []).append(value)
-            first = False
-            loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-            return Pass(loss, torch.cat(of_samples)) if of_samples else loss
-
-        return closure
+        return BatchClosure(self, parts, sums)
 
     def backward(self, batch: Batch, weight: float) -> tuple[Any, Tensor]:
         """Add `weight` times the batch's mean gradient to .grad; return outputs and the weighted loss, detached."""
@@ -172,3 +152,56 @@ class Passes:
             parts=self.cfg.accumulate_steps if self.cfg.accumulate_mode == "per_micro_batch" else 1,
             independent=other and not self.ascent_batch.nested,
         )
+
+
+class BatchClosure:
+    """The closure of the batch made of `parts`: its mean loss, with the gradient left in .grad.
+
+    A closure may run several times in a step, at w and at w + eps, and on a part of its samples.
+    """
+
+    def __init__(self, passes: Passes, parts: list[Batch], sums: dict[str, list[Tensor]]) -> None:
+        self.passes, self.parts, self.sums = passes, parts, sums
+        self.first = True
+
+    def __call__(self) -> Tensor | Pass:
+        """Run forward and backward on the batch; the first call adds the sums of the task's metrics."""
+        made = self._run(self.parts, self.sums if self.first else None)
+        self.first = False
+        return made
+
+    def losses(self) -> Tensor:
+        """Return the losses (n,) of all samples, without a backward pass."""
+        with torch.no_grad():
+            found = [self.passes.task.losses(self.passes.forward(b, self.passes.task)[0], b) for b in self.parts]
+        return torch.cat(found)
+
+    def on(self, samples: Tensor) -> Tensor | Pass:
+        """Run forward and backward on the samples at these positions (int64)."""
+        chosen, start = [], 0
+        for part in self.parts:
+            inside = samples[(samples >= start) & (samples < start + len(part))] - start
+            start += len(part)
+            if len(inside):
+                chosen.append(_at(part, inside))
+        return self._run(chosen, None)
+
+    def _run(self, parts: list[Batch], sums: dict[str, list[Tensor]] | None) -> Tensor | Pass:
+        passes, total = self.passes, sum(len(part) for part in parts)
+        passes.optimizer.zero_grad(set_to_none=True)
+        losses, of_samples = [], []
+        for part in parts:
+            outputs, loss = passes.backward(part, len(part) / total)
+            losses.append(loss)
+            if passes.optimizer.needs_sample_losses:
+                of_samples.append(passes.task.losses(outputs, part))
+            if sums is not None:
+                for key, value in passes.task.metrics(outputs, part).items():
+                    sums.setdefault(key, []).append(value)
+        loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+        return Pass(loss, torch.cat(of_samples)) if of_samples else loss
+
+
+def _at(batch: Batch, positions: Tensor) -> Batch:
+    tensors = (batch.inputs, batch.targets, batch.indices)
+    return Batch(*(x[positions.to(x.device)] for x in tensors))
