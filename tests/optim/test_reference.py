@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from support.marks import long_but
 
 from fsamlab.axes.axis import step_seed
 from fsamlab.optim import SharpnessAware, reference
@@ -509,9 +510,12 @@ FAMILY = {  # name: (choices, the rule, every)
 }
 
 
-@pytest.mark.parametrize("base", ["sgd", "adamw"])
-@pytest.mark.parametrize("foreach", [True, False])
-@pytest.mark.parametrize("name", FAMILY)
+CASES = list(itertools.product(FAMILY, (True, False), ("sgd", "adamw")))
+SCHEDULED = ("AE-SAM", "Unified SAM", "LE-SAM", "linear radius", "cosine radius")  # their steps are SAM's
+SHOWN = [case for case in CASES if not case[0].startswith(SCHEDULED) or case[1:] == (True, "sgd")]
+
+
+@pytest.mark.parametrize(("name", "foreach", "base"), long_but(SHOWN, CASES))
 def test_the_family(name, foreach, base):
     choices, rule, every = FAMILY[name]
     assert compare_descents(choices, rule(), base, foreach, every) < 1e-12
