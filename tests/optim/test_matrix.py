@@ -16,7 +16,7 @@ from support.runs import VARIANTS, compose_tiny
 from torch import nn
 from torch.func import functional_call
 
-from fsamlab.optim import build_optimizer, reference
+from fsamlab.optim import SampleClosure, build_optimizer, reference
 
 STEPS, SEED = 12, 3
 ADAMW = ("optimizer.base=adamw", "optimizer.lr=0.01", "optimizer.weight_decay=0.1")
@@ -30,20 +30,17 @@ def network():
     return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
-def loss(model, k, w=None):
-    """Return the loss of batch k; rules.FULL is a large batch."""
+def losses(model, k, w=None):
+    """Return the losses of the samples of batch k; rules.FULL is a large batch."""
     generator = torch.Generator().manual_seed(k)
     n = 100 if k == rules.FULL else 16
     x, y = torch.randn(n, 6, generator=generator).double(), torch.randint(0, 3, (n,), generator=generator)
     outputs = model(x) if w is None else functional_call(model, dict(zip(dict(model.named_parameters()), w)), (x,))
-    return F.cross_entropy(outputs, y)
+    return F.cross_entropy(outputs, y, reduction="none")
 
 
 def closure(model, optimizer, k):
-    optimizer.zero_grad()
-    found = loss(model, k)
-    found.backward()
-    return found
+    return SampleClosure(lambda samples: losses(model, k)[samples], optimizer.zero_grad)
 
 
 def built(name, model, *overrides):
@@ -54,8 +51,8 @@ def built(name, model, *overrides):
 def train(model, optimizer, steps=STEPS, start=0):
     for k in range(start, start + steps):
         full = optimizer.needs_reference or optimizer.needs_ascent == "full"
-        further = partial(closure, model, optimizer, rules.FULL if full else rules.OTHER + k)
-        optimizer.step(partial(closure, model, optimizer, k), further, further)
+        further = closure(model, optimizer, rules.FULL if full else rules.OTHER + k)
+        optimizer.step(closure(model, optimizer, k), further, further)
     return [p.detach().clone() for p in model.parameters()]
 
 
@@ -77,11 +74,7 @@ def test_the_file_trains_by_the_rule_of_its_paper(name, base):
     cfg, optimizer = built(name, model, *(ADAMW if base == "adamw" else SGD))
     slow = reference.AdamW(0.01, 0.1) if base == "adamw" else reference.SGD(0.1, 0.9, 0.01)
 
-    def at(k, w):
-        w = [x.clone().requires_grad_() for x in w]
-        return list(torch.autograd.grad(loss(model, k, w), w))
-
-    step = rules.RULES[name](rules.Rule(cfg, slow, at, model, SEED, STEPS))
+    step = rules.RULES[name](rules.Rule(cfg, slow, partial(losses, model), model, SEED, STEPS))
     w = [p.detach().clone() for p in model.parameters()]
     for k in range(STEPS):
         train(model, optimizer, 1, start=k)
@@ -130,12 +123,7 @@ def test_a_gradient_of_zero_moves_nothing(name):
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = built(name, model, "optimizer.weight_decay=0")[1]
 
-    def still():
-        optimizer.zero_grad()
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        return torch.zeros(())
-
+    still = SampleClosure(lambda samples: 0 * losses(model, 0)[samples], optimizer.zero_grad)
     for _ in range(3):
         optimizer.step(still, still, still)
     assert same(list(model.parameters()), before)

@@ -1,7 +1,7 @@
 """The rule of each variant in conf/optimizer/ in paper notation, made of fsamlab.optim.reference.
 
-A rule is made of the optimizer's configuration. Its step(w, k) returns the weights after step k; `at(k, w)` is the
-gradient of batch k at w, OTHER + k the batch of a further ascent batch, FULL the full training set.
+A rule is made of the optimizer's configuration. Its step(w, k) returns the weights after step k; `losses(k, w)` are
+those of the samples of batch k at w, OTHER + k the batch of a further ascent batch, FULL the full training set.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ OTHER, FULL = 1000, 999
 
 @dataclass
 class Rule:
-    """What a rule is made from: the optimizer's configuration, the base, the gradient, and the model for its names."""
+    """What a rule is made from: the optimizer's configuration, the base, the losses, and the model for its names."""
 
     cfg: Any
     base: Any
-    at: Callable[[int, Vector], Vector]
+    losses: Callable[[int, Vector], torch.Tensor]
     model: nn.Module
     seed: int
     total_steps: int
+
+    def at(self, k: int, w: Vector, samples: list[int] | slice = slice(None)) -> Vector:
+        """Return the gradient at w of the mean loss of batch k, or of some of its samples."""
+        w = [x.detach().clone().requires_grad_() for x in w]
+        return list(torch.autograd.grad(self.losses(k, w)[samples].mean(), w))
 
     def sam(self, d: Vector) -> Vector:
         """Return the perturbation of length rho along d."""
@@ -142,14 +147,18 @@ def msam(r: Rule) -> Step:
     return step
 
 
-def esam_swp(r: Rule) -> Step:
-    """Return the step of ESAM's stochastic weight perturbation."""
+def esam(r: Rule) -> Step:
+    """Return ESAM's step: with a share gamma, h is taken on the samples whose losses rose most."""
 
     def step(w: Vector, k: int) -> Vector:
         generator = torch.Generator().manual_seed(step_seed(r.seed, k))
         drawn = [bool(torch.rand((), generator=generator) < r.cfg.beta) for _ in w]
         eps = reference.esam_swp(r.at(k, w), drawn, r.cfg.rho, r.cfg.beta, r.cfg.swp_norm == "all")
-        return r.base.step(w, r.moved(w, eps, k))
+        if not r.cfg.gamma:
+            return r.base.step(w, r.moved(w, eps, k))
+        moved = [a + b for a, b in zip(w, eps)]
+        samples = reference.esam_samples(r.losses(k, w), r.losses(k, moved), r.cfg.gamma)
+        return r.base.step(w, r.at(k, moved, samples))
 
     return step
 
@@ -267,7 +276,8 @@ RULES: dict[str, Callable[[Rule], Step]] = {
     "wsam": wsam,
     "looksam": looksam,
     "msam": msam,
-    "esam_swp": esam_swp,
+    "esam": esam,
+    "esam_swp": esam,
     "rwp": rwp,
     "m_rwp": rwp,
     "multistep_sam": multistep_sam,

@@ -103,6 +103,12 @@ def esam_swp(g: Vector, drawn: list[bool], rho: float, beta: float, norm_of_all:
     return [rho / beta * x / length if length else x for x in chosen]
 
 
+def esam_samples(before: Tensor, after: Tensor, gamma: float) -> list[int]:
+    """ESAM's SDS (arXiv 2110.03141): the int(gamma n) samples whose losses rose most from w to w + eps."""
+    rise = (after - before).tolist()
+    return sorted(range(len(rise)), key=lambda i: -rise[i])[: max(1, int(gamma * len(rise)))]
+
+
 def rwp(w: Vector, z: Vector, sigma: float) -> Vector:
     """RWP (arXiv 2404.00357): eps = sigma |w_f| z, w_f the filter of the weight, z from N(0, I)."""
     lengths = [x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1)) if x.dim() > 1 else x.norm() for x in w]

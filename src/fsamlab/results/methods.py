@@ -51,6 +51,7 @@ METHODS: dict[str, Style] = {
     "multistep_sam": Style("Multistep-SAM", INDIGO, SOLID, r"$\blacktriangle$"),
     "lookbehind": Style("Lookbehind-SAM", BROWN, DASHED, r"$\triangleleft$"),
     "esam_swp": Style("ESAM, SWP alone", VERMILION, DOTTED, r"$\boxtimes$"),
+    "esam": Style("ESAM", INDIGO, SHORT, r"$\bowtie$"),
     "rwp": Style("RWP", VERMILION, DASH_DOT_DOT, r"$\boxplus$"),
     "m_rwp": Style("m-RWP", TEAL, DASH_DOT_DOT, r"$\boxminus$"),
     "asam": Style("ASAM", GREEN, LONG, "^"),
