@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from support.marks import long_but
 from support.runs import ROOT, build_trainer
 from support.sweeps import composed_job, grid, jobs, settings, text
 
@@ -87,7 +88,7 @@ class Rows:
         pass
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("sweep", long_but(("quickstart", "table_label_noise"), SWEEPS))
 def test_every_job_of_a_sweep_is_valid(sweep):
     configs = settings(sweep)
     assert len(configs) > 1

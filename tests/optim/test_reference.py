@@ -138,7 +138,7 @@ def label(choices):
     return "-".join(str(v) for k, v in choices.items() if k not in EMA)
 
 
-@pytest.mark.parametrize("choices", GRID, ids=label)
+@pytest.mark.parametrize("choices", long_but(GRID[::5], GRID), ids=label)
 def test_fsam(choices):
     assert compare(choices) < 1e-12
 

@@ -68,7 +68,7 @@ def same(a, b):
 # 1 state_dict
 
 
-@pytest.mark.parametrize("base", [(), ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("base", [(), pytest.param(ADAMW, marks=pytest.mark.long)], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_state_dict_continues_bit_for_bit(name, base):
     base = base if name not in ("sgd", "sgd_2x", "adamw") else ()
@@ -545,8 +545,12 @@ def in_two_phases(model, optimizer, steps):
     return [p.detach().clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("more", [(), ("optimizer.every=2",), ("optimizer.rho=0",)], ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "more",
+    [(), *(pytest.param((one,), marks=pytest.mark.long) for one in ("optimizer.every=2", "optimizer.rho=0"))],
+    ids=str,
+)
 def test_two_phases_are_step_or_say_that_step_is_needed(name, more):
     if name in ("sgd", "sgd_2x", "adamw"):
         more = ()

@@ -232,26 +232,26 @@ def test_a_torn_last_line_is_left_out(server, local):
     assert steps_of(server.run("study-fsam-s0")) == ALL_STEPS
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("metrics.jsonl", row(1) + '{"step": 2, "tr\n' + row(3), "metrics.jsonl, line 2: not a JSON object"),
-        ("metrics.jsonl", row(1) + row(1), "metrics.jsonl, line 2: step 1 after 1: steps have to grow"),
-        ("metrics.jsonl", '{"epoch": 1}\n', "metrics.jsonl, line 1: step is missing"),
-        ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl, line 1: step is 'x'"),
-        ("metrics.jsonl", '{"step": NaN}\n', "metrics.jsonl, line 1: step nan after -1"),
-        ("summary.json", "[1, 2]", "summary.json is not a JSON object"),
-        ("status.json", '{"status', "status.json is not a JSON object"),
-        ("status.json", '{"status": "finished"}', "status.json has no run_id"),
-        ("config.yaml", "a: 1", "config.yaml is not the configuration of a run: optimizer.name is missing"),
-        ("config.yaml", "optimizer: {name: sam}", "config.yaml is no run's configuration: KeyError: 'tracker'"),
-        ("config.yaml", "[1]", "config.yaml is not the configuration of a run: it holds a list"),
-        ("config.yaml", "a: [", "config.yaml is not the configuration of a run: is not YAML: ParserError"),
-        ("config.yaml", b"name: \xff", "config.yaml is not the configuration of a run: is not YAML: ReaderError"),
-        ("metrics.jsonl", None, "Is a directory"),
-        ("measurements/a.jsonl", "{\n{}\n", "a.jsonl, line 1: not a JSON object"),
-    ],
-)
+DAMAGED = [
+    ("metrics.jsonl", row(1) + '{"step": 2, "tr\n' + row(3), "metrics.jsonl, line 2: not a JSON object"),
+    ("metrics.jsonl", row(1) + row(1), "metrics.jsonl, line 2: step 1 after 1: steps have to grow"),
+    ("metrics.jsonl", '{"epoch": 1}\n', "metrics.jsonl, line 1: step is missing"),
+    ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl, line 1: step is 'x'"),
+    ("metrics.jsonl", '{"step": NaN}\n', "metrics.jsonl, line 1: step nan after -1"),
+    ("summary.json", "[1, 2]", "summary.json is not a JSON object"),
+    ("status.json", '{"status', "status.json is not a JSON object"),
+    ("status.json", '{"status": "finished"}', "status.json has no run_id"),
+    ("config.yaml", "a: 1", "config.yaml is not the configuration of a run: optimizer.name is missing"),
+    ("config.yaml", "optimizer: {name: sam}", "config.yaml is no run's configuration: KeyError: 'tracker'"),
+    ("config.yaml", "[1]", "config.yaml is not the configuration of a run: it holds a list"),
+    ("config.yaml", "a: [", "config.yaml is not the configuration of a run: is not YAML: ParserError"),
+    ("config.yaml", b"name: \xff", "config.yaml is not the configuration of a run: is not YAML: ReaderError"),
+    ("metrics.jsonl", None, "Is a directory"),
+    ("measurements/a.jsonl", "{\n{}\n", "a.jsonl, line 1: not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("file", "text", "said"), long_but((DAMAGED[0], DAMAGED[-1]), DAMAGED))
 def test_a_damaged_file_is_one_line_and_the_other_runs_go_on(server, local, tmp_path, file, text, said):
     bad = local("asam-s0")
     (bad / "measurements").mkdir()

@@ -340,6 +340,7 @@ def test_other_settings_train(overrides):
     assert next(iter(trainer.model.parameters())).dtype == torch.float32
 
 
+@pytest.mark.long
 def test_batchnorm_counts_each_descent_batch_once():
     for variant in VARIANTS:
         trainer, _ = train(f"optimizer={variant}", "train.max_steps=3")

@@ -17,7 +17,7 @@ from fsamlab.results.methods import METHODS
 from fsamlab.tracking.wandb_server import CannotUpload, WandbServer, one_line
 
 NAME = "fsamlab"
-MAX_METHODS = 30  # lines of a panel; W&B's own default is 10
+MAX_METHODS = 60  # lines of a panel, all variants and some of the user's; W&B's own default is 10
 
 
 def _by_section() -> dict[str, dict[Chart, list[str]]]:
