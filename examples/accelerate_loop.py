@@ -6,6 +6,7 @@
 first passes run as in any loop of accelerate, and the last micro-batch of a step starts the second pass over them all.
 """
 
+import math
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,7 +43,9 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
     model = network()
     base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     optimizer = FSAM(base, rho=RHO, model=model)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS * len(loader) // ACCUMULATE)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, T_max=EPOCHS * math.ceil(len(loader) / ACCUMULATE)
+    )
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     start, checkpoints = 0, sorted(folder.glob("epoch_*"))
     if checkpoints:

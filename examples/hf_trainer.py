@@ -6,6 +6,7 @@ The Trainer calls optimizer.step() without a closure. So `training_step` makes t
 micro-batch of a step, and step() ends the step, after the Trainer has clipped the gradient at w + eps.
 """
 
+import math
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,7 +73,7 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
     data, model = Digits(slice(1024)), Network()
     base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     optimizer = FSAM(base, rho=RHO, model=model)
-    steps = EPOCHS * len(data) // (MICRO_BATCH * ACCUMULATE)
+    steps = EPOCHS * math.ceil(len(data) / (MICRO_BATCH * ACCUMULATE))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -7,6 +7,7 @@ the closure of the last micro-batch alone, so the second pass repeats the others
 refuses to step.
 """
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def train(folder: Path, epochs: int = EPOCHS, **keywords) -> nn.Module:
         **keywords,
     )
     loader = DataLoader(digits()[0], batch_size=MICRO_BATCH)
-    module, path = Digits(EPOCHS * len(loader) // ACCUMULATE), folder / "last.ckpt"
+    module, path = Digits(EPOCHS * math.ceil(len(loader) / ACCUMULATE)), folder / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=path if path.exists() else None)
     print(f"{trainer.global_step} steps")
     return module.network

@@ -59,11 +59,9 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
         random_seed(epoch)  # a resumed run mixes as an uninterrupted one
         model.train()
         micro_batches = []
+        optimizer.zero_grad()  # a rest of the last epoch, fewer than ACCUMULATE micro-batches, is left out
         for i, (x, y) in enumerate(loader, start=1):
-            x, y = mixup(
-                x,
-                y,
-            )
+            x, y = mixup(x, y)
             micro_batches.append((x, y))  # the second pass sees the same mixture
             loss = criterion(model(x), y)
             (loss / ACCUMULATE).backward()

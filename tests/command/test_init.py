@@ -28,7 +28,9 @@ def test_the_folder_holds_what_belongs_to_the_user_and_no_options_of_fsamlab(stu
     assert (study / "launch.py").read_bytes() == (ROOT / "launch.py").read_bytes()
     assert project.project_of(study / "conf" / "local") == study
     assert main(["init", str(study)]) == 1
-    assert capsys.readouterr().err == f"error: DIR={study}: is not empty; name a new or an empty directory\n"
+    assert capsys.readouterr().err == (
+        f"error: DIR={study}: is not empty; name a new directory, for example {study / 'study'}\n"
+    )
     assert main(["init", str(study / "README.md")]) == 1
     assert "is a file" in capsys.readouterr().err
 

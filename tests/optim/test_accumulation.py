@@ -236,6 +236,20 @@ def test_the_step_of_a_scaler_is_refused(ascended):
     joint(model, optimizer, 0)
 
 
+def test_a_scaler_that_is_switched_off_passes_the_step_on():
+    """GradScaler(enabled=False): the usual switch for a training without mixed precision."""
+    (a, plain), (b, through) = made(), made()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    x, y = batch(0)
+    for model, optimizer in ((a, plain), (b, through)):
+        F.cross_entropy(model(x.double()), y).backward()
+        optimizer.ascend()
+        F.cross_entropy(model(x.double()), y).backward()
+    plain.step()
+    scaler.step(through)
+    assert_close(b.state_dict(), a.state_dict(), atol=0)
+
+
 # models that run their forward pass in other ways
 
 

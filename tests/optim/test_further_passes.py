@@ -75,3 +75,35 @@ def test_a_step_that_ends_in_any_pass_leaves_the_weights(name, ending, failing):
     assert len(passes) == failing + 1
     assert torch.equal(weights(model), before)
     assert not optimizer._path
+
+
+KEEPS = {
+    "rescaled": {"descent": "rescaled"},
+    "surrogate_gap": {"descent": "surrogate_gap"},
+    "weighted": {"descent": "weighted"},
+    "mixed": CASES["mixed"],
+    "lookbehind": CASES["lookbehind"],
+}
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["radius of 0", "perturbed"])
+@pytest.mark.parametrize("name", KEEPS)
+def test_a_gradient_that_the_ascent_does_not_see_is_checked_too(name, noise):
+    """The ascent takes the norm of what perturbs; a descent reads the gradients of all parameters."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "rho": 0.1 if noise else 0.0}]
+    optimizer = SharpnessAware(torch.optim.SGD(groups, lr=0.05), rho=0.1, model=model, **KEEPS[name])
+    before, passes = weights(model), []
+    closure = closure_of(model, optimizer, 1)
+
+    def overflows():
+        passes.append(1)
+        found = closure()
+        if len(passes) == (2 if name == "lookbehind" else 1):  # which reads the gradients after the first
+            model[2].weight.grad[0, 0] = float("inf")
+        return found
+
+    optimizer.step(overflows)
+    assert optimizer.num_nonfinite == 1
+    assert torch.equal(weights(model), before)

@@ -284,6 +284,17 @@ def test_a_loss_budget_is_the_rise_to_first_order_also_where_groups_have_radii_o
         ({"radius": "unified", "mix": 0.5, "mix_schedule": "1/t"}, r"^mix=0.5: has no effect beside mix_schedule=1/t"),
         ({"radius": "loss_budget", "budget_warmup": 0.9}, r"^budget_decay=0.8: must be >= budget_warmup=0.9"),
         ({"radius": "loss_budget"}, r"^total_steps=null: radius=loss_budget as set goes by the share"),
+        (
+            {"radius": "loss_budget", "ascent": "some_tensors", "total_steps": 9},
+            r"^radius=loss_budget: bounds the rise of one ascent step .* ascent=some_tensors does not make",
+        ),
+        ({"radius": "unified", "mix": 0.5, "ascent": "momentum"}, r"^radius=unified: follows the length of a gradient"),
+        ({"start": 0.4, "stop": 0.41, "total_steps": 6}, r"^stop=0.41: leaves no step of 6 between start=0.4 and stop"),
+        ({"start": 0.99, "total_steps": 6}, r"^stop=1.0: leaves no step of 6 between start=0.99 and stop"),
+        (
+            {"ascent": "some_tensors", "swp_norm": "all", "metric": "adaptive"},
+            r"^swp_norm=all: needs metric=l2 and component=all",
+        ),
         ({"when": "adaptive"}, r"^total_steps=null: when=adaptive as set goes by the share of training"),
         (
             {"when": "adaptive", "ascent": "gaussian", "total_steps": 9},

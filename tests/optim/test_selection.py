@@ -127,3 +127,9 @@ def test_accumulated_gradients_are_those_of_the_same_samples():
         found.append([p.detach().clone() for p in trainer.model.parameters()])
     for a, b in zip(*found):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("gamma", "n", "count"), [(0.29, 100, 29), (0.57, 100, 57), (0.5, 7, 3), (0.01, 3, 1)])
+def test_the_share_is_not_lost_to_rounding(gamma, n, count):
+    descent = sharpest(network(), gamma=gamma).choices.descent
+    assert len(descent.select(torch.zeros(n), torch.arange(n, dtype=torch.float64))) == count

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.marks import long_but
 from support.runs import ADAMW, VARIANTS, compose_tiny
 from support.steps import batch, plain_closure
 from support.steps import closure_of as closure_on
@@ -546,16 +547,11 @@ def in_two_phases(model, optimizer, steps):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize(
-    "more",
-    [(), *(pytest.param((one,), marks=pytest.mark.long) for one in ("optimizer.every=2", "optimizer.rho=0"))],
-    ids=str,
-)
+@pytest.mark.parametrize("more", long_but(("",), ("", "optimizer.every=2", "optimizer.rho=0")))
 def test_two_phases_are_step_or_say_that_step_is_needed(name, more):
-    if name in ("sgd", "sgd_2x", "adamw"):
-        more = ()
+    overrides = (more,) if more and name in PERTURBING else ()
     a, b = smooth(), smooth()
-    whole, phased = variant(name, a, *more), variant(name, b, *more)
+    whole, phased = variant(name, a, *overrides), variant(name, b, *overrides)
     expected = run(a, whole, 5)
     if name in NEED_STEP:
         with pytest.raises(RuntimeError, match=r"(ascent|reference|descent)=\w+ needs .* use step\(closure") as e:

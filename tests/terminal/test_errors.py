@@ -265,3 +265,13 @@ def test_what_stands_in_the_place_of_a_run_directory_is_named(tmp_path, capsys, 
     assert line.startswith(f"error: {directory}")
     assert line.endswith("move it away")
     assert "\n" not in line
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("text", ["defaults:\n  - override /data: digits\n", "name: mine\n"], ids=["override", "key"])
+def test_a_sweep_without_its_first_line_says_so(launch, tmp_path, text):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text)
+    done = launch("-m", "+sweeps=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: sweeps/mine.yaml: the first line of a sweep is `# @package")

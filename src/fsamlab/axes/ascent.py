@@ -131,6 +131,12 @@ class SomeTensors(Batch):
     swp_norm: str = word("selected", "selected", "all")
     _length: ClassVar[Any] = 1.0
 
+    def check(self, choices: Choices) -> None:
+        """Refuse |g| over all tensors where eps goes by another vector than g."""
+        if self.swp_norm == "all" and (choices.metric.name, choices.component.name) != ("l2", "all"):
+            allowed = "needs metric=l2 and component=all, since the length is that of the gradient; choose selected"
+            raise ConfigError("swp_norm", "all", allowed)
+
     @property
     def length(self) -> Number:
         """Return 1 / beta; with swp_norm `all` times |g of the drawn tensors| / |g|."""

@@ -127,6 +127,7 @@ class Choices:
         self.total_steps = total_steps
         for choice in self.made():
             choice.total_steps = total_steps  # type: ignore[misc]
+        self.when.check_length()
 
     @property
     def full_every_steps(self) -> int:

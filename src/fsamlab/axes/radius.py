@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fsamlab.axes.ascent import Ascent
 from fsamlab.axes.axis import Choice, Part, table
 from fsamlab.checks import ConfigError, number, word
 
@@ -34,6 +35,9 @@ class Radius(Choice):
         """Refuse a radius that follows the gradient where the metric gives eps a length of the gradient's already."""
         if self.follows_gradient and not choices.metric.normalises:
             allowed = f"sets the length of eps, and metric={choices.metric.name} does so too: choose one of the two"
+            raise ConfigError("radius", self.name, allowed)
+        if self.follows_gradient and not choices.ascent.has_mean:
+            allowed = f"follows the length of a gradient, and the direction of ascent={choices.ascent.name} is none"
             raise ConfigError("radius", self.name, allowed)
 
     def factor(self, number: int, group: Mapping[str, Any]) -> float:
@@ -185,6 +189,10 @@ class LossBudget(Radius):
     def check(self, choices: Choices) -> None:
         """Refuse a decay that begins inside the warm-up."""
         super().check(choices)
+        ascent = choices.ascent
+        if ascent.num_ascents > 1 or type(ascent).length is not Ascent.length:
+            allowed = f"bounds the rise of one ascent step of length rho_t, which ascent={ascent.name} does not make"
+            raise ConfigError("radius", self.name, allowed)
         if self.budget_decay < self.budget_warmup:
             raise ConfigError("budget_decay", self.budget_decay, f"must be >= budget_warmup={self.budget_warmup}")
 

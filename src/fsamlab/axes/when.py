@@ -33,6 +33,9 @@ class When(Choice):
         """Return whether the variant acts at all in the step after `number` steps; if not, the step is the base's."""
         return True
 
+    def check_length(self) -> None:
+        """Raise ConfigError if no step of the training can perturb; asked once `total_steps` is known."""
+
     def decide(self, step: Step) -> bool:
         """Return whether this step perturbs; the clean gradients are in p.grad. Asked only if `needs_clean`.
 
@@ -65,6 +68,12 @@ class Window(When):
     def needs_total_steps(self) -> bool:
         """Whether the window is smaller than the training."""
         return (self.start, self.stop) != (0, 1)
+
+    def check_length(self) -> None:
+        """Refuse a window that rounds to no step."""
+        if self.total_steps is not None and self.first >= min(self.end, self.total_steps):
+            allowed = f"leaves no step of {self.total_steps} between start={self.start} and stop: give a larger part"
+            raise ConfigError("stop", self.stop, allowed)
 
     @property
     def first(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -31,7 +32,7 @@ fsamlab report runs/quickstart --open         # one HTML page; also: collect, st
 | --- | --- |
 | `conf/GROUP/NAME.yaml` | your own options, as `conf/optimizer/my_sam.yaml` for `optimizer=my_sam` |
 | `conf/local/` | paths and accounts of this machine, not in git |
-| `sweeps/NAME.yaml` | your own sweeps, for `+sweeps=NAME` |
+| `sweeps/NAME.yaml` | your own sweeps, for `+sweeps=NAME`; the first line is `# @package _global_` |
 | `*.py` beside `launch.py` | your own classes and functions, as `my_sam.py` for `optimizer.descent=my_sam:Mean` |
 | `runs/` | results, not in git |
 
@@ -77,7 +78,7 @@ def init(directory: Path) -> str:
     if directory.exists() and not directory.is_dir():
         raise ConfigError("DIR", directory, "is a file; name a new directory")
     if directory.exists() and any(path.name != ".git" for path in directory.iterdir()):
-        raise ConfigError("DIR", directory, "is not empty; name a new or an empty directory")
+        raise ConfigError("DIR", directory, f"is not empty; name a new directory, for example {directory / 'study'}")
     for folder in ("conf/local", "sweeps"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     texts = {
@@ -93,4 +94,5 @@ def init(directory: Path) -> str:
     # Last: a directory without this file is no study folder.
     marker = {"layout": LAYOUT, "made_by": f"fsamlab {__version__}"}
     (directory / STUDY).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-    return f"{directory} is ready: cd {directory} && python launch.py -m +sweeps=quickstart"
+    go = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
+    return f"{directory} is ready: {go}python launch.py -m +sweeps=quickstart"

@@ -106,7 +106,7 @@ def esam_swp(g: Vector, drawn: list[bool], rho: float, beta: float, norm_of_all:
 def esam_samples(before: Tensor, after: Tensor, gamma: float) -> list[int]:
     """ESAM's SDS (arXiv 2110.03141): the int(gamma n) samples whose losses rose most from w to w + eps."""
     rise = (after - before).tolist()
-    return sorted(range(len(rise)), key=lambda i: -rise[i])[: max(1, int(gamma * len(rise)))]
+    return sorted(range(len(rise)), key=lambda i: -rise[i])[: max(1, int(round(gamma * len(rise), 6)))]
 
 
 def rwp(w: Vector, z: Vector, sigma: float) -> Vector:

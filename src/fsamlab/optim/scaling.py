@@ -27,7 +27,7 @@ def refuse_a_scalers_step() -> None:
         if frame.f_back is None:
             return
         frame = frame.f_back
-        if frame.f_code is _SCALERS_STEP:
+        if frame.f_code is _SCALERS_STEP and frame.f_locals["self"].is_enabled():  # a disabled one only passes on
             raise RuntimeError(
                 "GradScaler.step() knows of one of the two passes alone: give the scaler as grad_scaler=, call "
                 "step(closure) in place of the scaler's step(), and then the scaler's update(); or use bfloat16, which "

@@ -316,8 +316,10 @@ class TwoPhase(Wrapper):
         looks = perturbed or self.scaling.scaler is not None or self.choices.acts_between(self.num_steps)
         if not self.skip_nonfinite or not looks:
             return True
-        gradients = self._gradients()
-        return self.ranks.all_finite([*losses, global_norm(gradients, self.ops)] if gradients else [*losses])
+        # The ascent's verdict saw the tensors that perturb; a descent may read those of further parameters too.
+        kept = [x for gradients in (self._clean, *self._path) for x in gradients.values()]
+        norms = [global_norm(tensors, self.ops) for tensors in (self._gradients(), kept) if tensors]
+        return self.ranks.all_finite([*losses, *norms])
 
     def step_radii(self) -> list[float]:
         """Return rho of each group in the coming step, as far as rho is known before the passes."""

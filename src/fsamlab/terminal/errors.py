@@ -142,6 +142,10 @@ def from_hydra(error: BaseException) -> str:
         return f"{group}={name}: no such option{did_you_mean(name, options)}; {group} has {', '.join(options)}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     detail = str(error.__cause__ or "")
+    sweep = re.match(r"In '(sweeps/[^']+)'", text)
+    if (sweep and unknown and "@" in unknown[1]) or (not unknown and re.search(r"full_key: sweeps$", text, re.M)):
+        file = f"{sweep[1]}.yaml" if sweep else "sweeps/"
+        return f"{file}: the first line of a sweep is `# @package _global_`, which makes its keys those of a run"
     if unknown and "not in 'MeasureConfig'" in detail:
         known = ", ".join(f.name for f in fields(MeasureConfig) if f.name not in ("root", "run"))
         return f"{shown(unknown[1])}: is no key of a measurement, which has {known}"
