@@ -1,9 +1,9 @@
 """All variants on digits with label noise, each with a radius of its own: `python benchmarks/family.py`.
 
-The setting is that of conf/sweeps/quickstart.yaml. The radius of a variant is the published one times the factor with the
-best mean validation accuracy at the end of the training, over the tuning seeds; while the best factor is the smallest or
-the largest one, the next power of two is tried too. The table shows test accuracies over all seeds with that radius,
-beside SGD with one and with two times the epochs. `python benchmarks/family.py --cost` measures the cost of a step.
+The setting is that of +sweeps=quickstart. The radius of a variant is the published one times the factor with the best
+mean validation accuracy at the end of the training, over the tuning seeds; while the best factor is the smallest or the
+largest one, the next power of two is tried too. The table shows test accuracies over all seeds with that radius, beside
+SGD with one and with two times the epochs. `python benchmarks/family.py --cost` measures the cost of a step.
 
 The runs are ordinary runs of launch.py below `--runs`: finished runs are not trained again, so that an interrupted
 benchmark goes on.
@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 import torch
@@ -116,7 +117,7 @@ def mean_std(values: pandas.Series) -> str:
 
 
 def cost(methods: Sequence[str], repetitions: int) -> None:
-    """Print samples passed, time and memory of a step beside those of SGD, measured side by side."""
+    """Print forward passes (in batches), time and state of a step beside those of SGD, measured side by side."""
     torch.set_num_threads(1)
     trainers = {}
     for method in dict.fromkeys(("sgd", *methods)):
@@ -125,7 +126,7 @@ def cost(methods: Sequence[str], repetitions: int) -> None:
     passed = dict.fromkeys(trainers, 0)
     for method, trainer in trainers.items():
 
-        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: object, name: str = method) -> None:
+        def count(module: torch.nn.Module, inputs: Any, output: Any, name: str = method) -> None:
             passed[name] += len(inputs[0])
 
         trainer.model.register_forward_hook(count)
@@ -139,7 +140,7 @@ def cost(methods: Sequence[str], repetitions: int) -> None:
             trainer._step(batch)
             times[method].append(time.perf_counter() - start)
     mean = {method: statistics.mean(values[repetitions // 10 :]) for method, values in times.items()}  # warm by then
-    print("| method | passes a step | time / SGD | state beside the base's, in models |")
+    print("| method | forward passes a step | time / SGD | state beside the base's, in models |")
     print("| --- | --- | --- | --- |")
     for method, trainer in trainers.items():
         size = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
