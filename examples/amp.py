@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
+from digits import accuracy, digits, network
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from fsamlab.optim import FSAM
 
@@ -20,22 +20,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOW = torch.float16 if DEVICE == "cuda" else torch.bfloat16  # CPUs compute in bfloat16
 
 
-def digits():
-    """Return training set and test set: inputs (n, 64) in [0, 1] and labels (n,)."""
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x / 16, dtype=torch.get_default_dtype()), torch.tensor(y)
-    return TensorDataset(x[:1024], y[:1024]), TensorDataset(x[1024:], y[1024:])
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10)).to(DEVICE)
-
-
 def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
     """Train up to an epoch, from the checkpoint in `folder` if there is one."""
     loader = DataLoader(digits()[0], batch_size=MICRO_BATCH * ACCUMULATE)
-    model = network()
+    model = network().to(DEVICE)
     scaler = torch.amp.GradScaler(DEVICE, growth_interval=20)
     base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     optimizer = FSAM(base, rho=RHO, model=model, max_grad_norm=CLIP, grad_scaler=scaler)
@@ -68,12 +56,6 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
         print(f"epoch {epoch}: loss of the last batch {loss:.3f}, scale {scaler.get_scale():g}")
         torch.save({**{name: part.state_dict() for name, part in parts.items()}, "epoch": epoch + 1}, path)
     return model
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module) -> float:
-    x, y = (tensor.to(DEVICE) for tensor in digits()[1].tensors)
-    return (model.eval()(x).argmax(1) == y).double().mean().item()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
+from digits import accuracy, digits, network
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -28,10 +28,8 @@ EPOCHS, LR, RHO, CLIP = 4, 0.1, 0.1, 1.0
 class Digits(Dataset):
     """Inputs (64,) in [0, 1] and labels, in the form of the Trainer: one dict for each sample."""
 
-    def __init__(self, part: slice):
-        x, y = load_digits(return_X_y=True)
-        self.x = torch.tensor(x / 16, dtype=torch.get_default_dtype())[part]
-        self.y = torch.tensor(y)[part]
+    def __init__(self, samples):
+        self.x, self.y = samples.tensors
 
     def __len__(self):
         return len(self.y)
@@ -45,8 +43,7 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+        self.layers = network()
 
     def forward(self, x, labels):
         logits = self.layers(x)
@@ -70,7 +67,7 @@ class FSAMTrainer(Trainer):
 
 def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
     """Train up to an epoch, from the checkpoint in `folder` if there is one."""
-    data, model = Digits(slice(1024)), Network()
+    data, model = Digits(digits()[0]), Network()
     base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     optimizer = FSAM(base, rho=RHO, model=model)
     steps = EPOCHS * math.ceil(len(data) / (MICRO_BATCH * ACCUMULATE))
@@ -92,12 +89,6 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module) -> float:
-    data = Digits(slice(1024, None))
-    return (model.eval()(data.x, data.y)["logits"].argmax(1) == data.y).double().mean().item()
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:  # give a folder that stays, and a second start resumes
-        print(f"test accuracy {accuracy(train(Path(folder))):.3f}")
+        print(f"test accuracy {accuracy(train(Path(folder)).layers):.3f}")

@@ -8,26 +8,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
+from digits import accuracy, digits, network
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from fsamlab.optim import FSAM
 
 MICRO_BATCH, ACCUMULATE = 32, 2  # samples of a backward pass; backward passes of a step
 EPOCHS, LR, RHO, CLIP = 4, 0.1, 0.1, 1.0
-
-
-def digits():
-    """Return training set and test set: inputs (n, 64) in [0, 1] and labels (n,)."""
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x / 16, dtype=torch.get_default_dtype()), torch.tensor(y)
-    return TensorDataset(x[:1024], y[:1024]), TensorDataset(x[1024:], y[1024:])
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
@@ -64,12 +52,6 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
         states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save({**states, "scheduler": scheduler.state_dict(), "epoch": epoch + 1}, path)
     return model
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module) -> float:
-    x, y = digits()[1].tensors
-    return (model.eval()(x).argmax(1) == y).double().mean().item()
 
 
 if __name__ == "__main__":

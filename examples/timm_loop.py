@@ -7,32 +7,20 @@ import tempfile
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
+from digits import accuracy, digits, network
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from timm.models import load_checkpoint, resume_checkpoint
 from timm.scheduler import CosineLRScheduler
 from timm.utils import CheckpointSaver, ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from fsamlab.optim import FSAM, frozen_batchnorm
 
 MICRO_BATCH, ACCUMULATE = 32, 2  # samples of a backward pass; backward passes of a step
 EPOCHS, LR, RHO, CLIP = 4, 0.1, 0.1, 1.0
 MIXUP, SMOOTHING, EMA_DECAY, WARMUP = 0.2, 0.1, 0.9, 8  # the last one in steps
-
-
-def digits():
-    """Return training set and test set: inputs (n, 64) in [0, 1] and labels (n,)."""
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x / 16, dtype=torch.get_default_dtype()), torch.tensor(y)
-    return TensorDataset(x[:1024], y[:1024]), TensorDataset(x[1024:], y[1024:])
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
@@ -81,12 +69,6 @@ def train(folder: Path, epochs: int = EPOCHS) -> nn.Module:
         print(f"epoch {epoch}: loss of the last micro-batch {loss:.3f}")
         saver.save_checkpoint(epoch)
     return ema.module
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module) -> float:
-    x, y = digits()[1].tensors
-    return (model.eval()(x).argmax(1) == y).double().mean().item()
 
 
 if __name__ == "__main__":

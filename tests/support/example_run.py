@@ -26,7 +26,8 @@ MICRO = (1, 4)
 
 
 def loaded(name: str) -> ModuleType:
-    """Import a program by its path."""
+    """Import a program by its path; what it shares with the others lies beside it."""
+    sys.path.insert(0, str(EXAMPLES))
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
