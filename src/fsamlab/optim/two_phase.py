@@ -316,8 +316,9 @@ class TwoPhase(Wrapper):
         looks = perturbed or self.scaling.scaler is not None or self.choices.acts_between(self.num_steps)
         if not self.skip_nonfinite or not looks:
             return True
-        # The ascent's verdict saw the tensors that perturb; a descent may read those of further parameters too.
-        kept = [x for gradients in (self._clean, *self._path) for x in gradients.values()]
+        # A descent reads gradients of all parameters; the ascent's verdict saw those of its parts, unless it was noise.
+        seen = {p for part in self._parts or () for p in part.params} if self.choices.ascent.has_mean else set()
+        kept = [x for gradients in (self._clean, *self._path) for p, x in gradients.items() if p not in seen]
         norms = [global_norm(tensors, self.ops) for tensors in (self._gradients(), kept) if tensors]
         return self.ranks.all_finite([*losses, *norms])
 
