@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
 from fsamlab.checks import COUNT, ConfigError, number, word
@@ -129,7 +129,10 @@ class SomeTensors(Batch):
     name = "some_tensors"
     beta: float = number(0.6, 0, 1, open_low=True)
     swp_norm: str = word("selected", "selected", "all")
-    _length: ClassVar[Any] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._share: Number = 1.0  # |g of the drawn tensors| / |g|, where eps goes by the latter
 
     def check(self, choices: Choices) -> None:
         """Refuse |g| over all tensors where eps goes by another vector than g."""
@@ -140,7 +143,7 @@ class SomeTensors(Batch):
     @property
     def length(self) -> Number:
         """Return 1 / beta; with swp_norm `all` times |g of the drawn tensors| / |g|."""
-        return self._length
+        return 1 / self.beta * self._share
 
     def gradients(self, step: Step) -> list[Tensor | None]:
         """Return the gradients of the drawn tensors, None for the others."""
@@ -150,10 +153,9 @@ class SomeTensors(Batch):
         found = super().gradients(step)
         # One draw for each tensor, so that a tensor more at the end changes nothing for the others.
         chosen = [g if torch.rand((), generator=generator) < self.beta else None for g in found]
-        self._length = 1 / self.beta  # type: ignore[misc]
         if self.swp_norm == "all":
             norms = [step.norm([g for g in gradients if g is not None]) for gradients in (chosen, found)]
-            self._length = self._length * step.ratio(*norms)  # type: ignore[misc]
+            self._share = step.ratio(*norms)
         return chosen
 
 
