@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 
 from fsamlab.checks import ConfigError
 from fsamlab.config.perturb import patterns
-from fsamlab.optim.layers import lr_scales
+from fsamlab.optim.layers import lr_scales, matching
 
 
 def parameter_groups(
@@ -73,11 +72,11 @@ def _by_word(model: nn.Module, named: dict[str, nn.Parameter], word: str, rho: f
 def _by_pattern(named: dict[str, nn.Parameter], perturb: list[Any], rho: float) -> dict[str, float]:
     radii: dict[str, float] = {}
     for pattern in patterns(perturb):
-        matching = [name for name in named if fnmatchcase(name, pattern.name)]
-        if not any(name not in radii for name in matching):
-            why = "patterns above it match all of them" if matching else f"there are {', '.join(list(named)[:4])}, ..."
-            raise ConfigError("optimizer.perturb", pattern.name, f"matches no further parameter of this model: {why}")
-        for name in matching:
+        found = matching("optimizer.perturb", pattern.name, named, "further parameter")
+        if radii.keys() >= set(found):
+            why = "matches no further parameter of this model: patterns above it match all of them"
+            raise ConfigError("optimizer.perturb", pattern.name, why)
+        for name in found:
             radii.setdefault(name, pattern.rho)
     return {name: radii.get(name, rho) for name in named}
 

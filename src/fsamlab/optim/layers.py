@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from fsamlab.checks import ConfigError
+
+
+def matching(key: str, pattern: str, names: Collection[str], what: str = "parameter") -> list[str]:
+    """Return the names that a pattern matches, as the shell matches file names; `what` names them in the message.
+
+    Raises:
+        ConfigError: the pattern matches none.
+    """
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        near = ", ".join(list(names)[:4])
+        raise ConfigError(key, pattern, f"matches no {what} of this model: there are {near}, ...")
+    return found
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -21,11 +34,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     named = dict(model.named_parameters())
     for pattern in patterns:
-        matching = [name for name in named if fnmatchcase(name, pattern)]
-        if not matching:
-            near = ", ".join(list(named)[:4])
-            raise ConfigError("optimizer.freeze", pattern, f"matches no parameter of this model: there are {near}, ...")
-        for name in matching:
+        for name in matching("optimizer.freeze", pattern, named):
             named[name].requires_grad_(False)
     if patterns and not any(p.requires_grad for p in named.values()):
         raise ConfigError("optimizer.freeze", list(patterns), "freezes all parameters of this model: none would train")
