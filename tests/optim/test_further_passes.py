@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from support.steps import batch
+from support.steps import sample_closure_of
 from torch import nn
 
-from fsamlab.optim import SampleClosure, SharpnessAware
+from fsamlab.optim import SharpnessAware
 
 CASES = {
     "multi_step": {"ascent": "multi_step", "ascent_steps": 3},
@@ -26,9 +25,7 @@ def made(name, scaler=None):
 
 
 def closure_of(model, optimizer, k, scaler=None):
-    x, y = batch(k)
-    losses = lambda i: F.cross_entropy(model(x.double()[i]), y[i], reduction="none")  # noqa: E731
-    return SampleClosure(losses, optimizer.zero_grad, scaler.scale if scaler is not None else None)
+    return sample_closure_of(model, k, optimizer.zero_grad, scaler.scale if scaler is not None else None)
 
 
 def weights(model):

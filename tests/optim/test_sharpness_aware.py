@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.marks import long_but
 from support.runs import ADAMW, VARIANTS, compose_tiny
-from support.steps import batch, plain_closure
+from support.steps import batch, plain_closure, sample_closure_of
 from support.steps import closure_of as closure_on
 from torch import nn
 
@@ -39,10 +39,7 @@ NEED_STEP = ("sam_full", "sam_component", "sam_noise", "multistep_sam", "lookbeh
 
 def closure_of(model, optimizer, k):
     if isinstance(optimizer, SharpnessAware) and optimizer.choices.descent.selects:
-        x, y = batch(k)
-        return optim.SampleClosure(
-            lambda samples: F.cross_entropy(model(x[samples]), y[samples], reduction="none"), optimizer.zero_grad
-        )
+        return sample_closure_of(model, k, optimizer.zero_grad)
     return closure_on(model, k, optimizer.zero_grad)
 
 

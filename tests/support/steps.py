@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fsamlab.optim import SampleClosure
+
 
 def batch(k: int, n: int = 16) -> tuple[Tensor, Tensor]:
     """Return inputs (n, 6) and labels of three classes (n,)."""
@@ -26,6 +28,15 @@ def plain_closure(model: nn.Module, k: int) -> Callable[[], Tensor]:
         return loss
 
     return closure
+
+
+def sample_closure_of(
+    model: nn.Module, k: int, zero_grad: Callable[[], None], scale: Callable[[Tensor], Tensor] | None = None
+) -> SampleClosure:
+    """Return a closure on batch k that can run on a part of the batch."""
+    x, y = batch(k)
+    x = x.to(next(model.parameters()).dtype)
+    return SampleClosure(lambda i: F.cross_entropy(model(x[i]), y[i], reduction="none"), zero_grad, scale)
 
 
 def closure_of(model: nn.Module, k: int, zero_grad: Callable[[], None] | None = None) -> Callable[[], Tensor]:
