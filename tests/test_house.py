@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from support.alone import ALONE
 from support.house import Import, arrows, circles, floors, imports, modules, room
 from support.runs import ROOT
@@ -106,6 +107,7 @@ def test_what_other_loops_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_optimizer_and_measurements_need_torch_and_numpy_alone():
     """As after `pip install --no-deps fsamlab`: every other installed package is hidden."""
     done = subprocess.run([sys.executable, ALONE], capture_output=True, text=True, check=False)

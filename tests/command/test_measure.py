@@ -189,6 +189,7 @@ def test_through_another_launcher(two_runs):
     assert all(latest(two_runs / f"r{seed}")["diagnostics/rho"] == 0.3 for seed in (0, 1))
 
 
+@pytest.mark.long
 def test_one_failure_takes_no_other_result_with_it(two_runs, tmp_path):
     import shutil
 

@@ -65,6 +65,7 @@ def test_conf_runs_and_record_are_those_of_the_code(checkout):
     assert "name: of_b" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_launch_through_a_symbolic_link_and_from_elsewhere(tmp_path):
     link = tmp_path / "train.py"
     link.symlink_to(ROOT / "launch.py")
@@ -76,6 +77,7 @@ def test_launch_through_a_symbolic_link_and_from_elsewhere(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_copy_of_the_package_is_of_use_inside_its_project_alone(checkout, tmp_path):
     """A copy of src/ alone, as PYTHONPATH may name one; the options of fsamlab are not in the copy."""
     copy = tmp_path / "site-packages"

@@ -57,6 +57,7 @@ def test_without_batch_norm_all_modes_are_one():
     assert all(math.isfinite(value) for value in found[0].values())
 
 
+@pytest.mark.long
 def test_with_dropout_a_measurement_repeats_itself_and_leaves_the_random_state():
     trainer = trained(*DROPOUT)
     assert trainer.conventions()["perturbation_dropout"] == "on"

@@ -221,6 +221,7 @@ def test_an_interrupt_between_the_phases_can_be_given_up():
     assert not same(loop.weights(), before)
 
 
+@pytest.mark.long
 def test_an_interrupted_pass_over_the_full_set_is_made_again():
     start = Loop(SAMComponent, full_every_steps=10)
     n, kept = 0, set()

@@ -5,6 +5,7 @@ import json
 import pytest
 from support.browser import ACCURACY, CHART, choose, description, line, page_of
 from support.made_runs import make_run, make_sweep, row
+from support.marks import long_but
 
 from fsamlab.report.page import write_report
 
@@ -46,7 +47,7 @@ def scrolled(page):
     return before, page.evaluate(PLACES)
 
 
-@pytest.mark.parametrize("width", [1400, 600])
+@pytest.mark.parametrize("width", long_but((1400,), [1400, 600]))
 def test_nothing_moves_while_one_scrolls(opened, high, width):
     page = opened(high, width=width)
     before, after = scrolled(page)

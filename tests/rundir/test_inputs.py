@@ -291,6 +291,7 @@ def test_foreign_code_is_compared_as_our_own_code_is(tmp_path, monkeypatch, capl
         inputs.check(tmp_path, strict, inputs.look(strict))
 
 
+@pytest.mark.long
 def test_one_file_is_one_run_however_its_path_is_written(monkeypatch):
     monkeypatch.setenv("HOME", str(PROJECT_ROOT / "conf"))
     spelt = ("runs/a/last.pt", "./runs/a/last.pt", "runs/b/../a/last.pt", f"{PROJECT_ROOT}/runs/a/last.pt")

@@ -87,6 +87,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
     Ownership(tmp_path).release()  # released: free at once
 
 
+@pytest.mark.long
 def test_a_killed_writer_is_superseded_at_once_and_shown_as_lost(tmp_path, config):
     process, _ = _other_process(tmp_path)
     write_json(tmp_path / "status.json", {"status": "running"})
@@ -123,6 +124,7 @@ def test_a_restart_of_the_same_slurm_job_supersedes(tmp_path, monkeypatch):
     Ownership(tmp_path).release()
 
 
+@pytest.mark.long
 def test_two_launches_in_one_slurm_job_do_not_steal_from_each_other(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     process, leave = _other_process(tmp_path)

@@ -88,6 +88,7 @@ def test_results_are_shown_and_written_in_a_locale_without_utf8(sweep, encoding)
         assert b"rror" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_finished_run_is_finished_in_a_locale_without_utf8_and_with_a_full_disk_behind_its_output(tmp_path):
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = run("launch.py", *SMALL, f"runs_dir={tmp_path}", env=C_LOCALE, stdout=full)

@@ -208,6 +208,7 @@ def test_a_closed_pipe_stops_no_command_that_writes_results(sweep):
     assert (sweep / "results.csv").is_file()
 
 
+@pytest.mark.long
 def test_a_closed_pipe_is_silent_for_what_prints_much():
     assert closing("wandb-workspace", "demo", "--json") == (141, "")
     assert closing("wandb-workspace", "demo", "--json", read=100) in [(141, ""), (0, "")]  # a pipe may take all of it

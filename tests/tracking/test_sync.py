@@ -139,6 +139,7 @@ def test_a_second_time_sends_nothing(server, local, tmp_path):
         assert server.run(f"study-{name}").meta == meta
 
 
+@pytest.mark.long
 def test_the_same_as_training_mirrors(tmp_path, monkeypatch):
     options = ("name=study", "train.log_every_steps=2", "optimizer=fsam", "tracker=wandb", "tracker.mode=online")
     config = compose_tiny(*options)
@@ -176,6 +177,7 @@ def test_a_run_that_ended_otherwise_has_exit_code_1(server, local, status):
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.long
 def test_a_run_that_failed_before_its_first_row_where_wandb_mode_says_otherwise(server, local, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)  # of the shell that trained; the command is an explicit wish
     directory = local(status="failed", steps=[])
@@ -195,6 +197,7 @@ def test_a_running_run_and_one_that_has_not_started_are_left_alone(server, local
     assert server.runs == {}
 
 
+@pytest.mark.long
 def test_the_rest_of_a_run_whose_first_attempt_was_mirrored_and_died(server, local, tmp_path):
     loop = ROOT / "tests" / "support" / "mirrored_loop.py"
     spec = {"run_id": "study-fsam-s0", "start": 0, "steps": 6, "exit_code": 1, "pause_at": [6], "replay": True}
@@ -270,6 +273,7 @@ def test_a_damaged_file_is_one_line_and_the_other_runs_go_on(server, local, tmp_
     assert len(server.runs) == 1
 
 
+@pytest.mark.long
 def test_measurements_go_to_the_summary_and_newer_ones_replace_them(server, local):
     directory = local()
     (directory / "measurements").mkdir()
@@ -289,6 +293,7 @@ def test_measurements_go_to_the_summary_and_newer_ones_replace_them(server, loca
     assert server.run("study-fsam-s0").exit_code == 0
 
 
+@pytest.mark.long
 def test_nan_and_infinity_survive(server, local):
     directory = local(summary={"s": NAN, "t": INF, "u": {"d": -INF, "e": NAN}, "v": None, "w": [1, 2.5]})
     (directory / "metrics.jsonl").write_text('{"step": 1, "a": NaN, "b": Infinity, "c": -Infinity}\n')
@@ -338,6 +343,7 @@ def test_a_server_that_shows_rows_late_is_waited_for(server, local, monkeypatch)
     assert len(late) == 2
 
 
+@pytest.mark.long
 def test_odd_names(server, local):
     directory = local("fsam [x] s0", group="rho=0.1,seed:2 ä#?")
     assert synced(server, directory)[0] == "fsam [x] s0: 10 rows sent, 0 were there"
@@ -375,6 +381,7 @@ def test_a_dry_run_without_a_key_says_what_is_local(server, local, tmp_path):
     assert server.num_requests == 0
 
 
+@pytest.mark.long
 def test_a_forced_run_that_is_not_as_far_as_the_server_is_said(server, local):
     synced(server, local())
     before = told(server.run("study-fsam-s0"))
@@ -387,6 +394,7 @@ def test_a_forced_run_that_is_not_as_far_as_the_server_is_said(server, local):
     assert told(server.run("study-fsam-s0")) == before
 
 
+@pytest.mark.long
 def test_a_forced_run_with_other_values_is_said(server, local):
     synced(server, local(steps=[1, 2, 3], status="failed"))
     before = told(server.run("study-fsam-s0"))
@@ -451,6 +459,7 @@ def test_bad_options_are_one_line(server, local, words, said):
     assert line.startswith(said)
 
 
+@pytest.mark.long
 def test_ctrl_c_says_what_was_done_and_the_next_time_goes_on(server, local, tmp_path):
     for name in "abcdef":
         local(name)

@@ -2,12 +2,14 @@
 
 import re
 
+import pytest
 import yaml
 from support.runs import ROOT
 
 TEXT = (ROOT / "docs" / "wandb.md").read_text()
 
 
+@pytest.mark.long
 def test_the_sweeps_words_compose(composed):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

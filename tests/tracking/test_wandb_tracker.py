@@ -138,6 +138,7 @@ def test_online_run_has_rows_config_summary_and_place(loop, server):
     assert done.warnings == []
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_one_run_with_each_step_once(loop, server, tmp_path):
     loop(server.env(), {"steps": 6, "exit_code": 1}).end()
     lines = (tmp_path / "run-1.jsonl").read_text().splitlines(keepends=True)
