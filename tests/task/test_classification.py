@@ -63,9 +63,9 @@ def test_top_1_and_top_5_count_right_answers():
     assert few["acc5"].item() == 4  # of three classes all are among the first five
 
 
-def test_evaluation_has_no_label_smoothing_and_higher_accuracy_is_better():
+def test_evaluation_has_no_label_smoothing_and_counts_the_calibration_error_and_higher_accuracy_is_better():
     task = Classification(0.1, top5=True)
-    assert task.evaluating() == Classification(0.0, top5=True)
+    assert task.evaluating() == Classification(0.0, top5=True, calibration=True)
     assert task.conventions() == {"label_smoothing": 0.1}
     assert task.is_better(0.9, than=0.8)
     assert not task.is_better(0.8, than=0.8)

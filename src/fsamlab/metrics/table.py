@@ -24,6 +24,7 @@ BY_STEP = "global_step"
 
 _accuracy = partial(MetricRow, unit=FRACTION, section="accuracy", percent=True, better="max")
 _loss = partial(MetricRow, unit=NATS, section="loss", better="min")
+_calibration = partial(MetricRow, unit=FRACTION, section="loss", percent=True, better="min")
 _error = partial(MetricRow, unit="target^2", section="loss", better="min")
 _sharpness = partial(MetricRow, unit=NATS, section="sharpness", family=OF_SAMPLES)
 _curvature = partial(MetricRow, unit=HESSIAN, section="curvature", family=OF_SAMPLES)
@@ -32,6 +33,7 @@ _batches = partial(MetricRow, section="perturbation", family=OF_BATCHES)
 _noise = partial(MetricRow, section="noise", family=OF_BATCHES)
 _summary = partial(MetricRow, final=False)
 
+_ECE = Chart("loss", "expected calibration error, validation and test")
 _NEXT = Chart("curvature", "next eigenvalues", log=True)
 _ALONG = Chart("curvature", "along directions")
 _EMA = Chart("perturbation", "EMA as an estimate of the full gradient: measured, predicted, independent batches")
@@ -120,6 +122,8 @@ ROWS: tuple[MetricRow, ...] = (
         charts=(Chart("loss", "test loss (nats)"),),
     ),
     # ---------------------------------------------------------------- metrics of tasks
+    _calibration("val/ece", title="validation calibration error, %", charts=(_ECE,)),
+    _calibration("test/ece", title="test calibration error, %", axis="test calibration error (%)", charts=(_ECE,)),
     *(_accuracy(f"{part}/acc5", title=f"{words} top-5 accuracy, %") for part, words in _PARTS_OF_DATA),
     *(_error(f"{part}/mse", title=f"{words} mean squared error") for part, words in _PARTS_OF_DATA),
     *(

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsamlab.task.calibration import calibration_error, calibration_gaps
 from fsamlab.task.task import Metric, Samples, Task
 
 ACC1 = Metric("accuracy", higher_is_better=True, percent=True)
 ACC5 = Metric("top-5 accuracy", higher_is_better=True, percent=True)
+ECE = Metric("calibration error", higher_is_better=False, percent=True)
+GAPS = "ece/gaps"  # the slash keeps the name apart from a metric of the user, which has the name of a function
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Classification(Task):
     Args:
         label_smoothing: alpha; the target becomes (1 - alpha) target + alpha / classes (1512.00567, section 7).
         top5: whether `acc5` is counted: the right answer is among the five highest logits.
+        calibration: whether `ece` is counted, the expected calibration error; :meth:`evaluating` sets this.
     """
 
     name = "classification"
@@ -32,11 +36,17 @@ class Classification(Task):
 
     label_smoothing: float = 0.0
     top5: bool = False
+    calibration: bool = False
 
     @property
     def metric_names(self) -> Mapping[str, Metric]:
-        """Return `acc1`, and `acc5` where it is counted."""
-        return {"acc1": ACC1, "acc5": ACC5} if self.top5 else {"acc1": ACC1}
+        """Return `acc1`, and `acc5` and `ece` where they are counted."""
+        found = {"acc1": ACC1}
+        if self.top5:
+            found["acc5"] = ACC5
+        if self.calibration:
+            found["ece"] = ECE
+        return found
 
     def losses(self, outputs: Tensor, samples: Samples) -> Tensor:
         """Return the cross-entropy of each sample in nats (n,)."""
@@ -53,18 +63,28 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets, reduction=reduction, label_smoothing=self.label_smoothing)
 
     def metrics(self, outputs: Tensor, samples: Samples) -> dict[str, Tensor]:
-        """Return the numbers of right answers."""
+        """Return the numbers of right answers, and the gaps of the bins of confidence."""
         targets = samples.targets
         right = targets.argmax(1) if targets.is_floating_point() else targets
-        found = {"acc1": (outputs.argmax(1) == right).sum()}
+        is_right = outputs.argmax(1) == right
+        found = {"acc1": is_right.sum()}
         if self.top5:
             highest = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
             found["acc5"] = (highest == right[:, None]).sum()
+        if self.calibration:
+            found[GAPS] = calibration_gaps(outputs, is_right)
+        return found
+
+    def values(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return the shares of right answers, and `ece` from the gaps of the bins."""
+        found = {key: value for key, value in means.items() if not key.startswith(GAPS)}
+        if self.calibration:
+            found["ece"] = calibration_error(value for key, value in means.items() if key.startswith(GAPS))
         return found
 
     def evaluating(self) -> Classification:
-        """Return the task without label smoothing."""
-        return dataclasses.replace(self, label_smoothing=0.0)
+        """Return the task without label smoothing, with the calibration error."""
+        return dataclasses.replace(self, label_smoothing=0.0, calibration=True)
 
     def conventions(self) -> dict[str, str | int | float]:
         """Return the label smoothing, which is part of the loss that is measured."""

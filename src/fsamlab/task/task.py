@@ -78,14 +78,21 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, outputs: Any, samples: Samples) -> dict[str, Tensor]:
-        """Return sums over the samples, scalars on the device; outputs come without a graph."""
+        """Return sums over the samples, on the device; outputs come without a graph.
+
+        A sum is a scalar. In evaluation a sum may have the shape (k,); :meth:`values` then gets its means as `KEY/0` to
+        `KEY/(k-1)`.
+        """
 
     def values(self, means: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics from the means over all samples of what :meth:`metrics` sums; the means themselves."""
         return dict(means)
 
     def evaluating(self) -> Task:
-        """Return the task as evaluation has it: without what changes the loss in training alone."""
+        """Return the task as evaluation has it: without what changes the loss in training alone.
+
+        The task of the evaluation may count more metrics.
+        """
         return self
 
     def conventions(self) -> dict[str, str | int | float]:

@@ -34,5 +34,8 @@ def evaluate(passes: Passes, source: EvalSource, poll: Callable[[], None]) -> di
         loss += mean.double() * len(batch)
         for key, value in task.metrics(outputs, batch).items():
             sums[key] = sums.get(key, 0) + value.double()
-    means = {key: float(total) / source.num_samples for key, total in sums.items()}
+    means: dict[str, float] = {}
+    for key, total in sums.items():
+        parts = {key: float(total)} if total.dim() == 0 else {f"{key}/{i}": x for i, x in enumerate(total.tolist())}
+        means |= {name: part / source.num_samples for name, part in parts.items()}
     return {"loss": float(loss) / source.num_samples, **task.values(means)}

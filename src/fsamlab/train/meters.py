@@ -69,7 +69,7 @@ class Best:
 
     def summary(self) -> dict[str, float]:
         """Return the evaluation of the best row as `best/...`; empty without a validation set."""
-        metrics = dict.fromkeys(("loss", *self.task.metric_names))
+        metrics = dict.fromkeys(("loss", *self.task.evaluating().metric_names))
         keep = ("step", "epoch", *(f"{part}/{name}" for part in ("val", "test") for name in metrics))
         return {f"best/{k}": self.row[k] for k in keep if k in self.row}
 
