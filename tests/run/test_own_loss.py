@@ -53,7 +53,7 @@ def test_evaluation_leaves_out_what_is_for_training_alone():
     logits, batch = samples()
     assert torch.equal(task.loss(logits, batch), Classification(0.1).loss(logits, batch))
     assert torch.equal(task.evaluating().loss(logits, batch), Classification().loss(logits, batch))
-    assert task.evaluating().metrics(logits, batch).keys() == {"acc1", "confidence"}
+    assert task.evaluating().metric_names.keys() == {"acc1", "ece", "confidence"}
 
 
 def test_a_run_with_an_own_loss_metric_and_headline(tmp_path):
