@@ -1,16 +1,18 @@
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
-from fsamlab.config.model import FOR_TABLES
+from fsamlab.config import ConfigError
+from fsamlab.config.model import FOR_TABLES, OPTIONS, OWN_MODELS
 from fsamlab.models import MODELS, build_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
 
 
 def test_every_model_has_its_file():
-    assert {p.stem for p in CONF.glob("*.yaml")} == {*MODELS, "timm"}
+    assert {p.stem for p in CONF.glob("*.yaml")} == {*MODELS, "timm", "deit_s16"}
 
 
 @pytest.mark.parametrize("name", [*MODELS, "timm"])
@@ -25,3 +27,27 @@ def test_file_composes_and_builds_what_the_defaults_build(name, composed):
             assert {k: v.shape for k, v in model.state_dict().items()} == {
                 k: v.shape for k, v in plain.state_dict().items()
             }
+
+
+def test_the_schema_knows_which_fields_each_model_uses():
+    for name, builder in MODELS.items():
+        used = inspect.signature(builder).parameters.keys() - {"num_classes", "in_channels"}
+        assert used == set(OWN_MODELS[name])
+        assert used <= set(OPTIONS)
+
+
+def test_a_field_without_effect_is_refused_before_anything_is_built(composed):
+    with pytest.raises(ConfigError, match=r"model.init=he: has no effect in model=vgg16_bn; leave it null \(it is for"):
+        composed("model=vgg16_bn", "model.init=he")
+    with pytest.raises(ConfigError, match=r"model.block=basic: has no effect in model=resnet10t; leave it null"):
+        composed("model=timm", "model.name=resnet10t", "model.block=basic")
+    assert composed("model=resnet18", "model.init=he").model.init == "he"
+
+
+def test_deit_for_fine_tuning(composed):
+    cfg = composed("model=deit_s16").model
+    assert (cfg.library, cfg.pretrained, cfg.drop_path) == ("timm", True, 0.1)
+    with torch.device("meta"):
+        model = build_model(cfg, 102, 3, image_size=(224, 224), start_weights=False)
+    assert sum(p.numel() for p in model.parameters()) == 21_704_934
+    assert max(m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath") == pytest.approx(0.1)

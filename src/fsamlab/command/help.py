@@ -44,6 +44,7 @@ OFTEN CHANGED (key=value)
   optimizer.lmbda=0.9        F-SAM: decay of the EMA
   optimizer.base=sgd|adamw|timm.optim:Lamb       any torch optimizer
   optimizer.lr=0.05          optimizer.weight_decay=5e-4
+  model.init=official|he     model.block=bottleneck|basic   (docs/models.md)
   data.batch_size=64         data.root=data
   data.label_noise=0.4       share of redrawn training labels
   train.epochs=60            train.precision=fp32|bf16   train.num_threads=1

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
-from fsamlab.config import ConfigError, ModelConfig
+from fsamlab.config import ModelConfig
 from fsamlab.config.import_path import call_imported, import_function
+from fsamlab.config.model import no_effect
 from fsamlab.models.mlp import mlp
 from fsamlab.models.pretrained import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
-from fsamlab.models.resnet import resnet18, small_cnn
+from fsamlab.models.resnet import resnet18, resnet34, small_cnn
 from fsamlab.models.timm_model import timm_model, weights_file
-from fsamlab.models.vgg import vgg16_bn
-from fsamlab.models.wide_resnet import wrn28_10
+from fsamlab.models.vgg import vgg16, vgg16_bn, vgg19, vgg19_bn
+from fsamlab.models.wide_resnet import wrn16_8_official, wrn28_10, wrn28_10_official
 
 __all__ = ["MODELS", "build_model"]
 
@@ -25,13 +26,17 @@ MODELS: dict[
 ] = {  # name -> builder(num_classes, in_channels, fields of the config that this model uses)
     "small_cnn": small_cnn,
     "resnet18": resnet18,
+    "resnet34": resnet34,
     "vgg16_bn": vgg16_bn,
+    "vgg16": vgg16,
+    "vgg19_bn": vgg19_bn,
+    "vgg19": vgg19,
     "wrn28_10": wrn28_10,
+    "wrn28_10_official": wrn28_10_official,
+    "wrn16_8_official": wrn16_8_official,
     "pyramidnet110": pyramidnet110,
     "mlp": mlp,
 }
-
-OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path")  # fields that only some of the models use
 
 
 def build_model(
@@ -58,12 +63,12 @@ def build_model(
     Raises:
         ConfigError: the name is unknown, a field has no effect in this model, or weights do not fit.
     """
-    options = {name: getattr(cfg, name) for name in OPTIONS if getattr(cfg, name) is not None}
+    options = cfg.options()
     builder = _builder(cfg)
     used = inspect.signature(builder).parameters
     for name, value in options.items():
         if name not in used:
-            raise ConfigError(f"model.{name}", value, f"has no effect in model={cfg.name}; leave it null")
+            raise no_effect(name, value, cfg.name)
     if cfg.library == "timm" and cfg.import_path is None:
         options |= {"name": cfg.name, "pretrained": cfg.pretrained and start_weights, "image_size": image_size}
     model: nn.Module

@@ -33,18 +33,22 @@ class WideBlock(nn.Module):
         return self.conv2(out) + (x if self.shortcut is None else self.shortcut(activated))
 
 
-def wrn28_10(num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0) -> nn.Module:
+def wrn28_10(
+    num_classes: int, in_channels: int, depth: int = 28, width: int = 10, dropout: float = 0.0, init: str = "he"
+) -> nn.Module:
     """Return a wide ResNet, by default WRN-28-10.
 
-    Convolutions have He's initialisation; the classifier starts at zero (weights and bias), as in the code of the F-SAM
-    authors. Input (batch, in_channels, height, width), output (batch, num_classes) logits.
+    Input (batch, in_channels, height, width), output (batch, num_classes) logits. The classifier starts at zero
+    (weights and bias), as in the code of the F-SAM authors.
 
     Args:
         num_classes: width of the classifier.
         in_channels: channels of the images.
-        depth: number of convolutions, 6n + 4.
+        depth: number of layers as the paper counts them, 6n + 4: n blocks in each of the three stages.
         width: widening factor of the 16, 32 and 64 channels.
         dropout: probability, between the two convolutions of each block.
+        init: convolutions from He's normal distribution, `he`: fan out; `official`: fan in, as in the code of the F-SAM
+            authors (nblt/F-SAM).
 
     Raises:
         ConfigError: the depth is not of this form.
@@ -66,7 +70,24 @@ def wrn28_10(num_classes: int, in_channels: int, depth: int = 28, width: int = 1
         nn.Flatten(),
         classifier,
     )
-    he_init(model)
+    he_init(model, mode="fan_in" if init == "official" else "fan_out")
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
     return model
+
+
+def wrn28_10_official(
+    num_classes: int, in_channels: int, depth: int = 34, width: int = 10, dropout: float = 0.0, init: str = "official"
+) -> nn.Module:
+    """Return what the code of the F-SAM authors (nblt/F-SAM) calls WideResNet28x10; arguments as in :func:`wrn28_10`.
+
+    That code makes (28 - 4) // 6 = 4 blocks in each stage after the block that widens: five blocks, hence 34 layers.
+    """
+    return wrn28_10(num_classes, in_channels, depth, width, dropout, init)
+
+
+def wrn16_8_official(
+    num_classes: int, in_channels: int, depth: int = 22, width: int = 8, dropout: float = 0.0, init: str = "official"
+) -> nn.Module:
+    """Return what the code of the F-SAM authors calls WideResNet16x8: 2 + 1 blocks in each stage, hence 22 layers."""
+    return wrn28_10(num_classes, in_channels, depth, width, dropout, init)
