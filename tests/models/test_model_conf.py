@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsamlab.config import ConfigError
+from fsamlab.config import ConfigError, ModelConfig, from_plain, to_plain
+from fsamlab.config.identity import config_hash
 from fsamlab.config.model import FOR_TABLES, OPTIONS, OWN_MODELS
 from fsamlab.models import MODELS, build_model
 
@@ -23,7 +24,8 @@ def test_file_composes_and_builds_what_the_defaults_build(name, composed):
     with torch.device("meta"):
         model = build_model(cfg, 10, 3)
         if name != "timm":
-            plain = MODELS[name](num_classes=10, in_channels=3)
+            form = {"block": "bottleneck"} if name == "pyramidnet110" else {}  # null is what earlier versions built
+            plain = MODELS[name](num_classes=10, in_channels=3, **form)
             assert {k: v.shape for k, v in model.state_dict().items()} == {
                 k: v.shape for k, v in plain.state_dict().items()
             }
@@ -51,3 +53,17 @@ def test_deit_for_fine_tuning(composed):
         model = build_model(cfg, 102, 3, image_size=(224, 224), start_weights=False)
     assert sum(p.numel() for p in model.parameters()) == 21_704_934
     assert max(m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath") == pytest.approx(0.1)
+
+
+def test_the_chosen_networks_are_those_of_the_official_code(composed):
+    assert composed("model=resnet18").model.init == "official"
+    assert composed("model=pyramidnet110").model.block == "bottleneck"
+
+
+def test_a_recorded_config_without_the_new_fields_keeps_its_network_and_its_run_id(composed):
+    plain = to_plain(composed("model=resnet18", "model.init=null"))
+    del plain["model"]["init"], plain["model"]["block"]  # as an earlier version recorded it
+    config = from_plain(plain)
+    assert config.model == ModelConfig(name="resnet18")
+    assert config_hash(config) == config_hash(composed("model=resnet18", "model.init=null"))
+    assert config_hash(config) != config_hash(composed("model=resnet18"))
