@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -44,6 +46,18 @@ def write_cifar(root, cls, key, monkeypatch):
     monkeypatch.setattr(cls, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(cls, "meta", {**cls.meta, "filename": "meta", "md5": sums["meta"]})
     return written
+
+
+def write_human(path, by_numpy_1=True, **labels):
+    """Write a file of CIFAR-N's form: a dictionary of arrays; the published files were written with numpy 1."""
+    torch.save({key: np.asarray(values) for key, values in labels.items()}, path)
+    if not by_numpy_1:
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
 
 
 def pictures(folder, train, val):

@@ -23,7 +23,9 @@ from fsamlab.checks import (
 
 TABLES = ("diabetes",)  # data sets with columns of numbers in place of images, and the targets of a regression
 OF_IMAGES = ("mean", "std", "augment")  # keys that have no effect on a table
-OF_LABELS = ("label_noise", "noise_type", "noise_includes_true")
+OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels")
+HUMAN_FILES = {"cifar10": "CIFAR-10_human.pt", "cifar100": "CIFAR-100_human.pt"}  # of CIFAR-N, as published
+HUMAN_LABELS = {"cifar10": ("aggregate", "worst", "random1", "random2", "random3"), "cifar100": ("fine",)}
 MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 
@@ -63,8 +65,10 @@ class DataConfig:
     val_size: int = number(0, 0, COUNT)  # samples held out from the training part by seed; their labels stay clean
     test_size: int | None = number(None, 1, COUNT)  # only for sets without a test part of their own
     label_noise: float = number(0.0, 0, 1)  # share of the training labels that are redrawn
-    noise_type: str = word("symmetric", "symmetric", "asymmetric")
+    noise_type: str = word("symmetric", "symmetric", "asymmetric", "instance", "human")
     noise_includes_true: bool = True  # symmetric: the draw may return the true class
+    # noise_type=human: which labels of CIFAR-N; the file is looked for in root
+    human_labels: str | None = word(None, *HUMAN_LABELS["cifar10"], *HUMAN_LABELS["cifar100"])
     mean: list[float] = listed([0.0], Number(-1e6, 1e6), 1)  # per channel, for pixels in 0..1
     std: list[float] = listed([1.0], Number(1e-6, 1e6), 1)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -74,8 +78,11 @@ class DataConfig:
         check_fields(k, self)
         if len(self.mean) != len(self.std):
             raise ConfigError(k + "mean", self.mean, f"must have as many channels as data.std={self.std}")
-        if self.is_table and not is_recorded():
-            self._check_table()
+        if not is_recorded():
+            if self.is_table:
+                self._check_table()
+            if self.import_path is None:
+                self._check_human()
 
     @property
     def is_table(self) -> bool:
@@ -89,6 +96,22 @@ class DataConfig:
             if value != getattr(default, key):
                 kind = "images" if key in OF_IMAGES else "the labels of a classification"
                 raise ConfigError(f"data.{key}", value, f"is for {kind}; data={self.name} has none: leave it out")
+
+    def _check_human(self) -> None:
+        allowed = HUMAN_LABELS.get(self.name, ())
+        if self.noise_type != "human":
+            if self.human_labels is not None:
+                raise ConfigError("data.human_labels", self.human_labels, "is for data.noise_type=human; leave it out")
+            return
+        if not allowed:
+            sets = ", ".join(f"data={name}" for name in HUMAN_LABELS)
+            raise ConfigError("data.noise_type", "human", f"data={self.name} has no labels of CIFAR-N; {sets} have")
+        if self.label_noise:
+            said = "has no effect with data.noise_type=human, whose labels are what people gave; leave it 0"
+            raise ConfigError("data.label_noise", self.label_noise, said)
+        if self.human_labels not in allowed:
+            said = f"must be {'one of ' * (len(allowed) > 1)}{', '.join(allowed)} with data={self.name}"
+            raise ConfigError("data.human_labels", self.human_labels, said)
 
     def check_name(self) -> None:
         """Refuse the name of a data set that this package does not have, or that has another schema.
@@ -143,3 +166,6 @@ class ImageFolderConfig(DataConfig):
         if self.resize < self.image_size:
             allowed = f"must be >= data.image_size={self.image_size}, the size of the crop"
             raise ConfigError("data.resize", self.resize, allowed)
+        if self.noise_type == "instance":
+            allowed = f"needs the pixels of all images in memory; data={self.name} has symmetric or asymmetric noise"
+            raise ConfigError("data.noise_type", self.noise_type, allowed)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.augment import augment, normalise
+from fsamlab.data.human_labels import human_labels
+from fsamlab.data.instance_noise import add_instance_noise
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
@@ -160,7 +162,7 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
     split = make_split(len(raw.train.labels), raw.test is not None, cfg, seed)
     check_batch_size(len(split.train), cfg)
     train, val = raw.train.at(split.train), raw.train.at(split.val)
-    noisy = add_label_noise(train.labels, raw.num_classes, cfg, seed)
+    noisy = _noisy_labels(raw, split.train, cfg, seed, root)
     test = raw.test if split.test is None else raw.train.at(split.test)
     assert test is not None  # the split makes a test set if the files have none
     return Data(
@@ -172,3 +174,13 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
         facts=facts_of(split, len(test.labels), train.labels, noisy),
         image_size=(height, width),
     )
+
+
+def _noisy_labels(raw: Raw, positions: Tensor, cfg: DataConfig, seed: int, root: Path) -> Tensor:
+    """Return the labels that the samples at `positions` have in training."""
+    if cfg.noise_type == "human":
+        return human_labels(raw.train.labels, raw.num_classes, cfg, root)[positions]
+    train = raw.train.at(positions)
+    if cfg.noise_type == "instance":
+        return add_instance_noise(train.pixels, train.labels, raw.num_classes, cfg.label_noise, seed)
+    return add_label_noise(train.labels, raw.num_classes, cfg, seed)

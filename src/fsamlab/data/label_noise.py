@@ -1,4 +1,8 @@
-"""Label noise, symmetric and asymmetric: exact counts, and small ratios nested in large ratios.
+"""Label noise that depends on the class alone, symmetric and asymmetric: exact counts, nested in the ratio.
+
+The official F-SAM code has both kinds for CIFAR-10: its symmetric noise draws from all classes, as the default here,
+and its asymmetric noise has the same map. That code takes its asymmetric share of all images at once, this module of
+each class.
 
 For one seed, the samples with noisy labels at a small ratio are among the noisy samples of a larger ratio and get the
 same labels. So a sweep over the ratio varies nothing else.
@@ -9,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsamlab.config import DataConfig
+from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.sampling import generator
 from fsamlab.seeding import Stream
 
@@ -68,12 +72,20 @@ def add_label_noise(labels: Tensor, num_classes: int, cfg: DataConfig, seed: int
     Asymmetric noise: of the n_c samples of each class c in the class map, exactly `round(ratio * n_c)` get the label of
     the class with which c is confused. Classes that are not in the map (half of CIFAR-10's) stay clean.
 
+    The other kinds of noise are in instance_noise.py and human_labels.py.
+
     Args:
         labels: true labels, int64 (n,).
         num_classes: the number of classes C.
         cfg: ratio and kind of the noise.
         seed: determines which labels change and how.
+
+    Raises:
+        ConfigError: a kind of noise that needs more than the labels.
     """
+    if cfg.noise_type not in ("symmetric", "asymmetric"):
+        allowed = f"needs a set in memory, as data=cifar10; {cfg.name} can have symmetric or asymmetric noise"
+        raise ConfigError("data.noise_type", cfg.noise_type, allowed)
     gen = generator(seed, Stream.LABEL_NOISE)
     order = torch.randperm(len(labels), generator=gen)
     # drawn for all samples at every ratio, so that a larger ratio keeps all noisy labels of a smaller ratio

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import Config, ConfigError
+from fsamlab.config.data import HUMAN_FILES
 from fsamlab.config.import_path import search_project
 from fsamlab.config.project import in_project
 from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
@@ -71,6 +72,8 @@ def look(
         add("data.root", of_images, root)
     if data.import_path is None and data.name == "fashion_mnist":  # torchvision checks the files of CIFAR
         add("data.root", of_fashion_mnist, root)
+    if data.import_path is None and data.noise_type == "human":
+        add("data.human_labels", of_file, root / HUMAN_FILES[data.name])
     if model.checkpoint is not None:
         add("model.checkpoint", of_file, in_project(model.checkpoint))
     paths = (data.import_path, model.import_path, config.task.import_path, config.task.loss)
