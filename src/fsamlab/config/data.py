@@ -23,7 +23,7 @@ from fsamlab.checks import (
 
 TABLES = ("diabetes",)  # data sets with columns of numbers in place of images, and the targets of a regression
 OF_IMAGES = ("mean", "std", "augment")  # keys that have no effect on a table
-OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels")
+OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels", "imbalance")
 HUMAN_FILES = {"cifar10": "CIFAR-10_human.pt", "cifar100": "CIFAR-100_human.pt"}  # of CIFAR-N, as published
 HUMAN_LABELS = {"cifar10": ("aggregate", "worst", "random1", "random2", "random3"), "cifar100": ("fine",)}
 MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
@@ -69,6 +69,8 @@ class DataConfig:
     noise_includes_true: bool = True  # symmetric: the draw may return the true class
     # noise_type=human: which labels of CIFAR-N; the file is looked for in root
     human_labels: str | None = word(None, *HUMAN_LABELS["cifar10"], *HUMAN_LABELS["cifar100"])
+    # images of the first class over those of the last class of the training part, which becomes long-tailed; 1 is off
+    imbalance: float = number(1.0, 1, 10**6)
     mean: list[float] = listed([0.0], Number(-1e6, 1e6), 1)  # per channel, for pixels in 0..1
     std: list[float] = listed([1.0], Number(1e-6, 1e6), 1)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

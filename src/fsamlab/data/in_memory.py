@@ -16,6 +16,7 @@ from fsamlab.data.human_labels import human_labels
 from fsamlab.data.instance_noise import add_instance_noise
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
+from fsamlab.data.long_tail import facts_of_classes, long_tailed
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.seeding import Stream
@@ -160,6 +161,7 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
             f"must be smaller than {cfg.name}'s {height}x{width} images",
         )
     split = make_split(len(raw.train.labels), raw.test is not None, cfg, seed)
+    split = long_tailed(split, raw.train.labels, raw.num_classes, cfg)
     check_batch_size(len(split.train), cfg)
     train, val = raw.train.at(split.train), raw.train.at(split.val)
     noisy = _noisy_labels(raw, split.train, cfg, seed, root)
@@ -171,7 +173,8 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
         test=InMemoryEval(test, cfg, device),
         num_classes=raw.num_classes,
         in_channels=channels,
-        facts=facts_of(split, len(test.labels), train.labels, noisy),
+        facts=facts_of(split, len(test.labels), train.labels, noisy)
+        | facts_of_classes(train.labels, raw.num_classes, cfg),
         image_size=(height, width),
     )
 

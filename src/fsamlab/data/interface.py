@@ -111,7 +111,8 @@ class Data:
     Attributes:
         val: held out from the training part, with clean labels; None with `data.val_size=0`.
         facts: values for the record of a run: `num_train`, `num_val`, `num_test`, `effective_label_noise` (share of
-            training labels that differ from the true ones) and `split_hash` (of split and labels).
+            training labels that differ from the true ones), `split_hash` (of split and labels) and, for a long-tailed
+            set, `class_counts`.
         num_classes: width of the model's output: classes, or values of a regression.
         in_channels: channels of the images, or columns of a table.
         image_size: height and width of the images; None if they are not known.

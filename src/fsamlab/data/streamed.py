@@ -18,6 +18,7 @@ from fsamlab.config import AugmentConfig, ConfigError, DataConfig, ImageFolderCo
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
+from fsamlab.data.long_tail import facts_of_classes, long_tailed
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.data.workers import Workers, from_workers, ignore_signals
@@ -169,9 +170,9 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise ConfigError("data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}")
-    split = make_split(len(train), True, cfg, seed)
-    check_batch_size(len(split.train), cfg)
     targets, num_classes = torch.tensor(train.targets), len(train.classes)
+    split = long_tailed(make_split(len(train), True, cfg, seed), targets, num_classes, cfg)
+    check_batch_size(len(split.train), cfg)
     clean = targets[split.train]
     noisy = add_label_noise(clean, num_classes, cfg, seed)
 
@@ -193,6 +194,6 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
         test=held_out(test, torch.arange(len(test)), torch.tensor(test.targets)),
         num_classes=num_classes,
         in_channels=3,
-        facts=facts_of(split, len(test), clean, noisy),
+        facts=facts_of(split, len(test), clean, noisy) | facts_of_classes(clean, num_classes, cfg),
         image_size=(cfg.image_size, cfg.image_size),
     )

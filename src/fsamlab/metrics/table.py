@@ -350,6 +350,7 @@ ROWS: tuple[MetricRow, ...] = (
     _summary("train/diverged_at", COUNT),
     *(_summary(f"data/num_{part}", COUNT) for part in ("train", "val", "test")),
     _summary("data/effective_label_noise", FRACTION),
+    _summary("data/class_counts", TEXT),
     _summary("data/split_hash", TEXT),
     *(_summary(f"task/{key}", TEXT) for key in ("headline", "title")),
     *(_summary(f"task/{key}", "true or false") for key in ("higher_is_better", "percent")),
