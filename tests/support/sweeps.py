@@ -25,8 +25,9 @@ def grid(words: list[str]) -> list[list[str]]:
 
 
 def jobs(sweep: str) -> list[list[str]]:
-    params = yaml.safe_load(text(sweep))["hydra"]["sweeper"]["params"]
-    return grid([f"{key}={value}" for key, value in params.items()])
+    sweeper = yaml.safe_load(text(sweep))["hydra"]["sweeper"]
+    grids = sweeper.get("grids", {"": {}}).values()
+    return [job for one in grids for job in grid([f"{k}={v}" for k, v in {**sweeper["params"], **one}.items()])]
 
 
 def composed_job(sweep: str, job: list[str]) -> Config:

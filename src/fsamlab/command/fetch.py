@@ -54,8 +54,7 @@ def grid(overrides: list[str]) -> list[Config]:
     with compose.composing(overrides) as context:
         loader = context.config_loader
         master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-        params = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
-        jobs = compose.grid(loader, [*params, *master.hydra.overrides.task])
+        jobs = compose.jobs_of(loader, master.hydra.sweeper, master.hydra.overrides.task)
         return [typed(loader.load_sweep_config(master, job)) for job in jobs]
 
 

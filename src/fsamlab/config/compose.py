@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
@@ -49,8 +49,44 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
 
 
+def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:
+    """Return the overrides of every job that a sweep file and a command line ask for.
+
+    `params` of the sweep file span a grid. Methods with different parameters (SGD has no radius) do not fit into one
+    grid: each entry of `grids` spans a grid together with `params`, and the sweep has the jobs of all these grids. In
+    each grid, a key of the entry wins over the same key in `params`, and the command line wins over both.
+
+    Args:
+        loader: Hydra's loader.
+        sweeper: the section hydra.sweeper, with `params` and `grids`. An entry that is null is left out.
+        words: the words of the command line.
+
+    Raises:
+        ConfigError: an entry of `grids` is no grid, a list of values is empty, or there are more than MAX_JOBS jobs.
+    """
+    entries = sweeper.get("grids") or {}
+    if not isinstance(entries, Mapping):
+        raise ConfigError("hydra.sweeper.grids", entries, "must be names with grids, {sam: {optimizer.rho: '0.1,0.2'}}")
+    for name, entry in entries.items():
+        if not isinstance(entry, Mapping | None):
+            allowed = "must be keys with their values, {optimizer: sam, optimizer.rho: '0.1,0.2'}, or null"
+            raise ConfigError(f"hydra.sweeper.grids.{name}", entry, allowed)
+    chosen = [entry for entry in entries.values() if entry is not None]
+    if entries and not chosen:
+        raise ConfigError("hydra.sweeper.grids", dict(entries), "leaves no job: every grid is null")
+    words, params = list(words), _as_words(sweeper.get("params"))
+    jobs = [job for entry in chosen or [None] for job in grid(loader, [*params, *_as_words(entry), *words])]
+    if len(jobs) > MAX_JOBS:
+        raise ConfigError("hydra.sweeper.grids", ",".join(entries), f"gives the sweep more than {MAX_JOBS} jobs")
+    return jobs
+
+
+def _as_words(params: Mapping[str, Any] | None) -> list[str]:
+    return [f"{key}={values}" for key, values in (params or {}).items()]
+
+
 def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
-    """Return the overrides of every job in the grid that the parameters of a sweep file and a command line span.
+    """Return the overrides of every job in the grid that the words of a command line span.
 
     Raises:
         ConfigError: a list of values is empty, or the sweep has more than MAX_JOBS jobs.

@@ -1,4 +1,4 @@
-"""The sweeper: Hydra's grid, but every job is checked before the first job starts, and no job runs twice."""
+"""The sweeper: Hydra's grids, but every job is checked before the first job starts, and no job runs twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from fsamlab.config.compose import grid
+from fsamlab.config.compose import jobs_of
 from fsamlab.rundir.reading import is_finished
 from fsamlab.sweep.launcher import checked
 from fsamlab.sweep.plan import JobPlan, compose_all
@@ -22,12 +22,15 @@ log = logging.getLogger(__name__)
 class CheckedSweeper(BasicSweeper):
     """Composes and checks all jobs, records the launch, starts the jobs that are not finished, prints the table."""
 
+    def __init__(self, max_batch_size: int | None, params: Any = None, grids: Any = None) -> None:
+        super().__init__(max_batch_size, params)  # `grids` and `params` are read from the composed configuration
+
     def plan(self, arguments: list[str]) -> list[JobPlan]:
-        """Return the checked jobs of the grid that `arguments` and the sweep file span (the command line wins)."""
+        """Return the checked jobs that `arguments` and the sweep file ask for (the command line wins)."""
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        return compose_all(loader, self.config, grid(loader, [*self._parse_config(), *arguments]))
+        return compose_all(loader, self.config, jobs_of(loader, self.config.hydra.sweeper, arguments))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid."""
