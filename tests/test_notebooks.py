@@ -21,7 +21,7 @@ SWEEP = (
         "model=small_cnn",
         "model.width=4",
     ),
-    *("optimizer=sgd,sam,fsam,sam_component,sam_noise", "seed=0,1", "train.epochs=2", "train.keep_state=true"),
+    *("optimizer=sgd,sam,fsam,sam_full,sam_noise", "seed=0,1", "train.epochs=2", "train.keep_state=true"),
     *("diagnostics=full", "diagnostics.num_samples=64", "diagnostics.every_epochs=1", "diagnostics.max_products=10"),
     *("tracker=none", "train.num_threads=1", "train.progress=false", "hydra.launcher.num_jobs=1", "name=study"),
 )

@@ -139,7 +139,7 @@ def test_the_axis_of_an_accuracy_leaves_the_rise_out():
 
 
 def test_figure_1_has_the_shares_where_they_were_measured():
-    order = ("sgd", "sam", "sam_component", "sam_noise")
+    order = ("sgd", "sam", "sam_full", "sam_component", "sam_noise")
     runs = frame(*(one_run(m, seed, 0.5) for m in (*reversed(order), "fsam") for seed in (0, 1)))
     rows = rows_of(runs, test___acc1=[0.4, 0.6], perturbation___full_share=[0.5, 0.25])
     figure = figures.decomposition(runs, rows)
@@ -154,6 +154,17 @@ def test_figure_1_has_the_shares_where_they_were_measured():
     others = rows["directory"].isin(runs.loc[runs["optimizer.name"] != "fsam", "directory"])
     rows.loc[others, "perturbation/full_share"] = None  # measured for fsam only, which is not shown
     assert len(figures.decomposition(runs, rows).axes) == 1
+
+
+def test_figure_1_without_what_the_paper_draws_says_so():
+    runs = frame(*(one_run(m, seed, 0.5) for m in ("sam", "sam_component", "sam_noise") for seed in (0, 1)))
+    rows = rows_of(runs, test___acc1=[0.4, 0.6])
+    said = words(figures.decomposition(runs, rows)).replace("\n", " ")  # a note may be broken into lines
+    assert "SAM-full, which Figure 1 of the paper has, has no run here" in said
+    as_drawn = runs.replace({"optimizer.name": {"sam_component": "sam_full"}})
+    assert "has no run here" not in words(figures.decomposition(as_drawn, rows)).replace("\n", " ")
+    with pytest.raises(ValueError, match=r"no finished run of sam_full.*fig1_decomposition"):
+        figures.decomposition(runs[runs["optimizer.name"] != "sam_component"], rows)
 
 
 INF = float("inf")

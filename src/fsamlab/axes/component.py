@@ -113,7 +113,7 @@ class _Projection(Component):
 
 @dataclass
 class ProjectOut(_Projection):
-    """d = a - (<a, r> / |r|^2) r: the batch-specific noise (SAM-noise)."""
+    """d = a - (<a, r> / |r|^2) r: the batch-specific noise (SAM-noise, Figure 1)."""
 
     name = "project_out"
 
@@ -126,7 +126,10 @@ class ProjectOut(_Projection):
 
 @dataclass
 class ProjectOn(_Projection):
-    """d = (<a, r> / |r|^2) r: the full-gradient component (SAM-component, Figure 1)."""
+    """d = (<a, r> / |r|^2) r: SAM-component, an addition. d turns against r where <a, r> is negative.
+
+    Figure 1 of arXiv 2403.12350 has no such bar: its SAM-full goes along r itself (ascent=full).
+    """
 
     name = "project_on"
 

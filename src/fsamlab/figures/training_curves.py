@@ -1,4 +1,4 @@
-"""Figures over training: any metric, and the comparison of directions (arXiv 2403.12350, Figure 1).
+"""Figures over training: any metric, and the methods of Figure 1 (arXiv 2403.12350).
 
 Means are over finished runs; bands are one standard deviation (n - 1) over seeds.
 """
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from fsamlab.figures.canvas import label_y, legend_below, line, look, new, seeds
 from fsamlab.figures.labels import axis_label, value_label
 from fsamlab.metrics import RATIOS, axis, factor, is_accuracy
-from fsamlab.results.frames import averaged_columns, comparable, having_key, history, methods_of, need
+from fsamlab.results.frames import averaged_columns, comparable, finished, having_key, history, methods_of, need
 from fsamlab.results.methods import DASH_DOT, DASHED, DOTTED, SOLID, SPARE_COLOURS, Style, style
 from fsamlab.results.settings import METHOD
 from fsamlab.results.study import Runs
@@ -111,18 +111,22 @@ def styles(values: pd.Series, by: str) -> dict[object, Style]:
 
 @look()
 def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
-    """Return Figure 1: the headline metric on test data over training, for four directions of the perturbation.
+    """Return the methods of Figure 1 over training: the headline metric on test data.
 
-    The runs come from `+sweeps=fig1_decomposition`. The methods are sgd, sam, sam_component (the projection of the
-    batch gradient on the full gradient) and sam_noise (the rest of the batch gradient). With diagnostics=paper a second
+    The runs come from `+sweeps=fig1_decomposition`. Figure 1 has sam, sam_full (along the full gradient) and sam_noise
+    (along the batch gradient without its projection on the full gradient), with bars for the accuracy. sgd and
+    sam_component (along that projection) are additions, drawn where they have runs. With diagnostics=paper a second
     panel shows the share of the full gradient in the batch gradient, abs(Pi)^2 / abs(g_B)^2, in per cent; the rest is
     noise.
 
     Raises:
-        ValueError: one of sam, sam_component, sam_noise has no finished run.
+        ValueError: sam or sam_noise has no finished run, or both sam_full and sam_component have none.
     """
-    shown = ["sgd", "sam", "sam_component", "sam_noise"]
-    need(runs, shown[1:], "fig1_decomposition")
+    of_figure = ["sam", "sam_full", "sam_noise"]
+    shown = [*of_figure, "sgd", "sam_component"]
+    methods = set(finished(runs).runs[METHOD])
+    # Runs of earlier versions have the projection in place of the full gradient.
+    need(runs, ["sam", "sam_noise"] if "sam_component" in methods else of_figure, "fig1_decomposition")
     study = comparable(runs, [METHOD], shown)
     rows = rows[rows["directory"].isin(study.runs["directory"])] if len(rows) else rows
     key = "perturbation/full_share"
@@ -135,5 +139,7 @@ def decomposition(runs: Runs, rows: pd.DataFrame) -> Figure:
         label_y(panels[1], "share of the full gradient (%)")
         panels[1].set_ylim(bottom=0)
         panels[1].set_title(r"in the batch gradient, of $|g_B|^2$; the rest is noise")
+    if "sam_full" not in methods:
+        notes.append("SAM-full, which Figure 1 of the paper has, has no run here")
     legend_below(figure, panels[0], "\n".join([seeds(counts), *notes]))
     return figure

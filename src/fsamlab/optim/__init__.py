@@ -98,13 +98,16 @@ def SAMFull(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, *
 
 
 def SAMComponent(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, **keywords: Any) -> SharpnessAware:
-    """Perturb along the batch gradient's projection on the full gradient (Figure 1); takes a reference_closure."""
+    """Perturb along the batch gradient's projection on the full gradient; takes a reference_closure.
+
+    An addition to the paper, whose SAM-full goes along the whole full gradient (:func:`SAMFull`).
+    """
     choices = {"component": "project_on", "reference": "full", "full_every_steps": full_every_steps}
     return _build(params_or_base, keywords, rho=rho, **choices)
 
 
 def SAMNoise(params_or_base: Any, rho: float = 0.05, full_every_steps: int = 1, **keywords: Any) -> SharpnessAware:
-    """Perturb along what remains of the batch gradient without that projection; takes a reference_closure."""
+    """Perturb along the batch gradient without that projection (Figure 1); takes a reference_closure."""
     choices = {"component": "project_out", "reference": "full", "full_every_steps": full_every_steps}
     return _build(params_or_base, keywords, rho=rho, **choices)
 

@@ -246,13 +246,13 @@ class FSAM:
 
 
 def project_on(g: Vector, r: Vector) -> Vector:
-    """(<g, r> / |r|^2) r, the full-gradient component of Figure 1 for r = G."""
+    """(<g, r> / |r|^2) r, the projection of g on r; for r = G it is SAM-component, which the paper does not have."""
     c = dot(g, r) / dot(r, r)
     return [c * x for x in r]
 
 
 def project_out(g: Vector, r: Vector) -> Vector:
-    """g minus its projection on r, the noise component of Figure 1 for r = G."""
+    """g minus its projection on r, SAM-noise of Figure 1 for r = G."""
     return [a - b for a, b in zip(g, project_on(g, r))]
 
 
