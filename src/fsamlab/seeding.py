@@ -27,6 +27,7 @@ class Stream(IntEnum):
     INIT = 9  # initial weights
     PROBE = 10  # which samples diagnostics measure on, and their augmentation
     DIAGNOSTICS = 11  # random directions and start vectors of diagnostics
+    MIX = 12  # mixup and CutMix
 
 
 def derive_seed(*ints: int) -> int:

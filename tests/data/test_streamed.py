@@ -177,7 +177,7 @@ def children():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"augment": AugmentConfig(flip=True)}, "data.augment="),
+        ({"augment": AugmentConfig(flip=True)}, r"data\.augment\.flip=True: is for in-memory sets"),
         ({"mean": [0.0, 0.0], "std": [1.0, 1.0]}, "must have 3 values"),
         ({"test_size": 3}, "has a test part of its own"),
         ({"batch_size": 25}, "must be <= 24"),

@@ -16,6 +16,8 @@ from fsamlab.train.schedule import lr_factor
 
 BASED = {v: (v, ()) for v in VARIANTS}
 BASED |= {f"{v}-adamw": (v, ADAMW) for v in VARIANTS if v not in ("adamw", "sgd", "sgd_2x")}
+MIXED = ("data.augment.mixup=0.8", "data.augment.cutmix=1", "train.label_smoothing=0.1")
+BASED |= {f"{v}-mixed": (v, MIXED) for v in ("fsam", "sam_db", "fsam_quarter", "sam_full", "esam")}
 
 
 class Stop(Exception):
@@ -90,7 +92,7 @@ def assert_goes_on_as(whole, seen, stopped, *overrides):
     return resumed
 
 
-@pytest.mark.parametrize("which", long_but(("sam", "fsam", "fsam-adamw", "sam_full", "sam_db"), BASED))
+@pytest.mark.parametrize("which", long_but(("sam", "fsam", "fsam-adamw", "fsam-mixed", "sam_full", "sam_db"), BASED))
 def test_stop_and_resume_is_bit_identical(which):
     variant, base = BASED[which]
     overrides = (f"optimizer={variant}", *base, "diagnostics.every_steps=4")
@@ -284,7 +286,8 @@ def test_an_ascent_batch_is_one_part_where_no_gradients_are_accumulated(monkeypa
     trainer = build_trainer(compose_tiny("optimizer=sam_batch", "optimizer.ascent_batch_size=50"))
     made = []
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
-    trainer.passes.ascent_closure(next(trainer.data.train.batches(0)), 0)
+    batch = next(trainer.data.train.batches(0))
+    trainer.passes.ascent_closure(batch, batch, 0)
     assert [len(piece) for piece in made[0]] == [50]
 
 
@@ -296,7 +299,7 @@ def test_no_part_of_an_ascent_batch_is_larger_than_a_micro_batch(share, parts, m
     batch = next(trainer.data.train.batches(0))
     made = []
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
-    trainer.passes.ascent_closure(batch, 0)
+    trainer.passes.ascent_closure(batch, batch, 0)
     assert [len(piece) for piece in made[0]] == [8] * parts
 
 

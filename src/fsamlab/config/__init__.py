@@ -128,6 +128,10 @@ class Config:
             if self.data.is_table and self.train.channels_last:
                 raise ConfigError("train.channels_last", True, "is for images; leave it false")
         regression = self.task.name == "regression" or self.data.is_table
+        for key in ("mixup", "cutmix"):
+            if regression and (alpha := getattr(self.data.augment, key)):
+                allowed = "mixes labels of classes; a regression has none: leave it 0"
+                raise ConfigError(f"data.augment.{key}", alpha, allowed)
         own = self.task.import_path is not None or self.task.loss is not None
         if self.train.label_smoothing and (regression or own):
             allowed = "has no effect in a regression, nor with a loss or a task of your own; leave it 0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from fsamlab.checks import (
@@ -22,7 +22,7 @@ from fsamlab.checks import (
 )
 
 TABLES = ("diabetes",)  # data sets with columns of numbers in place of images, and the targets of a regression
-OF_IMAGES = ("mean", "std", "augment")  # keys that have no effect on a table
+OF_IMAGES = ("mean", "std")  # keys that have no effect on a table
 OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels", "imbalance")
 HUMAN_FILES = {"cifar10": "CIFAR-10_human.pt", "cifar100": "CIFAR-100_human.pt"}  # of CIFAR-N, as published
 HUMAN_LABELS = {"cifar10": ("aggregate", "worst", "random1", "random2", "random3"), "cifar100": ("fine",)}
@@ -31,15 +31,34 @@ MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 @dataclass
 class AugmentConfig:
-    """Whole-batch augmentation of in-memory image sets; every image draws its own values."""
+    """Augmentation of the training part. Crop, flip and cutout are for sets in memory; streamed sets have their own.
+
+    Attributes:
+        OF_MEMORY: the keys for sets in memory.
+    """
+
+    OF_MEMORY: ClassVar[tuple[str, ...]] = ("crop_padding", "flip", "cutout", "cutout_prob")
 
     crop_padding: int = number(0, 0, 1024)  # zero padding in pixels before a random crop of the original size
     flip: bool = False  # horizontal, probability 1/2
     cutout: int = number(0, 0, 1024)  # side of the square in pixels; 0 is off
     cutout_prob: float = number(0.5, 0, 1)
+    mixup: float = number(0.0, 0, 1000)  # alpha of mixup's Beta(alpha, alpha); 0 is off
+    cutmix: float = number(0.0, 0, 1000)  # alpha of CutMix; 0 is off
+    mix_prob: float = number(1.0, 0, 1)  # share of the batches that are mixed
+    switch_prob: float = number(0.5, 0, 1)  # share of CutMix among the mixed batches, where both are on
 
     def __post_init__(self) -> None:
         check_fields("data.augment.", self)
+
+    @property
+    def mixes(self) -> bool:
+        """Return whether batches are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def changed(self) -> dict[str, object]:
+        """Return the keys whose values differ from the defaults, with their values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass
@@ -93,6 +112,8 @@ class DataConfig:
 
     def _check_table(self) -> None:
         default = DataConfig(name="default")
+        for key, value in self.augment.changed().items():
+            raise ConfigError(f"data.augment.{key}", value, f"is for images; data={self.name} has none: leave it out")
         for key in (*OF_IMAGES, *OF_LABELS):
             value = getattr(self, key)
             if value != getattr(default, key):

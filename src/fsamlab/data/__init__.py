@@ -12,10 +12,11 @@ from fsamlab.config import DataConfig
 from fsamlab.config.import_path import call_imported
 from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
+from fsamlab.data.mixing import Mixing, mixing_of
 from fsamlab.data.readers import read_cifar, read_digits, read_fashion_mnist, read_synthetic
 from fsamlab.data.tables import build_table, read_diabetes
 
-__all__ = ["DATASETS", "Batch", "Data", "EvalSource", "TrainSource", "build_data"]
+__all__ = ["DATASETS", "Batch", "Data", "EvalSource", "Mixing", "TrainSource", "build_data", "mixing_of"]
 
 
 def _streamed(cfg: DataConfig, seed: int, device: torch.device, project_root: Path) -> Data:

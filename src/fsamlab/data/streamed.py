@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from fsamlab.config import AugmentConfig, ConfigError, DataConfig, ImageFolderConfig
+from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
@@ -162,8 +162,10 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     """
     if not isinstance(cfg, ImageFolderConfig):
         raise ConfigError("data.name", cfg.name, f"is chosen with data={cfg.name}, which has its image sizes")
-    if cfg.augment != AugmentConfig():
-        raise ConfigError("data.augment", cfg.augment, f"is for in-memory sets; {cfg.name} has data.min_scale")
+    for key, value in cfg.augment.changed().items():
+        if key in cfg.augment.OF_MEMORY:
+            allowed = f"is for in-memory sets; {cfg.name} has data.min_scale"
+            raise ConfigError(f"data.augment.{key}", value, allowed)
     if len(cfg.mean) not in (1, 3):
         raise ConfigError("data.mean", cfg.mean, "must have 3 values: the images are read as RGB")
     train, test = open_folder(cfg, root / "train"), open_folder(cfg, root / "val")

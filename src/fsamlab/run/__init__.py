@@ -20,7 +20,7 @@ import torch
 from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, recorded, to_plain, typed
 from fsamlab.config.identity import differences, is_neutral, run_id
 from fsamlab.config.project import PROJECT_ROOT
-from fsamlab.data import Data, build_data
+from fsamlab.data import Data, build_data, mixing_of
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.models import build_model, pretrained_file
 from fsamlab.optim import build_optimizer
@@ -203,6 +203,7 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         task=task,
         diagnostics=diagnostics,
         ascent_batch=AscentBatch(ascent.ascent_batch_size, ascent.ascent_share, bool(ascent.ascent_nested)),
+        mixing=mixing_of(config.data, data, config.seed),
     )
     return trainer, data.facts
 

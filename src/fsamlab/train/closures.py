@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fsamlab.config import TrainConfig
-from fsamlab.data import Batch, TrainSource
+from fsamlab.data import Batch, Mixing, TrainSource
+from fsamlab.data.interface import concatenate
 from fsamlab.diagnostics import Sampling
 from fsamlab.optim import Pass, SharpnessAware
 from fsamlab.task import Task, cast, detached
@@ -48,6 +49,7 @@ class Passes:
         device: the device of the model.
         ascent_batch: which samples the ascent batch has.
         poll: called between the batches of a pass over the full training set; it may raise to leave.
+        mixing: mixes the batches of all passes; None means unmixed batches.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class Passes:
         *,
         ascent_batch: AscentBatch,
         poll: Callable[[], None],
+        mixing: Mixing | None = None,
     ) -> None:
         self.model, self.task, self.optimizer, self.train = model, task, optimizer, train
         self.cfg, self.device = cfg, device
-        self.ascent_batch, self.poll = ascent_batch, poll
+        self.ascent_batch, self.poll, self.mixing = ascent_batch, poll, mixing
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
 
@@ -109,10 +112,19 @@ class Passes:
         pieces = zip(batch.inputs.chunk(n), batch.targets.chunk(n), batch.indices.chunk(n))
         return [Batch(inputs, targets, indices) for inputs, targets, indices in pieces]
 
-    def ascent_closure(self, batch: Batch, step: int) -> Callable[[], Tensor | Pass] | None:
+    def mixed(self, batch: Batch, step: int) -> Batch:
+        """Return the descent batch of a step as the passes see it: mixed, where the training mixes its batches."""
+        return batch if self.mixing is None else self.mixing.descent(batch, step)
+
+    def ascent_closure(self, batch: Batch, mixed: Batch, step: int) -> Callable[[], Tensor | Pass] | None:
         """Return the closure of the ascent gradient of this step.
 
         None if the step does not perturb, or if the ascent gradient is the gradient of the descent batch.
+
+        Args:
+            batch: the descent batch as the data give it.
+            mixed: the result of :meth:`mixed` for this batch.
+            step: the global step.
         """
         if not self.optimizer.perturbs:
             return None  # a plain step needs no ascent batch
@@ -120,13 +132,25 @@ class Passes:
         if need == "full":
             return partial(self.full_gradient, step)
         if need == "other_batch":
-            nested_in = batch if self.ascent_batch.nested else None
-            other = self.train.other(step, self.ascent_batch.samples(len(batch)), nested_in)
+            other = self._other_batch(batch, mixed, step)
             if self.cfg.accumulate_steps == 1:
                 return self.closure([other], {})
             # no part is larger than a micro-batch of the descent batch, for which there is memory
             return self.closure(self.pieces(other, -(-len(other) * self.cfg.accumulate_steps // len(batch))), {})
         return None
+
+    def _other_batch(self, batch: Batch, mixed: Batch, step: int) -> Batch:
+        """Return the ascent batch of a step; samples that it shares with the descent batch are mixed as in that one."""
+        nested = self.ascent_batch.nested
+        other = self.train.other(step, self.ascent_batch.samples(len(batch)), batch if nested else None)
+        if self.mixing is None:
+            return other
+        if not nested:
+            return self.mixing.ascent(other, step)
+        if len(other) <= len(mixed):
+            return mixed.first(len(other))
+        more = _at(other, torch.arange(len(mixed), len(other)))
+        return concatenate([mixed, self.mixing.ascent(more, step)])
 
     def reference_closure(self, step: int) -> Callable[[], Tensor] | None:
         """Return the closure of the full gradient, for variants whose reference is the full gradient; else None."""
@@ -136,8 +160,9 @@ class Passes:
         """Leave the gradient of the mean loss over the whole training set in .grad; return this loss, float64 ()."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in self.train.full(step):
+        for number, part in enumerate(self.train.full(step)):
             self.poll()
+            part = part if self.mixing is None else self.mixing.full(part, step, number)
             total += self.backward(part, len(part) / self.train.num_samples)[1]
         return total
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fsamlab import metrics
 from fsamlab.config import TrainConfig
-from fsamlab.data import Batch, Data
+from fsamlab.data import Batch, Data, Mixing
 from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
@@ -49,6 +49,7 @@ class Trainer:
         task: gives the forward pass, the loss and the metrics; None means classification with `cfg.label_smoothing`.
         diagnostics: makes the measurements, at its own intervals; None means no measurements.
         ascent_batch: which samples the ascent batch has, for variants with an ascent batch of its own.
+        mixing: mixes the batches that the steps see (mixup, CutMix); None means unmixed batches.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trainer:
         task: Task | None = None,
         diagnostics: Diagnostics | None = None,
         ascent_batch: AscentBatch | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
@@ -76,6 +78,7 @@ class Trainer:
             cfg,
             device,
             ascent_batch=ascent_batch or AscentBatch(),
+            mixing=mixing,
             poll=lambda: self._observer.poll(),
         )
         self.steps_per_epoch = data.train.num_batches()
@@ -131,13 +134,14 @@ class Trainer:
         self.model.train()
         self.scalars.request(self.optimizer, self.step + 1)
         passes = self.passes
+        mixed = passes.mixed(batch, self.step)  # once: all passes of the step see the same mixture
         sums: dict[str, list[Tensor]] = {}  # metrics of the task, from the first pass over the descent batch
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
-            closures = [passes.closure([part], sums) for part in passes.micro_batches(batch)]
+            closures = [passes.closure([part], sums) for part in passes.micro_batches(mixed)]
             loss = self.optimizer.step_micro(closures)
         else:
-            descent = passes.closure(passes.micro_batches(batch), sums)
-            ascent, reference = passes.ascent_closure(batch, self.step), passes.reference_closure(self.step)
+            descent = passes.closure(passes.micro_batches(mixed), sums)
+            ascent, reference = passes.ascent_closure(batch, mixed, self.step), passes.reference_closure(self.step)
             loss = self.optimizer.step(descent, ascent, reference)
         self.step += 1
         self.boundary_done = False
