@@ -198,7 +198,7 @@ def test_import_path(monkeypatch):
 def test_table_has_the_documented_names():
     assert set(DATASETS) == {
         *("digits", "fashion_mnist", "cifar10", "cifar100", "synthetic", "imagenet", "image_folder"),
-        "diabetes",
+        *("diabetes", "flowers102", "oxford_pets", "stanford_cars"),
     }
 
 

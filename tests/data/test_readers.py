@@ -162,11 +162,11 @@ def test_downloads_into_one_root_take_turns(tmp_path):
     cfg, entered = DataConfig(name="cifar10"), threading.Event()
 
     def second():
-        with readers._downloading(cfg, tmp_path / "data"):
+        with readers.downloading(cfg, tmp_path / "data"):
             entered.set()
 
     thread = threading.Thread(target=second)
-    with readers._downloading(cfg, tmp_path / "data"):
+    with readers.downloading(cfg, tmp_path / "data"):
         thread.start()
         assert not entered.wait(0.3)
     assert entered.wait(10)
@@ -177,12 +177,12 @@ def test_a_download_on_a_file_system_without_flock(tmp_path, monkeypatch):
     import errno
     import fcntl
 
-    from fsamlab.data.readers import _downloading
+    from fsamlab.data.readers import downloading
 
     def none(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with _downloading(DataConfig(name="cifar10"), tmp_path):
+    with downloading(DataConfig(name="cifar10"), tmp_path):
         (tmp_path / "file").touch()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".download.lock", "file"]

@@ -5,12 +5,12 @@ Counts and norms were read from models of that code: torch.manual_seed(0), then 
 
 import pytest
 import torch
+from support.marks import long_but
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsamlab.config import ModelConfig
 from fsamlab.models import build_model
-from tests.support.marks import long_but
 
 BOTTLENECK = {"name": "pyramidnet110", "block": "bottleneck"}
 RESNET18 = {"name": "resnet18", "init": "official"}

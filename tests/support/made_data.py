@@ -9,6 +9,8 @@ import zipfile
 import numpy as np
 import torch
 from PIL import Image
+from scipy.io import savemat
+from torchvision.datasets import Flowers102
 
 
 class Python2Dtype:
@@ -69,3 +71,67 @@ def pictures(folder, train, val):
             for i in range(num):
                 Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / part / name / f"{i}.png")
     return folder
+
+
+def _photos(folder, names, seed=0):
+    """Write random JPEG pictures of different sizes, one of them grey, as these sets have some."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(names):
+        shape = (20 + i % 5, 24) if i == 1 else (20 + i % 5, 24, 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / name, "JPEG")
+
+
+def write_flowers(root, monkeypatch, num=(10, 6, 8)):
+    """Write Flowers102 with so many images in train, valid and test; return the labels and the parts by number."""
+    folder = root / "flowers-102"
+    rng = np.random.default_rng(0)
+    labels = rng.integers(1, 103, sum(num)).astype(np.uint8)
+    _photos(folder / "jpg", [f"image_{i:05d}.jpg" for i in range(1, sum(num) + 1)])
+    numbers = rng.permutation(np.arange(1, sum(num) + 1)).astype(np.uint16)
+    parts = dict(zip(("trnid", "valid", "tstid"), np.split(numbers, np.cumsum(num)[:2]), strict=True))
+    savemat(folder / "imagelabels.mat", {"labels": labels[None]})
+    savemat(folder / "setid.mat", {name: part[None] for name, part in parts.items()})
+    trust_flowers(root, monkeypatch)
+    return {int(number): int(label) for number, label in enumerate(labels, 1)}, parts
+
+
+def trust_flowers(root, monkeypatch):
+    """Teach torchvision the checksums of the label files."""
+    known = dict(Flowers102._file_dict)
+    for key in ("label", "setid"):
+        name = known[key][0]
+        known[key] = (name, hashlib.md5((root / "flowers-102" / name).read_bytes()).hexdigest())
+    monkeypatch.setattr(Flowers102, "_file_dict", known)
+
+
+def write_pets(root, num=(12, 8)):
+    """Write Oxford-IIIT Pet with so many images in its parts trainval and test, and a file beside the images."""
+    folder = root / "oxford-iiit-pet"
+    (folder / "annotations").mkdir(parents=True)
+    breeds = ("Abyssinian", "american_bulldog", "yorkshire_terrier")
+    numbers = (1, 2, 37)
+    for part, count in zip(("trainval", "test"), num, strict=True):
+        names = [f"{breeds[i % 3]}_{100 + i}{part[:2]}" for i in range(count)]
+        _photos(folder / "images", [f"{name}.jpg" for name in names])
+        rows = [f"{name} {numbers[i % 3]} {1 + (i % 3 > 0)} {1 + i % 25}\n" for i, name in enumerate(names)]
+        (folder / "annotations" / f"{part}.txt").write_text("".join(rows))
+    (folder / "images" / "Abyssinian_100.mat").write_bytes(b"a file of the archive that is no image")
+
+
+def write_cars(root, num=(12, 8)):
+    """Write Stanford Cars with so many images in its parts train and test."""
+    folder = root / "stanford_cars"
+    (folder / "devkit").mkdir(parents=True)
+    fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    places = (folder / "devkit" / "cars_train_annos.mat", folder / "cars_test_annos_withlabels.mat")
+    for part, count, place in zip(("cars_train", "cars_test"), num, places, strict=True):
+        names = [f"{i:05d}.jpg" for i in range(1, count + 1)]
+        _photos(folder / part, names)
+        rows = np.zeros((1, count), dtype=[(field, object) for field in fields])
+        for i, name in enumerate(names):
+            box = [np.array([[v]], dtype=np.uint16) for v in (1, 2, 20, 15)]
+            rows[0, i] = (*box, np.array([[1 + i * 15 % 196]], dtype=np.uint8), name)
+        savemat(place, {"annotations": rows})
+    names = np.array([[f"Maker {i} Coupe 2012" for i in range(1, 197)]], dtype=object)
+    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from fsamlab.config import Config, ConfigError, typed
 from fsamlab.config.project import PROJECT_ROOT, in_project
+from fsamlab.storage.digests import LISTED
 from fsamlab.terminal import output
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST"}
+FOLDERS |= {name: place.folder for name, place in LISTED.items()}
 NO_FILES = {"digits": "comes with scikit-learn", "synthetic": "is generated"}
 
 

@@ -26,6 +26,7 @@ OF_IMAGES = ("mean", "std")  # keys that have no effect on a table
 OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels", "imbalance")
 HUMAN_FILES = {"cifar10": "CIFAR-10_human.pt", "cifar100": "CIFAR-100_human.pt"}  # of CIFAR-N, as published
 HUMAN_LABELS = {"cifar10": ("aggregate", "worst", "random1", "random2", "random3"), "cifar100": ("fine",)}
+WITH_LABEL_FILES = ("flowers102", "oxford_pets", "stanford_cars")  # their images are streamed
 MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 
@@ -176,9 +177,9 @@ class SyntheticConfig(DataConfig):
 
 @dataclass
 class ImageFolderConfig(DataConfig):
-    """Images in train/<class>/ and val/<class>/ folders, streamed by workers."""
+    """Images that workers stream: in train/<class>/ and val/<class>/ folders, or with label files."""
 
-    NAMES = ("imagenet", "image_folder")
+    NAMES = ("imagenet", "image_folder", *WITH_LABEL_FILES)
 
     image_size: int = number(224, 1, 4096)
     resize: int = number(256, 1, 8192)  # shorter side before the centre crop of evaluation

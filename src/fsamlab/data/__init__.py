@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fsamlab.config import DataConfig
+from fsamlab.config.data import WITH_LABEL_FILES
 from fsamlab.config.import_path import call_imported
 from fsamlab.data.in_memory import build_in_memory
 from fsamlab.data.interface import Batch, Data, EvalSource, TrainSource
@@ -34,6 +35,7 @@ DATASETS: dict[str, Callable[[DataConfig, int, torch.device, Path], Data]] = {
     "synthetic": partial(build_in_memory, read_synthetic),
     "imagenet": _streamed,
     "image_folder": _streamed,
+    **dict.fromkeys(WITH_LABEL_FILES, _streamed),
     "diabetes": partial(build_table, read_diabetes),
 }
 

@@ -58,14 +58,14 @@ def read_fashion_mnist(cfg: DataConfig, seed: int, root: Path) -> Raw:
     """
     own = root / "FashionMNIST" / "raw"
     if cfg.download and not _has_idx_files(own) and not _has_idx_files(DEBIAN_FASHION_MNIST):
-        with _downloading(cfg, root):
+        with downloading(cfg, root):
             import torchvision  # not at the top: see data/__init__.py
 
             torchvision.datasets.FashionMNIST(root, download=True)
     for folder in (own, DEBIAN_FASHION_MNIST):
         if _has_idx_files(folder):
             return Raw(_read_idx_pair(folder, "train"), _read_idx_pair(folder, "t10k"), 10)
-    raise _missing(cfg, own, f", nor in {DEBIAN_FASHION_MNIST} (apt-get install dataset-fashion-mnist)")
+    raise missing_files(cfg, own, f", nor in {DEBIAN_FASHION_MNIST} (apt-get install dataset-fashion-mnist)")
 
 
 def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
@@ -82,13 +82,13 @@ def read_cifar(cfg: DataConfig, seed: int, root: Path) -> Raw:
         # the files were pickled by Python 2's numpy, whose dtypes spell `align` as an integer; 2.4.0 warns of it
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         if cfg.download:
-            with _downloading(cfg, root):
+            with downloading(cfg, root):
                 cls(root, download=True)
         for train in (True, False):
             try:
                 part = cls(root, train=train)
             except RuntimeError:  # torchvision's checksums failed: files are missing, incomplete or damaged
-                raise _missing(cfg, root / cls.base_folder) from None
+                raise missing_files(cfg, root / cls.base_folder) from None
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
     return Raw(parts[0], parts[1], 100 if cfg.name == "cifar100" else 10)
@@ -133,7 +133,8 @@ def _read_idx_pair(folder: Path, part: str) -> Images:
     return Images(read_idx(images)[:, None], read_idx(labels).long())
 
 
-def _missing(cfg: DataConfig, path: Path, elsewhere: str = "") -> ConfigError:
+def missing_files(cfg: DataConfig, path: Path, elsewhere: str = "") -> ConfigError:
+    """Return the error for a set whose files are not below `data.root`; `elsewhere` continues "in <path>"."""
     return ConfigError(
         "data.root",
         cfg.root,
@@ -143,7 +144,7 @@ def _missing(cfg: DataConfig, path: Path, elsewhere: str = "") -> ConfigError:
 
 
 @contextlib.contextmanager
-def _downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
+def downloading(cfg: DataConfig, root: Path) -> Iterator[None]:
     """Hold the lock of the root: one of several processes downloads, and the others then find the files."""
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Large image sets: files in class folders, decoded and augmented by the workers of a DataLoader.
+"""Large image sets: files in class folders or with label files, decoded and augmented by the workers of a DataLoader.
 
 The augmentation of a sample is seeded by (seed, purpose, epoch or step, sample). So it does not depend on the worker
 that draws it, on the number of workers, or on the batch at which a run resumed.
@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig
+from fsamlab.config.data import WITH_LABEL_FILES
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
+from fsamlab.data.listed_images import ListedImages, open_listed
 from fsamlab.data.long_tail import facts_of_classes, long_tailed
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
@@ -28,6 +30,7 @@ from fsamlab.storage.reading import Damaged
 Key = tuple[int, ...]  # (sample, stream, epoch or step): names the sample and the seed of its augmentation
 
 
+Files = VisibleImages | ListedImages
 Sample = tuple[Tensor, int, int]  # (image float32 (3, size, size), label, position in the set)
 
 
@@ -38,7 +41,7 @@ class _Samples(Dataset[Sample | Damaged]):
     contains the worker's traceback.
     """
 
-    def __init__(self, folder: VisibleImages, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
+    def __init__(self, folder: Files, positions: Tensor, labels: Tensor, transform: v2.Transform, seed: int):
         self.folder, self.positions, self.labels = folder, positions, labels
         self.transform, self.seed = transform, seed
 
@@ -151,8 +154,18 @@ def _keys(indices: Tensor, *stream: int) -> list[Key]:
     return [(index, *stream) for index in indices.tolist()]
 
 
+def _open_folders(cfg: DataConfig, root: Path) -> tuple[VisibleImages, VisibleImages]:
+    train, test = open_folder(cfg, root / "train"), open_folder(cfg, root / "val")
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ConfigError("data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}")
+    return train, test
+
+
 def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path) -> Data:
-    """Index `<root>/train/<class>/` and `<root>/val/<class>/`; the images of val/ are the test set.
+    """Index the files of a set and build its parts: `<root>/train/<class>/` and `<root>/val/<class>/`, or label files.
+
+    The images of val/ are the test set.
 
     Training images get a random resized crop and a flip. The validation set is held out from train/ by seed. Validation
     and test images are resized at the shorter side and cropped at the centre.
@@ -168,10 +181,7 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
             raise ConfigError(f"data.augment.{key}", value, allowed)
     if len(cfg.mean) not in (1, 3):
         raise ConfigError("data.mean", cfg.mean, "must have 3 values: the images are read as RGB")
-    train, test = open_folder(cfg, root / "train"), open_folder(cfg, root / "val")
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ConfigError("data.root", root, f"train/ and val/ have different classes, first {differing[0]!r}")
+    train, test = open_listed(cfg, root) if cfg.name in WITH_LABEL_FILES else _open_folders(cfg, root)
     targets, num_classes = torch.tensor(train.targets), len(train.classes)
     split = long_tailed(make_split(len(train), True, cfg, seed), targets, num_classes, cfg)
     check_batch_size(len(split.train), cfg)
@@ -184,7 +194,7 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     resize = v2.Resize(cfg.resize, antialias=True)
     eval_transform = v2.Compose([resize, v2.CenterCrop(cfg.image_size), *as_tensor])
 
-    def held_out(folder: VisibleImages, positions: Tensor, labels: Tensor) -> StreamedEval:
+    def held_out(folder: Files, positions: Tensor, labels: Tensor) -> StreamedEval:
         return StreamedEval(_Samples(folder, positions, labels[positions], eval_transform, seed), cfg, device)
 
     def training(transform: v2.Transform) -> _Samples:

@@ -21,7 +21,7 @@ from fsamlab.config import Config, ConfigError
 from fsamlab.config.data import HUMAN_FILES
 from fsamlab.config.import_path import search_project
 from fsamlab.config.project import in_project
-from fsamlab.storage.digests import entry, of_fashion_mnist, of_file, of_images
+from fsamlab.storage.digests import LISTED, entry, of_fashion_mnist, of_file, of_images, of_listed
 from fsamlab.storage.reading import Damaged, read_json
 from fsamlab.storage.writing import write_json
 
@@ -70,6 +70,8 @@ def look(
     root = in_project(data.root)
     if data.import_path is None and data.name in IMAGE_FOLDERS:
         add("data.root", of_images, root)
+    if data.import_path is None and data.name in LISTED:
+        add("data.root", of_listed, root / LISTED[data.name].folder)
     if data.import_path is None and data.name == "fashion_mnist":  # torchvision checks the files of CIFAR
         add("data.root", of_fashion_mnist, root)
     if data.import_path is None and data.noise_type == "human":

@@ -6,12 +6,35 @@ import gzip
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Where torchvision keeps an image set whose labels stand in files of their own; all paths are below `folder`."""
+
+    folder: str  # below data.root
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    num_classes: int
+
+
+LISTED = {
+    "flowers102": Listed("flowers-102", ("jpg",), ("imagelabels.mat", "setid.mat"), 102),
+    "oxford_pets": Listed("oxford-iiit-pet", ("images",), ("annotations/trainval.txt", "annotations/test.txt"), 37),
+    "stanford_cars": Listed(
+        "stanford_cars",
+        ("cars_train", "cars_test"),
+        ("devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"),
+        196,
+    ),
+}
 
 
 def hidden(name: str) -> bool:
@@ -44,6 +67,27 @@ def visible_images(folder: Path) -> Iterator[Path]:
         for name in files:
             if name.lower().endswith(IMAGE_ENDINGS) and not hidden(name):
                 yield Path(place, name)
+
+
+def of_listed(folder: Path) -> dict[str, str] | None:
+    """Return the digest of a set with label files: content of these, names and sizes of the images; None without files.
+
+    Args:
+        folder: the folder of the set, whose name is that in `LISTED`.
+    """
+    place = next(place for place in LISTED.values() if place.folder == folder.name)
+    if not all((folder / name).exists() for name in (*place.images, *place.labels)):
+        return None
+    lines = [f"{name}\0{of_file(folder / name)['digest']}\n" for name in place.labels]
+    total = number = 0
+    for name in place.images:
+        with os.scandir(folder / name) as entries:
+            images = [e for e in entries if e.name.lower().endswith(IMAGE_ENDINGS) and not hidden(e.name)]
+        sizes = {image.name: image.stat().st_size for image in images}
+        lines += [f"{name}/{image}\0{size}\n" for image, size in sizes.items()]
+        total, number = total + sum(sizes.values()), number + len(sizes)
+    what = f"label files, and {number} images of {total:,} bytes"
+    return entry("".join(sorted(lines)).encode(errors="surrogateescape"), what)
 
 
 def of_fashion_mnist(root: Path) -> dict[str, str] | None:
