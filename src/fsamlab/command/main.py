@@ -15,6 +15,11 @@ from fsamlab.config import did_you_mean, in_range
 from fsamlab.terminal import errors, output
 
 WATCH_SECONDS = 5.0
+COMPARE_CODES = (
+    "exit code: 0; 3 a mean or a run lies outside the band; 4 no run has the setting of a reference; 5 a run with the "
+    "setting of a reference has not finished; 6 a run lacks a value. Without a band, 5 and 6 mean that nothing at all "
+    "could be compared"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,6 +131,34 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, help="where to write the page (default: report.html in the first directory)")
     one.add_argument("--open", action="store_true", help="open the page in the browser")
     one.set_defaults(run=_report)
+
+    one = commands.add_parser(
+        "compare",
+        help="runs beside published numbers; with a band, a reproduction check",
+        description="Show finished runs beside reference numbers of the same setting, and in what other settings "
+        "differ. Both the last epoch and the best epoch on test data are shown; nothing is selected.",
+        epilog=COMPARE_CODES,
+    )
+    one.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="sweep or run directories")
+    one.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME | FILE.yaml",
+        help="only this reference, or those of a file of your own; may be given several times (default: all)",
+    )
+    one.add_argument(
+        "--band",
+        type=float,
+        metavar="POINTS",
+        help="the largest difference to the reference, in percentage points, or in the unit of a metric that is not in "
+        "per cent (default: the band of the reference, if its file states one)",
+    )
+    one.add_argument("--list", action="store_true", help="list the reference numbers with their sources")
+    one.add_argument(
+        "--json", action="store_true", help="a JSON object with every group, run, reference and difference"
+    )
+    one.set_defaults(run=_compare)
 
     one = commands.add_parser(
         "measure",
@@ -283,6 +316,17 @@ def _collect(args: argparse.Namespace) -> int:
     print_failures(frame, screen)
     screen.print(f"{len(frame)} runs in {csv}", soft_wrap=True)
     return 1 if (frame["status"] == "damaged").any() else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from fsamlab.command.compare_view import chosen_references, show_comparison, show_list
+
+    in_range("--band", args.band, 0, 1e6, open_low=True)
+    if args.list:
+        return show_list(chosen_references(args.reference), args.json)
+    if not args.runs:
+        args.parser.error("the following arguments are required: DIR (or --list)")
+    return show_comparison(args.runs, args.reference, args.band, args.json)
 
 
 def _report(args: argparse.Namespace) -> int:
