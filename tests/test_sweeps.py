@@ -14,6 +14,7 @@ from support.marks import long_but
 from support.runs import ROOT, build_trainer
 from support.sweeps import composed_job, grid, jobs, settings, text
 
+from fsamlab.command.main import main
 from fsamlab.config import Config, ModelConfig, SyntheticConfig, typed
 from fsamlab.config.compose import register
 from fsamlab.config.identity import run_id
@@ -162,8 +163,36 @@ def test_digits_noise_is_the_quickstarts_setting_run_by_run():
             assert one == replace(of_sweep, name=one.name)
 
 
-@pytest.mark.parametrize("recipe", ["cifar10_fsam", "cifar100_fsam"])
-def test_a_recipe_does_not_claim_a_lambda_that_the_official_script_no_longer_has(recipe):
-    found = (ROOT / "conf" / "experiment" / "recipe" / f"{recipe}.yaml").read_text()
-    assert yaml.safe_load(found)["optimizer"]["lmbda"] == 0.95
-    assert "run.sh has .6 since" in found.replace("\n# ", " ")
+@pytest.mark.parametrize(
+    "recipe", long_but(["cifar100_fsam"], ["cifar10_fsam", "cifar100_fsam", "cifar100_sam_full_ema"])
+)
+def test_the_lambda_of_a_recipe_follows_the_network_until_it_is_set(recipe):
+    register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+
+        def lmbda(*words):
+            return typed(compose("config", overrides=[f"experiment=recipe/{recipe}", *words])).optimizer.lmbda
+
+        networks = ["resnet18", "wrn28_10_official", "pyramidnet110", "small_cnn"]
+        assert [lmbda(f"model={name}") for name in networks] == [0.6, 0.9, 0.9, 0.6]
+        assert lmbda("model=pyramidnet110", "optimizer.lmbda=0.95") == 0.95
+
+
+def test_check_shows_the_values_that_the_words_of_a_job_do_not_say(capsys):
+    words = [
+        "+sweeps=table_cifar",
+        "seed=0",
+        "experiment=recipe/cifar100_fsam,recipe/cifar100_sgd",
+        "runs_dir=/tmp/none",
+    ]
+    assert main(["check", *words, "model=resnet18,pyramidnet110"]) == 0
+    of_sgd, of_fsam = [], []
+    for line in capsys.readouterr().out.splitlines()[:-1]:
+        (of_fsam if "fsam-" in line else of_sgd).append(line)
+    assert [("resnet18" in line, line[line.index("(") :]) for line in of_fsam] == [
+        (True, "(optimizer.lmbda=0.6)"),
+        (False, "(optimizer.lmbda=0.9)"),
+    ]
+    assert not any("(" in line for line in of_sgd)
+    assert main(["check", *words, "optimizer.lmbda=0.6,0.9", "experiment=recipe/cifar100_fsam"]) == 0
+    assert "(" not in capsys.readouterr().out  # the words say it

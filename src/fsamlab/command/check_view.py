@@ -17,11 +17,15 @@ def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     screen = console()
     counts: Counter[str] = Counter()
     damaged = 0
+    unsaid = unsaid_values(plans)
     for plan in plans:
         state = current_status(plan.directory)
         status = "new" if state["status"] == "queued" else state["status"]
         counts[status] += 1
-        screen.print(wrapped(screen, f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}"), soft_wrap=True)
+        screen.print(
+            wrapped(screen, f"{status:>9}  {plan.run_id}  {' '.join(plan.overrides)}{unsaid[plan.directory]}"),
+            soft_wrap=True,
+        )
         if status == "damaged":
             damaged += 1
             screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
@@ -29,3 +33,27 @@ def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
     where = project_relative(sweep_dir)
     screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
     return damaged
+
+
+def unsaid_values(plans: Sequence[JobPlan]) -> dict[Path, str]:
+    """Return {directory of a job: the optimizer's values that the job's words do not say}, ready to be printed.
+
+    A value is named where the jobs of one method differ in it, for example lambda where a recipe takes it from the
+    network, or rho where each data set has a recipe of its own.
+    """
+    values: dict[tuple[str, str], set[str]] = {}
+    for plan in plans:
+        optimizer = plan.config["optimizer"]
+        for key, value in optimizer.items():
+            values.setdefault((optimizer["name"], key), set()).add(str(value))
+    found = {}
+    for plan in plans:
+        said = {word.partition("=")[0] for word in plan.overrides}
+        optimizer = plan.config["optimizer"]
+        words = [
+            f"optimizer.{key}={value}"
+            for key, value in optimizer.items()
+            if len(values[optimizer["name"], key]) > 1 and f"optimizer.{key}" not in said
+        ]
+        found[plan.directory] = f"  ({', '.join(words)})" if words else ""
+    return found

@@ -110,8 +110,15 @@ def run_directory(config: Config) -> Path:
 
 
 def register_resolvers() -> None:
-    """Tell OmegaConf the resolvers that conf/ uses: run_id and anchored."""
+    """Tell OmegaConf the resolvers that conf/ uses: run_id, anchored and by_model.
+
+    `${by_model:{wrn28_10: 0.9}, 0.6}` is the value that the mapping has for the name of the model, else the last one.
+    """
     from omegaconf import OmegaConf
+
+    def by_model(values: Any, otherwise: Any, _root_: Any) -> Any:
+        return values.get(_root_.model.name, otherwise)
 
     OmegaConf.register_new_resolver("run_id", lambda _root_: run_id(typed(_root_)), replace=True)
     OmegaConf.register_new_resolver("anchored", lambda d: str(runs_root(d)), replace=True)
+    OmegaConf.register_new_resolver("by_model", by_model, replace=True)
