@@ -135,3 +135,30 @@ def write_cars(root, num=(12, 8)):
         savemat(place, {"annotations": rows})
     names = np.array([[f"Maker {i} Coupe 2012" for i in range(1, 197)]], dtype=object)
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
+
+
+def write_cifar_c(folder, names, per_severity=20, classes=10):
+    """Write corruptions as CIFAR-C has them, uint8 (5 n, 32, 32, 3), and five times the labels; return the n labels."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for name in names:
+        contrast = rng.integers(20, 256, (5 * per_severity, 1, 1, 3))  # else all images are alike to a network
+        images = rng.integers(0, 256, (5 * per_severity, 32, 32, 3)) * contrast // 256
+        np.save(folder / f"{name}.npy", images.astype(np.uint8))
+    labels = rng.integers(0, classes, per_severity).astype(np.uint8)
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    return labels
+
+
+def write_imagenet_c(folder, names, classes=("cat", "dog"), group="", size=12):
+    """Write two pictures of each class at each severity, as ImageNet-C has them, some below a folder of a group."""
+    rng = np.random.default_rng(1)
+    for name in names:
+        for severity in range(1, 6):
+            for kind in classes:
+                place = folder / group / name / str(severity) / kind
+                place.mkdir(parents=True)
+                for i in range(2):
+                    pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(place / f"ILSVRC2012_val_{i}.JPEG")
+    return folder

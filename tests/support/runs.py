@@ -44,6 +44,13 @@ def _composed(overrides: tuple[str, ...], schemas: tuple[object, ...]) -> Config
         return typed(compose("config", overrides=[*TINY, *overrides]))
 
 
+def compose_bare(*overrides: str) -> Config:
+    """Compose conf/ with `overrides` alone, for data sets that do not have the keys of the tiny setting."""
+    register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", overrides=["tracker=none", "train.progress=false", *overrides]))
+
+
 DIABETES = (
     *("experiment=diabetes", "tracker=none", "train.progress=false", "train.epochs=3", "model.width=8"),
     *("data.batch_size=32", "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"),

@@ -9,10 +9,14 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fsamlab import __version__
 from fsamlab.config import did_you_mean, in_range
 from fsamlab.terminal import errors, output
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WATCH_SECONDS = 5.0
 COMPARE_CODES = (
@@ -31,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # The listed commands write files or start jobs, and finish that work also when nobody reads their output any more.
     first = next(iter(sys.argv[1:] if argv is None else argv), None)
-    return errors.call(command, work=first in ("init", "fetch", "resubmit", "collect", "report", "measure", "sync"))
+    return errors.call(
+        command, work=first in ("init", "fetch", "resubmit", "collect", "report", "measure", "evaluate", "sync")
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -171,6 +177,19 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_measure)
 
     one = commands.add_parser(
+        "evaluate",
+        help="accuracy and calibration at the checkpoints of runs on another data set, such as CIFAR-10-C",
+        description="Evaluate checkpoints of finished or running runs on another data set with the same classes; "
+        "rows go to RUN/evaluations/.",
+        epilog="key=value: data=cifar10c|cifar100c|imagenet_c|cifar10|image_folder|..., data.root=PATH, "
+        "data.corruptions=[fog,snow], checkpoint=last|best, device=cpu, force=true, hydra/launcher=slurm, ...",
+    )
+    one.add_argument(
+        "words", nargs="+", metavar="RUN | data=SET | key=value", help="run directories, or directories of runs"
+    )
+    one.set_defaults(run=_evaluate)
+
+    one = commands.add_parser(
         "sync",
         help="upload local runs to Weights & Biases, also runs that were trained without it",
         description="Upload rows, summary and exit code of ended runs, as far as W&B does not have them yet. Needs no "
@@ -251,17 +270,37 @@ def _resubmit(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> int:
     from fsamlab.command.measure import measure_runs
     from fsamlab.results.summary import print_measurements
-    from fsamlab.rundir.find import runs_at
     from fsamlab.terminal.text import console
 
     _log()
-    words = args.words
-    overrides = [w for w in words if "=" in w and not Path(w).exists()]
-    paths = [Path(w) for w in words if w not in overrides]
-    runs = runs_at(paths)
-    outcome = measure_runs(runs, overrides)
+    outcome = measure_runs(*_runs_and_overrides(args.words))
     screen = console()
     print_measurements([run for run, wrong in outcome.items() if wrong is None], screen)
+    return _print_failed(outcome, screen)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from fsamlab.command.evaluate import evaluate_runs
+    from fsamlab.command.evaluate_view import print_evaluations
+    from fsamlab.terminal.text import console
+
+    _log()
+    outcome, rows = evaluate_runs(*_runs_and_overrides(args.words))
+    screen = console()
+    print_evaluations(rows, screen)
+    return _print_failed(outcome, screen)
+
+
+def _runs_and_overrides(words: list[str]) -> tuple[list[Path], list[str]]:
+    """Return the run directories that the words of a command line name, and the other words, which are for Hydra."""
+    from fsamlab.rundir.find import runs_at
+
+    overrides = [w for w in words if "=" in w and not Path(w).exists()]
+    return runs_at([Path(w) for w in words if w not in overrides]), overrides
+
+
+def _print_failed(outcome: dict[Path, str | None], screen: Console) -> int:
+    """Print a line for each run whose job failed; return the exit code."""
     failed = {run: wrong for run, wrong in outcome.items() if wrong is not None}
     for run, wrong in failed.items():
         screen.print(f"   failed  {run.name}: {wrong}", style="red", soft_wrap=True)

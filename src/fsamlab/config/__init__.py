@@ -28,6 +28,8 @@ from fsamlab.checks import (
     unknown_key,
     word,
 )
+from fsamlab.config.checkpoints import CheckpointConfig, EvaluateConfig, MeasureConfig
+from fsamlab.config.corrupted import CorruptedConfig
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
 from fsamlab.config.model import FOR_TABLES, ModelConfig
@@ -41,10 +43,13 @@ __all__ = [
     "QUANTITIES",
     "SCHEMAS",
     "AugmentConfig",
+    "CheckpointConfig",
     "Config",
     "ConfigError",
+    "CorruptedConfig",
     "DataConfig",
     "DiagnosticsConfig",
+    "EvaluateConfig",
     "ImageFolderConfig",
     "MeasureConfig",
     "ModelConfig",
@@ -61,9 +66,11 @@ __all__ = [
     "recorded",
     "register_schemas",
     "schema_of",
+    "section_from_plain",
     "shown",
     "to_plain",
     "typed",
+    "typed_evaluate",
     "typed_measure",
     "unknown_key",
 ]
@@ -141,25 +148,6 @@ class Config:
         return self.model.library == "own" and self.model.name in FOR_TABLES
 
 
-@dataclass
-class MeasureConfig:
-    """The configuration of one measurement of one run's checkpoint (`fsamlab measure`)."""
-
-    root: str = MISSING  # absolute directory above all runs of the command
-    run: str = MISSING  # run directory below it
-    checkpoint: str = word("last", "last", "best")
-    force: bool = False  # measure again, even if the measurement exists
-    device: str = word("auto", "auto", "cpu", "cuda")
-    num_threads: int | None = number(None, 1, 1024)
-    diagnostics: Any = MISSING
-
-    def __post_init__(self) -> None:
-        check_fields("", self)
-        if not self.diagnostics.quantities:
-            allowed = "measures nothing of a checkpoint; choose diagnostics=full or list diagnostics.quantities"
-            raise ConfigError("diagnostics", self.diagnostics.name, allowed)
-
-
 SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every option YAML names its schema
     "optimizer": {"variant": OptimizerConfig},
     "model": {"model": ModelConfig},
@@ -168,6 +156,7 @@ SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every 
         "table": DataConfig,
         "synthetic": SyntheticConfig,
         "image_folder": ImageFolderConfig,
+        "corrupted": CorruptedConfig,
     },
     "train": {"train": TrainConfig},
     "diagnostics": {"diagnostics": DiagnosticsConfig},
@@ -176,7 +165,7 @@ SCHEMAS: dict[str, dict[str, type]] = {  # group -> schema name -> class; every 
 
 
 def register_schemas() -> None:
-    """Store every schema with Hydra, as `schema/<group>/<name>`, `config_schema` and `measure_schema`."""
+    """Store every schema with Hydra, as `schema/<group>/<name>`, and those of whole configurations."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -185,6 +174,7 @@ def register_schemas() -> None:
     OmegaConf.set_struct(config.task.options, False)  # which keys it has is up to the user's function
     store.store(name="config_schema", node=config)
     store.store(name="measure_schema", node=MeasureConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
     for group, schemas in SCHEMAS.items():
         for name, cls in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=cls)
@@ -236,7 +226,15 @@ def typed(cfg: Any) -> Config:
 def typed_measure(cfg: Any) -> MeasureConfig:
     """Turn a composed config of `fsamlab measure` into a plain, checked object, as :func:`typed` does."""
     _check_schemas(cfg, ("diagnostics",))
-    return _build(MeasureConfig, cfg, "")
+    found: MeasureConfig = _build(MeasureConfig, cfg, "")
+    return found
+
+
+def typed_evaluate(cfg: Any) -> EvaluateConfig:
+    """Turn a composed config of `fsamlab evaluate` into a plain, checked object, as :func:`typed` does."""
+    _check_schemas(cfg, ("data",))
+    found: EvaluateConfig = _build(EvaluateConfig, cfg, "")
+    return found
 
 
 def _check_schemas(cfg: Any, groups: tuple[str, ...]) -> None:
@@ -270,25 +268,34 @@ def _from_plain(plain: dict[str, Any]) -> Config:
     _refuse_stray(plain, {f.name for f in dataclasses.fields(Config)}, "")
     values = dict(plain)
     values["task"] = _task(values.get("task", {}))  # runs of versions without tasks have no such key
-    for group, schemas in SCHEMAS.items():
-        section = values.get(group)
-        if not isinstance(section, dict):
-            raise ConfigError(group, section, "has to be a group of keys")
-        fitting = [cls for cls in schemas.values() if set(section) <= {f.name for f in dataclasses.fields(cls)}]
-        if not fitting:
-            _refuse_stray(section, {f.name for cls in schemas.values() for f in dataclasses.fields(cls)}, f"{group}.")
-        # A subclass accepts the section too and would add its own keys with defaults; the smallest schema is right.
-        cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
-        try:
-            if isinstance(section.get("augment"), dict):
-                section = {**section, "augment": AugmentConfig(**section["augment"])}
-            values[group] = cls(**section)
-        except TypeError as e:  # a field is missing, or a text stands where a number is compared
-            raise ConfigError(group, section, f"cannot be used: {e}") from e
+    for group in SCHEMAS:
+        values[group] = section_from_plain(group, values.get(group))
     try:
         return Config(**values)
     except TypeError as e:
         raise ConfigError("configuration", plain.get("name"), f"cannot be used: {e}") from e
+
+
+def section_from_plain(group: str, section: Any) -> Any:
+    """Rebuild one section of a config from its plain dictionary.
+
+    Raises:
+        ConfigError: this version does not know a key, or refuses a value.
+    """
+    schemas = SCHEMAS[group].values()
+    if not isinstance(section, dict):
+        raise ConfigError(group, section, "has to be a group of keys")
+    fitting = [cls for cls in schemas if set(section) <= {f.name for f in dataclasses.fields(cls)}]
+    if not fitting:
+        _refuse_stray(section, {f.name for cls in schemas for f in dataclasses.fields(cls)}, f"{group}.")
+    # A subclass accepts the section too and would add its own keys with defaults; the smallest schema is right.
+    cls = min(fitting, key=lambda c: len(dataclasses.fields(c)))
+    try:
+        if isinstance(section.get("augment"), dict):
+            section = {**section, "augment": AugmentConfig(**section["augment"])}
+        return cls(**section)
+    except TypeError as e:  # a field is missing, or a text stands where a number is compared
+        raise ConfigError(group, section, f"cannot be used: {e}") from e
 
 
 def _task(section: Any) -> TaskConfig:

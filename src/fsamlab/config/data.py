@@ -21,6 +21,7 @@ from fsamlab.checks import (
     word,
 )
 
+EVALUATION_ONLY = ("cifar10c", "cifar100c", "imagenet_c")  # config/corrupted.py has their schema
 TABLES = ("diabetes",)  # data sets with columns of numbers in place of images, and the targets of a regression
 OF_IMAGES = ("mean", "std")  # keys that have no effect on a table
 OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels", "imbalance")
@@ -138,11 +139,14 @@ class DataConfig:
             raise ConfigError("data.human_labels", self.human_labels, said)
 
     def check_name(self) -> None:
-        """Refuse the name of a data set that this package does not have, or that has another schema.
+        """Refuse to train on a data set that this package does not have, has in another schema, or has for evaluation.
 
         Raises:
             ConfigError: lists the names.
         """
+        if self.import_path is None and self.name in EVALUATION_ONLY:
+            allowed = f"is for evaluation alone: `fsamlab evaluate RUN data={self.name}`; train on another data set"
+            raise ConfigError("data", self.name, allowed)
         if self.import_path is not None or self.name in self.NAMES:
             return
         known = [name for schema in (DataConfig, SyntheticConfig, ImageFolderConfig) for name in schema.NAMES]

@@ -118,6 +118,7 @@ class Data:
         image_size: height and width of the images; None if they are not known.
         task: which of the built-in tasks the targets are for, `classification` or `regression`; a task of a user's own
             takes any targets.
+        classes: the names of the classes in the order of the labels, where class folders give names.
     """
 
     train: TrainSource
@@ -128,3 +129,4 @@ class Data:
     facts: dict[str, int | float | str]
     image_size: tuple[int, int] | None = None
     task: str = "classification"
+    classes: tuple[str, ...] = ()

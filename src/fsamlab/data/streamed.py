@@ -191,8 +191,7 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
     as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(cfg.mean, cfg.std)]
     random_crop = v2.RandomResizedCrop(cfg.image_size, scale=(cfg.min_scale, 1.0), antialias=True)
     train_transform = v2.Compose([random_crop, v2.RandomHorizontalFlip(), *as_tensor])
-    resize = v2.Resize(cfg.resize, antialias=True)
-    eval_transform = v2.Compose([resize, v2.CenterCrop(cfg.image_size), *as_tensor])
+    eval_transform = _centre(cfg.resize, cfg.image_size, as_tensor)
 
     def held_out(folder: Files, positions: Tensor, labels: Tensor) -> StreamedEval:
         return StreamedEval(_Samples(folder, positions, labels[positions], eval_transform, seed), cfg, device)
@@ -208,4 +207,32 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
         in_channels=3,
         facts=facts_of(split, len(test), clean, noisy) | facts_of_classes(clean, num_classes, cfg),
         image_size=(cfg.image_size, cfg.image_size),
+        classes=tuple(train.classes),
     )
+
+
+def _centre(resize: int, image_size: int, then: list[v2.Transform]) -> v2.Transform:
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size), *then])
+
+
+def open_for_evaluation(
+    cfg: DataConfig, folder: Path, resize: int, image_size: int, device: torch.device
+) -> tuple[StreamedEval, tuple[str, ...]]:
+    """Return the images in `folder/<class>/` as a test set, and the names of the classes.
+
+    Args:
+        cfg: normalisation, batch size and workers.
+        folder: holds one folder for each class.
+        resize: the shorter side before the centre crop.
+        image_size: the side of the crop.
+        device: the device of the batches.
+
+    Raises:
+        ConfigError: there are no such folders.
+        Damaged: the first image of a class cannot be used.
+    """
+    images = open_folder(cfg, folder)
+    as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(cfg.mean, cfg.std)]
+    transform = _centre(resize, image_size, as_tensor)
+    samples = _Samples(images, torch.arange(len(images)), torch.tensor(images.targets), transform, 0)
+    return StreamedEval(samples, cfg, device), tuple(images.classes)

@@ -2,7 +2,8 @@
 
 This package imports no other package, because the trainer uses it too: the table says which keys a summary keeps. In a
 summary, `final/KEY` is the value of the last row, `best/KEY` the value of the best evaluation, and `measured/KEY` the
-value that `fsamlab measure` found at a checkpoint.
+value that `fsamlab measure` found at a checkpoint, and `evaluated/SET/NAME` the value that `fsamlab evaluate` found on
+another data set.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "AT_CHECKPOINT",
     "CLASSIFICATION",
     "DIRECTIONS",
+    "EVALUATED",
     "FAMILIES",
     "OF_A_STEP",
     "RATIOS",
@@ -45,7 +47,8 @@ __all__ = [
 ]
 
 AT_CHECKPOINT = "measured/"  # prefix of keys whose values are from `fsamlab measure`
-SOURCES = (AT_CHECKPOINT, "final/", "best/")
+EVALUATED = "evaluated/"  # prefix of keys whose values are from `fsamlab evaluate`: the next part is the data set
+SOURCES = (AT_CHECKPOINT, EVALUATED, "final/", "best/")
 RATIOS = {
     f"{source}{row.key}": (f"{source}{row.ratio_of[0]}", f"{source}{row.ratio_of[1]}")
     for source in ("", AT_CHECKPOINT, "final/")

@@ -398,6 +398,9 @@ PATTERNS: tuple[MetricRow, ...] = (
     _summary("diagnostics/perturbation_*", family=OF_BATCHES),
     _summary("diagnostics/*", family=OF_SAMPLES),
     MetricRow("*/*_share", FRACTION, percent=True),
+    *(_accuracy(f"*/{name}") for name in ("acc1", "acc5")),  # on another data set
+    _loss("*/loss"),
+    *(_calibration(f"*/{name}") for name in ("ece", "ce", "mce")),
     MetricRow("*/*"),
     _summary("*"),
 )

@@ -19,7 +19,7 @@ import jinja2
 import pandas as pd
 
 from fsamlab import metrics
-from fsamlab.metrics import AT_CHECKPOINT, is_measured
+from fsamlab.metrics import AT_CHECKPOINT, EVALUATED, is_measured
 from fsamlab.report import page_notes, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
@@ -153,7 +153,8 @@ def sensitivities(gathered: Gathered) -> list[dict[str, Any]]:
 
 def _is_shown(column: str) -> bool:
     """Return whether a column of the summary may be an axis of the page."""
-    return column.startswith(SUMMARIES) or (column.startswith(AT_CHECKPOINT) and is_measured(column))
+    other_data = column.startswith(EVALUATED) and column.count("/") == 2  # means, no single corruption
+    return column.startswith(SUMMARIES) or (column.startswith(AT_CHECKPOINT) and is_measured(column)) or other_data
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> list[float | None]:

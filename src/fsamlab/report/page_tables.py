@@ -12,7 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from fsamlab.metrics import AT_CHECKPOINT, CLASSIFICATION, ROWS, Declared, Headline, columns_of, higher_is_better, of
+from fsamlab.metrics import (
+    AT_CHECKPOINT,
+    CLASSIFICATION,
+    EVALUATED,
+    ROWS,
+    Declared,
+    Headline,
+    columns_of,
+    higher_is_better,
+    of,
+)
 from fsamlab.metrics import Column as TableColumn
 from fsamlab.report.gather import COSTS, Gathered
 from fsamlab.results.methods import label
@@ -73,7 +83,8 @@ def results(gathered: Gathered) -> Table | None:
     """
     declared = gathered.study.headlines
     of_headlines = [(key, _named(column, h, declared)) for h in declared for key, column in columns_of(h).items()]
-    metrics = [found for found in (*of_headlines, *COLUMNS) if found[0] in gathered.frame]
+    found_columns = (*of_headlines, *COLUMNS, *_of_other_data(gathered.frame))
+    metrics = [found for found in found_columns if found[0] in gathered.frame]
     gains = {headline.at_end for headline in declared}  # the differences to SGD are shown of these
     table = gathered.study.settings([key for key, _ in metrics])
     if table.empty:
@@ -102,6 +113,20 @@ def results(gathered: Gathered) -> Table | None:
     ]
     rows = [[column.cell(i, row) for column in columns] for i, row in table.iterrows()]
     return Table([(c.heading, c.text, c.numeric) for c in columns], rows)
+
+
+def _of_other_data(frame: pd.DataFrame) -> list[tuple[str, TableColumn]]:
+    """Return the columns for the data sets that `fsamlab evaluate` has evaluated the runs on."""
+    sets = dict.fromkeys(str(c).split("/")[1] for c in frame.columns if str(c).startswith(EVALUATED))
+    return [
+        (f"{EVALUATED}{data}/{metric}", TableColumn("", f"{data}: {words}", f"{text} on {data}, by fsamlab evaluate"))
+        for data in sets
+        for metric, words, text in (
+            ("acc1", "accuracy", "accuracy; of corrupted images the mean over the fifteen standard corruptions"),
+            ("mce", "mCE", "error relative to AlexNet's, mean over the fifteen standard corruptions"),
+            ("ece", "calibration error", "expected calibration error"),
+        )
+    ]
 
 
 def _of_key(key: str) -> Column:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from fsamlab.metrics import EVALUATED
 from fsamlab.rundir.find import current_status, read_whole
-from fsamlab.rundir.measurements import latest, read_measurements
+from fsamlab.rundir.measurements import latest, latest_evaluations, read_measurements
 from fsamlab.rundir.reading import read_config, read_summary
 from fsamlab.rundir.rows import read_rows
 
@@ -40,7 +41,8 @@ class RunRows:
 def collect(directories: Iterable[Path]) -> pd.DataFrame:
     """Return one row for each run: config keys (with dots), summary keys (with slashes), status, directory.
 
-    The values that `fsamlab measure` found at the last measured step of a run have the keys `measured/...`.
+    The values that `fsamlab measure` found at the last measured step of a run have the keys `measured/...`, those that
+    `fsamlab evaluate` found on another data set `evaluated/SET/...`.
     """
     return pd.DataFrame([collect_run(directory) for directory in directories])
 
@@ -57,6 +59,7 @@ def collect_run(directory: Path) -> Row:
         row.update(flatten(read_whole(read_config, directory, damage) or {}))
     row.update(read_whole(read_summary, directory, damage) or {})
     row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
+    row.update({f"{EVALUATED}{k}": v for k, v in (read_whole(latest_evaluations, directory, damage) or {}).items()})
     status = current_status(directory)
     row.update({f"task/{key}": value for key, value in (status.get("task") or {}).items()})
     row.update({key: status.get(key) for key in ("run_id", "status", "exception")})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fsamlab.metrics import family, is_convention
+from fsamlab.metrics import EVALUATED, family, is_convention
 from fsamlab.results.settings import MAX_NAMED, more
 
 T = TypeVar("T")
@@ -29,7 +29,8 @@ def copies(runs: Iterable[T], run_id: Callable[[T], str | None]) -> list[list[T]
 
 def measured_keys(row: Mapping[str, Any]) -> set[str]:
     """Return the columns of a run that hold measured values."""
-    return {k for k, v in row.items() if "/" in k and family(k) and not is_convention(k) and v is not None}
+    found = {k for k, v in row.items() if "/" in k and v is not None}
+    return {k for k in found if k.startswith(EVALUATED) or (family(k) and not is_convention(k))}
 
 
 def best_first(group: list[T], row: Callable[[T], Mapping[str, Any]], whole: Callable[[T], bool]) -> list[T]:

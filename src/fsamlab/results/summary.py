@@ -17,7 +17,7 @@ from fsamlab.results.collect import collect
 from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
-from fsamlab.rundir.measurements import FOLDER, latest
+from fsamlab.rundir.measurements import MEASUREMENTS, latest
 from fsamlab.terminal.tables import Column, table, wrapped
 from fsamlab.terminal.text import console, fixed, project_relative, spread
 
@@ -113,7 +113,7 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
     notes = Counter(row["note"] for row in rows.values() if "note" in row)
     lines = [f"{number} of {len(rows)} runs: {note}" for note, number in notes.items()]
     if rows:
-        first = project_relative(next(iter(rows)) / FOLDER)
+        first = project_relative(next(iter(rows)) / MEASUREMENTS)
         lines.append(f"rows: {first}{f' and those of the {len(rows) - 1} others' if len(rows) > 1 else ''}")
     for line in lines:
         screen.print(line, soft_wrap=True)

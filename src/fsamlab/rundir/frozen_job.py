@@ -14,6 +14,7 @@ from typing import Any
 
 TRAIN = "fsamlab.run:run_frozen"
 MEASURE = "fsamlab.command.measure:measure_frozen"
+EVALUATE = "fsamlab.command.evaluate:evaluate_frozen"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FrozenJob:
 
     @property
     def trains(self) -> bool:
-        """Whether the job trains the run of its directory; a job that measures writes below the run's directory."""
+        """Whether the job trains the run of its directory; a job that measures or evaluates writes below."""
         return self.task == TRAIN
 
 

@@ -56,7 +56,3 @@ class PartialMeasurement:
             self.path.parent.mkdir(exist_ok=True)
             write_json(self.path, {"of": self.of, "values": self.values}, self.guard)
         return dict(self.values[name])
-
-    def forget(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)

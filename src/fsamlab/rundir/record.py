@@ -113,7 +113,7 @@ class RunRecord:
         """Delete the results of the earlier training. The process may be killed after any of these steps."""
         for name in ("summary.json", "metrics.jsonl", DAMAGED_ROWS, "env.json", "inputs.json"):
             (self.directory / name).unlink(missing_ok=True)
-        for folder in (self.directory / "measurements", self.directory / "checkpoints"):
+        for folder in (self.directory / name for name in ("measurements", "evaluations", "checkpoints")):
             for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
                 if path.is_dir() and not path.is_symlink():
                     with contextlib.suppress(OSError):  # on NFS a file that another process reads keeps the folder

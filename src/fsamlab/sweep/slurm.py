@@ -183,7 +183,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         sweep_dir = self._sweep_dir()
         log.info("%d jobs submitted: %s", len(ids), names)
         log.info("  directories  %s/", sweep_dir)
-        run = "RUN" if all_train(jobs) else "RUN/measurements"
+        run = "RUN" if all_train(jobs) else f"RUN/{jobs[0].directory.name}"
         log.info("  logs         %s/%s/run.log, %s/.submitit/JOB/", sweep_dir, run, sweep_dir)
         log.info("  watch        %s", self._watch(jobs, ids))
         if not all_train(jobs):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import TrackerConfig
+from fsamlab.metrics import AT_CHECKPOINT, EVALUATED
 from fsamlab.rundir.find import current_status
-from fsamlab.rundir.measurements import latest
+from fsamlab.rundir.measurements import latest, latest_evaluations
 from fsamlab.rundir.reading import read_config, read_summary
 from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.reading import Damaged
@@ -25,7 +26,8 @@ class LocalRun:
         arguments: as :func:`~fsamlab.tracking.wandb_arguments` returns them.
         tracker: project, entity and tags.
         rows: the rows of metrics.jsonl, with growing steps.
-        summary: summary.json, and the measurements of the last measured step as `measured/...`.
+        summary: summary.json, the measurements of the last measured step as `measured/...`, and the evaluations on
+            other data sets as `evaluated/...`.
         exit_code: 0 for a finished run, 1 for any other run.
         resumed_at: the step from which the last attempt resumed.
     """
@@ -80,7 +82,11 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
         own,
         tracker,
         rows,
-        {**read_summary(run), **{f"measured/{k}": v for k, v in latest(run).items()}},
+        {
+            **read_summary(run),
+            **{f"{AT_CHECKPOINT}{k}": v for k, v in latest(run).items()},
+            **{f"{EVALUATED}{k}": v for k, v in latest_evaluations(run).items()},
+        },
         0 if status["status"] == "finished" else 1,
         int(status.get("resumed_at") or 0),
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fsamlab import metrics
 from fsamlab.config import TrainConfig
-from fsamlab.data import Batch, Data, Mixing
+from fsamlab.data import Batch, Data, EvalSource, Mixing
 from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
@@ -223,6 +223,10 @@ class Trainer:
                     values = evaluate(self.passes, source, self._observer.poll)
                     found.update({f"{part}/{key}": value for key, value in values.items()})
         return found
+
+    def evaluate(self, source: EvalSource) -> dict[str, float]:
+        """Return loss and metrics of the present weights on data of any kind, as rows have them for `test/`."""
+        return evaluate(self.passes, source, lambda: None)
 
     def _measure(self) -> dict[str, float]:
         assert self.diagnostics is not None
