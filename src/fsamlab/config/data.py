@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from fsamlab.checks import (
     listed,
     location,
     number,
+    text,
     word,
 )
 
@@ -28,6 +30,14 @@ OF_LABELS = ("label_noise", "noise_type", "noise_includes_true", "human_labels",
 HUMAN_FILES = {"cifar10": "CIFAR-10_human.pt", "cifar100": "CIFAR-100_human.pt"}  # of CIFAR-N, as published
 HUMAN_LABELS = {"cifar10": ("aggregate", "worst", "random1", "random2", "random3"), "cifar100": ("fine",)}
 WITH_LABEL_FILES = ("flowers102", "oxford_pets", "stanford_cars")  # their images are streamed
+# timm reads a wrong section as something else, or fails with an assertion: the sections are checked here
+RAND_AUGMENT = re.compile(
+    r"rand(-(m\d{1,2}|n[1-9]|p(0(\.\d+)?|1(\.0+)?)|mstd\d+(\.\d+)?|mmax\d{1,2}|inc[01]|t(weights|3aw|3a)))*"
+)
+RAND_AUGMENT_FORM = (
+    "must have timm's form, for example rand-m9-mstd0.5-inc1: rand, then -m9 (magnitude), -n2 (operations for each "
+    "image), -p0.5 (probability of each), -mstd0.5, -mmax10, -inc1, -tweights, -t3a or -t3aw, in any order"
+)
 MAX_PIXELS = 2**31  # of a synthetic set, which takes 8 GB then
 
 
@@ -49,9 +59,12 @@ class AugmentConfig:
     cutmix: float = number(0.0, 0, 1000)  # alpha of CutMix; 0 is off
     mix_prob: float = number(1.0, 0, 1)  # share of the batches that are mixed
     switch_prob: float = number(0.5, 0, 1)  # share of CutMix among the mixed batches, where both are on
+    randaugment: str | None = text(None, 100)  # in timm's form, rand-m9-mstd0.5-inc1; null is off
 
     def __post_init__(self) -> None:
         check_fields("data.augment.", self)
+        if self.randaugment is not None and not RAND_AUGMENT.fullmatch(self.randaugment):
+            raise ConfigError("data.augment.randaugment", self.randaugment, RAND_AUGMENT_FORM)
 
     @property
     def mixes(self) -> bool:

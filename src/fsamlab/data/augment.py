@@ -2,7 +2,7 @@
 
 The order is the order of the paper's recipe: pixels in 0..1, crop after zero padding, horizontal flip, normalisation,
 then cutout with zeros (zero is the mean after normalisation). All random values are drawn first, on the CPU, and then
-applied without a loop over images.
+applied without a loop over images. RandAugment alone works image by image.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsamlab.config import AugmentConfig
+from fsamlab.data.rand_augment import RandAugment
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,21 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def augment(images: Tensor, mean: Tensor, std: Tensor, cfg: AugmentConfig, gen: torch.Generator) -> Tensor:
-    """Return normalised and augmented images; the arguments are those of :func:`normalise` and :func:`draw`."""
+def augment(
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    cfg: AugmentConfig,
+    gen: torch.Generator,
+    rand_augment: RandAugment | None = None,
+) -> Tensor:
+    """Return normalised and augmented images; the arguments are those of :func:`normalise` and :func:`draw`.
+
+    `rand_augment`, where it is on, changes the images after crop and flip, one by one.
+    """
     draws = draw((images.shape[0], images.shape[2], images.shape[3]), cfg, gen, images.device)
     if cfg.crop_padding or cfg.flip:
         images = crop_and_flip(images, cfg.crop_padding, draws)
+    if rand_augment is not None:
+        images = rand_augment.batch(images, gen)
     return cut_out(normalise(images, mean, std), cfg.cutout, draws)

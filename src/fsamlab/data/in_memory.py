@@ -17,6 +17,7 @@ from fsamlab.data.instance_noise import add_instance_noise
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
 from fsamlab.data.long_tail import facts_of_classes, long_tailed
+from fsamlab.data.rand_augment import rand_augment_in_memory
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.seeding import Stream
@@ -76,6 +77,7 @@ class InMemoryTrain:
         self._cfg, self._seed, self._device = cfg, seed, device
         self._pixels, self._labels = images.pixels.to(device), images.labels.to(device)
         self._normalisation = Normalisation(cfg, images.pixels.shape[1], device)
+        self._rand_augment = rand_augment_in_memory(cfg, images.pixels)
 
     def num_batches(self) -> int:
         """Return the number of batches in an epoch."""
@@ -115,7 +117,7 @@ class InMemoryTrain:
         # A fresh generator for each batch: a resumed epoch makes batch 7 without having made batches 0 to 6.
         gen = generator(self._seed, *stream)
         to = self._normalisation
-        images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen)
+        images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen, self._rand_augment)
         return Batch(images, self._labels[indices], indices)
 
 

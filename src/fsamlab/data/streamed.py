@@ -21,6 +21,7 @@ from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
 from fsamlab.data.listed_images import ListedImages, open_listed
 from fsamlab.data.long_tail import facts_of_classes, long_tailed
+from fsamlab.data.rand_augment import RandAugment
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
 from fsamlab.data.workers import Workers, from_workers, ignore_signals
@@ -190,7 +191,9 @@ def build_streamed(cfg: DataConfig, seed: int, device: torch.device, root: Path)
 
     as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(cfg.mean, cfg.std)]
     random_crop = v2.RandomResizedCrop(cfg.image_size, scale=(cfg.min_scale, 1.0), antialias=True)
-    train_transform = v2.Compose([random_crop, v2.RandomHorizontalFlip(), *as_tensor])
+    words = cfg.augment.randaugment
+    rand_augment = [] if words is None else [RandAugment(words, cfg.image_size, cfg.mean * (3 // len(cfg.mean)))]
+    train_transform = v2.Compose([random_crop, v2.RandomHorizontalFlip(), *rand_augment, *as_tensor])
     eval_transform = _centre(cfg.resize, cfg.image_size, as_tensor)
 
     def held_out(folder: Files, positions: Tensor, labels: Tensor) -> StreamedEval:
