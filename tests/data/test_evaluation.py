@@ -5,13 +5,14 @@ import re
 import numpy as np
 import pytest
 import torch
-from support.made_data import pictures, write_cifar_c, write_imagenet_c
+from support.made_data import pictures, write_cifar_c, write_imagenet_c, write_pets
 from support.runs import compose_bare, compose_diabetes, compose_tiny
 
 from fsamlab.config import ConfigError, CorruptedConfig, DataConfig, ImageFolderConfig
 from fsamlab.config.corrupted import EXTRA, STANDARD
-from fsamlab.data import build_data
+from fsamlab.data import Data, build_data
 from fsamlab.data.evaluation import Trained, evaluation_parts
+from fsamlab.data.in_memory import Images, InMemoryEval
 from fsamlab.storage.reading import Damaged
 
 CPU = torch.device("cpu")
@@ -126,6 +127,32 @@ def test_imagenet_c_is_seen_at_the_size_of_the_run_and_in_its_order_of_classes(t
     assert "has other class folders than image_folder of the run: 'dragon' where the run has 'dog'" in refusal(
         other, of, tmp_path
     )
+
+
+def test_a_set_with_label_files_has_its_test_part_at_the_size_of_the_run(tmp_path):
+    write_pets(tmp_path, num=(8, 4))
+    words = ("data=oxford_pets", "data.mean=[0.5]", "data.std=[0.25]", "data.batch_size=2", "data.num_workers=0")
+    cfg = compose_bare(*words, "data.image_size=8", "data.resize=9", f"data.root={tmp_path}").data
+    of = Trained(build_data(cfg, 0, CPU, tmp_path), cfg, 0)
+    other = ImageFolderConfig(name="oxford_pets", root=str(tmp_path), batch_size=2, eval_batch_size=3)
+    batches = list(opened(other, of, tmp_path)[""][0].source.batches())
+    (own,) = of.data.test.batches()
+    assert [len(b) for b in batches] == [3, 1]
+    assert torch.equal(torch.cat([b.images for b in batches]), own.images)
+
+
+def one_image(cfg, seed, device, root):
+    """Return a set of a user's own."""
+    images = InMemoryEval(Images(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.tensor([3])), cfg, device)
+    return Data(images, None, images, num_classes=10, in_channels=1, facts={}, image_size=(8, 8))
+
+
+def test_a_set_of_the_users_own_gets_the_normalisation_of_the_run(tmp_path):
+    own = DataConfig(name="mine", import_path=f"{__name__}:one_image", mean=[0.0], std=[7.0])
+    of = trained("data.mean=[0.5]", "data.std=[0.25]")
+    (batch,) = opened(own, of, tmp_path)[""][0].source.batches()
+    assert batch.images.unique().tolist() == [2.0]
+    assert batch.labels.tolist() == [3]
 
 
 def test_evaluation_sets_are_refused_for_training():

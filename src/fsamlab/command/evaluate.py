@@ -24,11 +24,11 @@ from fsamlab.config.checkpoints import OF_THE_RUN, READ
 from fsamlab.config.corrupted import CIFAR_FOLDERS
 from fsamlab.config.project import in_project
 from fsamlab.rundir.frozen_job import EVALUATE, FrozenJob
+from fsamlab.rundir.inputs import IMAGE_FOLDERS
 from fsamlab.rundir.measurements import EVALUATIONS, ROWS
 from fsamlab.storage.digests import LISTED, hidden
 from fsamlab.storage.reading import read_json, read_json_lines
 
-IN_FOLDERS = ("imagenet", "image_folder")
 NUM_CLASSES = {"cifar10": 10, "cifar10c": 10, "cifar100": 100, "cifar100c": 100, "fashion_mnist": 10, "digits": 10}
 
 
@@ -77,7 +77,7 @@ def check(runs: list[Path], config: EvaluateConfig) -> None:
     root = in_project(data.root)
     if isinstance(data, CorruptedConfig) and data.name not in CIFAR_FOLDERS:
         root = next(iter(data.found(root).values())) / "1"
-    elif data.import_path is None and data.name in IN_FOLDERS and not (root / "val").is_dir():
+    elif data.import_path is None and data.name in IMAGE_FOLDERS and not (root / "val").is_dir():
         raise ConfigError("data.root", data.root, f"{root / 'val'} is not there; it must hold one folder per class")
     there = _num_classes(data, root)
     for run in runs:
