@@ -6,11 +6,13 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from support.steps import batch, plain_closure
+from support.marks import long_but
+from support.runs import VARIANTS, compose_tiny
+from support.steps import batch, closure_of, plain_closure, sample_closure_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fsamlab.optim import FSAM, SAM, RandomSAM, frozen_batchnorm
+from fsamlab.optim import FSAM, SAM, RandomSAM, build_optimizer, frozen_batchnorm
 
 MAKERS = {"sam": SAM, "fsam": FSAM}
 MICRO = 4
@@ -182,7 +184,6 @@ def test_the_last_micro_batch_alone_is_refused(make, first):
 
 
 WAYS = list(itertools.product(("loop", "closure"), ("optimizer", "model"), (True, False)))
-WAYS.remove(("closure", "model", False))  # after a backward pass outside the closure no one can tell this from adding
 
 
 @pytest.mark.parametrize("make", [SAM, RandomSAM])
@@ -209,6 +210,132 @@ def test_the_gradient_of_the_last_step_may_stay():
         run = plain_closure(model, k)
         optimizer.step(lambda run=run: (model.zero_grad(set_to_none=False), run())[1])
     assert optimizer.num_steps == 3
+
+
+PERTURBING = [name for name in VARIANTS if name not in ("sgd", "sgd_2x", "adamw")]
+SHOWN = ("sam", "sam_db", "sam_full", "sam_noise", "random", "esam")
+ZEROING = {
+    "to none": lambda model: model.zero_grad(),
+    "in place": lambda model: model.zero_grad(set_to_none=False),
+    "by data": lambda model: [p.grad.data.zero_() for p in model.parameters() if p.grad is not None],
+}
+
+
+def nothing(model):
+    """Zero no gradients; run no backward pass."""
+
+
+def stepped(name, zero, before=nothing, further_zero=nn.Module.zero_grad, steps=2):
+    """Train a variant; `before(model)` runs before the last step, whose descent closure zeroes by `zero`."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    every = ["optimizer.every=1"] if name == "looksam" else []  # its other steps are the base's, right with a sum
+    optimizer = build_optimizer(compose_tiny(f"optimizer={name}", *every).optimizer, model, seed=3, total_steps=9)
+    for k in range(steps):
+        last = k == steps - 1
+        run = sample_closure_of(model, k, (lambda: zero(model)) if last else model.zero_grad)
+        further = closure_of(model, 100 + k, (lambda: further_zero(model)) if last else None)
+        if last:
+            optimizer.zero_grad()
+            before(model)
+        optimizer.step(run, further, further)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("further_zero", ["to none", "in place", "by data", "not at all"])
+@pytest.mark.parametrize("name", long_but(SHOWN, PERTURBING))
+def test_a_closure_on_other_data_zeroes_for_itself_alone(name, further_zero):
+    """Micro-batches before step() are no less lost where the ascent closure, or that of the full set, zeroes."""
+    further = ZEROING.get(further_zero, nothing)
+    with pytest.raises(RuntimeError, match=r"adds to gradients .* before step\(\)"):
+        stepped(name, nothing, before=lambda model: plain_closure(model, 50)(), further_zero=further)
+
+
+@pytest.mark.parametrize("zero", ZEROING)
+@pytest.mark.parametrize("name", long_but(SHOWN, PERTURBING))
+def test_gradients_that_the_closure_zeroes_change_nothing(name, zero):
+    """A loop may write to the gradients between the steps, or run backward to look at them."""
+    found = stepped(name, ZEROING[zero], before=lambda model: plain_closure(model, 50)())
+    assert_close(found, stepped(name, ZEROING["to none"]), atol=1e-15)
+
+
+def test_gradients_of_the_last_step_that_the_loop_wrote_to():
+    model, optimizer = made()
+    for k in range(3):
+        run = plain_closure(model, k)
+        optimizer.step(lambda run=run: (model.zero_grad(set_to_none=False), run())[1])
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    assert optimizer.num_steps == 3
+
+
+def test_a_loop_that_never_zeroes_is_refused():
+    model, optimizer = made()
+    joint(model, optimizer, 0)
+    with pytest.raises(RuntimeError, match=r"adds to gradients .* before step\(\)"):
+        optimizer.step(plain_closure(model, 1))
+
+
+def test_a_closure_that_writes_gradients_itself_is_taken():
+    model, optimizer = made()
+    params = list(model.parameters())
+    for k in range(3):
+        plain_closure(model, 9)()
+
+        def closure(k=k):
+            x, y = batch(k)
+            loss = F.cross_entropy(model(x.double()), y)
+            for p, g in zip(params, torch.autograd.grad(loss, params)):
+                p.grad = g
+            return loss
+
+        optimizer.step(closure)
+    assert optimizer.num_steps == 3
+
+
+def test_micro_batches_through_another_head_are_seen():
+    """The last parameter is none of theirs, and has the zeros that a zero_grad in place has left."""
+    body, first, second = nn.Linear(6, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizer = SAM(torch.optim.SGD([*body.parameters(), *first.parameters(), *second.parameters()], lr=0.1), rho=0.1)
+    x, y = batch(0)
+
+    def run(head):
+        loss = F.cross_entropy(head(body(x)), y)
+        loss.backward()
+        return loss
+
+    run(second)
+    optimizer.zero_grad(set_to_none=False)
+    run(first)
+    with pytest.raises(RuntimeError, match=r"adds to gradients .* before step\(\)"):
+        optimizer.step(lambda: run(first))
+
+
+def test_step_micro_refuses_what_ran_before():
+    model, optimizer = made()
+    runs = micro_batches(model, 0)
+    runs[0]()
+    with pytest.raises(RuntimeError, match=r"adds to gradients .* before step\(\)"):
+        optimizer.step_micro(runs[1:])
+    optimizer.zero_grad()
+    optimizer.step_micro(runs)
+    assert optimizer.num_steps == 1
+
+
+@pytest.mark.parametrize("zero", ZEROING)
+def test_a_closure_that_zeroes_after_ascend_is_refused(zero):
+    """The passes at w + eps before the last micro-batch would be lost."""
+    model, optimizer = made()
+    *others, last = micro_batches(model, 0)
+    for run in (*others, last):
+        run()
+    optimizer.ascend()
+    before = copy.deepcopy(optimizer.displacement.moved)
+    assert before
+    for run in others:
+        run()
+    with pytest.raises(RuntimeError, match=r"zeroes gradients of passes between ascend\(\) and step\(\)"):
+        optimizer.step(lambda: (ZEROING[zero](model), last())[1])
+    assert optimizer.num_steps == 0 and not optimizer.displacement.moved
 
 
 def test_step_without_closure_says_what_to_do():

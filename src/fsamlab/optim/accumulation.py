@@ -1,15 +1,18 @@
-"""Gradients that a loop has accumulated before it calls step(closure), and that the pass at w + eps would not see.
+"""Gradients that a loop has accumulated before it calls step(closure), and that a pass at w + eps would not see.
 
 A framework that accumulates runs a backward pass for each micro-batch, and calls step() with the closure of the last
-one. The first pass of that closure completes the gradient of all micro-batches; its second pass, at w + eps, would make
+one. The first pass of that closure would complete the gradient of all micro-batches; its second pass, at w + eps, makes
 the gradient of the last micro-batch alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from fsamlab.axes.sharded import whole
 
@@ -19,59 +22,110 @@ BACKWARD_BEFORE = (
 _MARK = "_version_after_step"  # an attribute of the gradient itself: it goes when the gradient is freed
 
 
-def _last_with_gradient(params: Sequence[Tensor]) -> Tensor | None:
-    """Return the last parameter that has a dense gradient; one parameter tells whether a backward pass ran."""
-    return next((p for p in reversed(params) if p.grad is not None and not p.grad.is_sparse), None)
+def _dense(params: Iterable[Tensor]) -> list[Tensor]:
+    return [p for p in params if p.grad is not None and p.requires_grad and not p.grad.is_sparse]
 
 
-def mark_used(params: Sequence[Tensor]) -> None:
+def mark_used(params: Iterable[Tensor]) -> None:
     """Mark the gradients as those of the step that ends here: a loop may leave them in p.grad until the next step."""
-    p = _last_with_gradient(params)
-    if p is not None:
+    for p in _dense(params):
         setattr(p.grad, _MARK, p.grad._version)  # type: ignore[union-attr]  # writing in place counts the version up
 
 
+@contextmanager
+def _at_first_addition(params: Sequence[Tensor]) -> Iterator[dict[Tensor, Tensor]]:
+    """Yield a dict that says of p whether p.grad was not zero when backward first added to p.grad in the context.
+
+    This is the one moment that tells zeroing from adding, whoever zeroes and in whichever way. fully_shard adds without
+    autograd, and a pass may leave a parameter out: the dict then has no entry.
+    """
+    found: dict[Tensor, Tensor] = {}
+
+    def look(p: Tensor) -> None:
+        if p not in found:
+            found[p] = torch.zeros((), dtype=torch.bool, device=p.device) if p.grad is None else p.grad.detach().any()
+
+    with torch.enable_grad():
+        nodes = [get_gradient_edge(p).node for p in params]
+    hooks = [node.register_prehook(lambda _, p=p: look(p)) for node, p in zip(nodes, params)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _any(flags: Iterable[Tensor]) -> bool:
+    """Return whether one of the flags is set; the host reads once."""
+    found = [whole(flag) for flag in flags]
+    return bool(found) and bool(torch.stack([flag.to(found[0].device) for flag in found]).any())
+
+
 class Accumulated:
-    """The gradient of backward passes that ran since the last step; made before the first pass of a step.
+    """The gradients of backward passes that ran since the last step; made before the first pass of a step.
 
     Args:
         params: the parameters of the optimizer.
-        num_zeroed: returns how often the optimizer's zero_grad() has been called.
     """
 
-    def __init__(self, params: Sequence[Tensor], num_zeroed: Callable[[], int]) -> None:
-        self._num_zeroed, self._zeroed_before = num_zeroed, num_zeroed()
-        self._p = _last_with_gradient(params)
-        self._gradient = None if self._p is None else self._p.grad
-        if self._gradient is not None and getattr(self._gradient, _MARK, None) == self._gradient._version:
-            self._gradient = None  # the last step's
-        # A gradient that was zeroed in place is no one's; read only if the closure keeps the gradient.
-        self._any = None if self._gradient is None else (self._gradient != 0).any()
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        dense = _dense(params)
+        self._new = {p: p.grad for p in dense if getattr(p.grad, _MARK, None) != p.grad._version}  # type: ignore[union-attr]
+        # Of the last step's gradients one is watched: hooks on all parameters in every step would cost.
+        self._watched = list(self._new) or dense[-1:]
 
-    def put_back(self) -> None:
-        """Undo an ascent's `p.grad = None`, so that the closure of the second pass shows whether it zeroes."""
-        if self._p is not None and self._gradient is not None:
-            self._p.grad = self._gradient
+    def guarded(self, descent: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return the closure of the descent batch, whose first run must not add to the gradients before step().
 
-    def settled(self) -> bool:
-        """Return whether there is nothing to refuse: no such gradient, or a closure has zeroed it."""
-        if self._p is None or self._gradient is None:
-            return True
-        if self._p.grad is not self._gradient or self._num_zeroed() > self._zeroed_before:
-            self._gradient = None
-            return True
-        assert self._any is not None
-        return not whole(self._any)
-
-    def refuse(self) -> None:
-        """Refuse a closure that has added to the gradient.
+        An ascent takes gradients over, and a closure on other data zeroes them. Neither tells whether the descent
+        closure zeroes: the gradients are put back before its first run.
 
         Raises:
-            RuntimeError: it has.
+            RuntimeError: by the returned function, where it adds to such gradients.
         """
-        if not self.settled():
+
+        def run() -> Tensor:
+            watched, self._watched = self._watched, []
+            for p, g in self._new.items():
+                p.grad = g
+            self._new = {}
+            before = [(p, p.grad, p.grad._version) for p in watched if p.grad is not None]
+            if not before:
+                return descent()
+            with _at_first_addition([p for p, _, _ in before]) as found:
+                loss = descent()
+            for p, g, version in before:
+                if p not in found and p.grad is g and g._version == version:
+                    found[p] = g.any()
+            if _any(found.values()):
+                raise RuntimeError(
+                    "the closure adds to gradients that were in p.grad before step(), and the pass at w + eps would "
+                    "see the closure's batch alone: zero the gradients in the closure, and run all micro-batches of "
+                    f"the step in the closure; or: {BACKWARD_BEFORE}"
+                )
+            return loss
+
+        return run
+
+
+def keeping(params: Iterable[Tensor], closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return the closure of the last micro-batch at w + eps, which must not zero the gradients of the others there.
+
+    Raises:
+        RuntimeError: by the returned function, where it zeroes them.
+    """
+    probe = _dense(params)[-1:]  # ascend() left no gradients: these are of passes at w + eps
+
+    def run() -> Tensor:
+        before = [p.grad.any() for p in probe if p.grad is not None]
+        with _at_first_addition(probe) as found:
+            loss = closure()
+        kept = [found[p] if p in found else p.grad.any() for p in probe if p in found or p.grad is not None]
+        if _any(before) and not _any(kept):
             raise RuntimeError(
-                "the closure adds to gradients that were in p.grad before step(), and the pass at w + eps would see "
-                "the closure's batch alone: zero the gradients in the closure, and run all micro-batches of the step "
-                f"in the closure; or: {BACKWARD_BEFORE}"
+                "the closure zeroes gradients of passes between ascend() and step(), whose batches would be lost: zero "
+                "the gradients after step() (docs/loops.md)"
             )
+        return loss
+
+    return run

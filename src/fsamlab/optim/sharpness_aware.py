@@ -29,7 +29,7 @@ from fsamlab.axes.metric import Metric
 from fsamlab.axes.radius import Radius
 from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
-from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated
+from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated, keeping
 from fsamlab.optim.guards import rng_state
 from fsamlab.optim.passes import Checked, Closure
 from fsamlab.optim.scaling import refuse_a_scalers_step
@@ -189,7 +189,7 @@ class SharpnessAware(TwoPhase):
             self._finish(self._verdict([], perturbed=False), None, plain=True)
             return loss
         random = rng_state(self.devices) if self.same_rng else None
-        accumulated = Accumulated(list(self.parameters()), lambda: self._num_zeroed)
+        descent = Accumulated(self.parameters()).guarded(descent)
         try:
             clean = self._ascent_pass(descent, ascent_closure, reference_closure)
             self._perturbing = self._decide()
@@ -197,17 +197,11 @@ class SharpnessAware(TwoPhase):
                 assert clean is not None  # what a late decision is made on
                 self._finish(self._verdict([], perturbed=False), None, plain=True)
                 return clean
-            if clean is not None:
-                accumulated.refuse()
-            without_clean = clean is None and not accumulated.settled()
             self._ascend()
             if not self._finite:
                 self._descend([])
                 return torch.full((), math.nan, device=self.device) if clean is None else clean
-            if without_clean:
-                accumulated.put_back()
             perturbed = self.passes.climb(descent, clean is not None, random, self._ascend_further)
-            accumulated.refuse()
             self._descend(perturbed)
         except BaseException:
             self.restore()
@@ -228,7 +222,8 @@ class SharpnessAware(TwoPhase):
         try:
             refuse_a_scalers_step()
             if closure is not None:
-                loss = self.passes.perturbed(self.passes.checked(run, self.device), self.has_clean_loss, None)
+                last = keeping(self.parameters(), self.passes.checked(run, self.device))
+                loss = self.passes.perturbed(last, self.has_clean_loss, None)
                 losses = [] if made[0] is None else [loss]
             self._descend(losses)
         except BaseException:
@@ -270,8 +265,9 @@ class SharpnessAware(TwoPhase):
         perturbed: Tensors = []
         mean: dict[Tensor, Tensor] = {}
         try:
+            accumulated = Accumulated(self.parameters())
             for closure in closures:
-                descent = self.passes.checked(closure, self.device)
+                descent = accumulated.guarded(self.passes.checked(closure, self.device))
                 random = rng_state(self.devices) if self.same_rng else None
                 clean.append(descent())
                 if perturbs:
@@ -305,6 +301,8 @@ class SharpnessAware(TwoPhase):
         """
         choice, every = self.choices.ascent, self.choices.full_every_steps
         own = choice.needs == FULL
+        if choice.needs or self.needs_reference:
+            self._drop_gradients()  # a closure on other data that does not zero them would add to them
         if self.needs_reference or own:
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
             if self._full_step is None or self.num_steps - self._full_step >= every:

@@ -258,7 +258,7 @@ class TwoPhase(Wrapper):
             self.num_nonfinite += 1
         self._clean, self._path = {}, []
         self.num_steps += 1
-        mark_used(list(self.parameters()))
+        mark_used(self.parameters())
 
     @torch.no_grad()
     def _act_between(self, step: Step) -> None:

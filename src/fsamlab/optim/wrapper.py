@@ -66,7 +66,6 @@ class Wrapper(Optimizer):
 
     # state made by a step with lr 0 and without gradients, for checkpoint readers to load into: see step()
     _blank = Shared[bool]()
-    _num_zeroed = Shared[int]()  # calls of zero_grad()
 
     def __init__(self, base: Optimizer, rho: float) -> None:
         if runs_its_closure(base):
@@ -76,7 +75,6 @@ class Wrapper(Optimizer):
         self.base = base
         self._shared: dict[str, Any] = {}
         self._blank = False
-        self._num_zeroed = 0
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
         self._keep_rho_on_load()
 
@@ -122,11 +120,6 @@ class Wrapper(Optimizer):
     def parameters(self) -> Iterator[Tensor]:
         """Iterate over all parameters, in the order of the groups."""
         return (p for group in self.param_groups for p in group["params"])
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Zero the gradients, and count the call: step() wants to know whether its closure zeroes them."""
-        super().zero_grad(set_to_none)
-        self._num_zeroed += 1
 
     def radii(self) -> list[float]:
         """Return rho of each group; groups that were added to the base itself get the default.
