@@ -208,6 +208,7 @@ def test_one_failure_takes_no_other_result_with_it(two_runs, tmp_path):
     [
         (("diagnostics=off",), "diagnostics=off: measures nothing of a checkpoint"),
         (("diagnostics.rhoo=1",), "diagnostics.rhoo: unknown key (did you mean rho?)"),
+        (("diagnostics.num_batches=500",), "to decompose so many batches of"),
         (("diagnostics.rho=nan",), "diagnostics.rho=nan: must be finite and >= 1e-09"),
         (("diagnostics.batchnorm=train",), "diagnostics.batchnorm=train: must be one of eval, reestimated, batch"),
         (("diagnostics.quantities=[lamda]",), "must be one of one_step, m_sharpness"),

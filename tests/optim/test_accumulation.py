@@ -335,7 +335,8 @@ def test_a_closure_that_zeroes_after_ascend_is_refused(zero):
         run()
     with pytest.raises(RuntimeError, match=r"zeroes gradients of passes between ascend\(\) and step\(\)"):
         optimizer.step(lambda: (ZEROING[zero](model), last())[1])
-    assert optimizer.num_steps == 0 and not optimizer.displacement.moved
+    assert optimizer.num_steps == 0
+    assert not optimizer.displacement.moved
 
 
 def test_step_without_closure_says_what_to_do():

@@ -10,7 +10,7 @@ WRONG = {
     "optimizer.rho=nan": "optimizer.rho=nan: must be finite and >= 0",
     "model=resnet19": "model=resnet19: no such option (did you mean resnet18?)",
     "optimizr=sam": "optimizr: unknown key (did you mean optimizer?)",
-    "optimizer.parameters.share=1": "optimizer.parameters.share: unknown key; optimizer.parameters is one value: write",
+    "optimizer.parameters.mine=1": "optimizer.parameters.mine: unknown key; optimizer.parameters is one value: write",
     "task.lss=a:b": "task.lss: unknown key (did you mean loss?)",
     "task=regression": "task: is a section with keys of its own, not one value; write task.KEY=VALUE, KEY one of",
     "task.metrics=a:b": "task.metrics: must be a list, for example 'task.metrics=[VALUE, ...]'",
@@ -21,6 +21,13 @@ WRONG = {
     "train.epochs=1.5": "train.epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer",
     "name=a/b": "name='a/b': must have 1 to 120 printable characters",
     "optimizer.sigma=[": "error:",
+    "optimizer.parameters.sigma=1": "optimizer.parameters.sigma: unknown key; set optimizer.sigma",
+    "optimizer.parameters.sigm=1": "optimizer.parameters.sigm: unknown key (did you mean optimizer.sigma?)",
+    "optimizer.parametrs.sigma=1": "optimizer.parametrs: unknown key (did you mean parameters?)",
+    "+optimizer.parameters.lmda=1": "no choice made here has it (did you mean optimizer.lmbda?); leave it out",
+    "optimizer.base.lr=1": "optimizer.base: is one value, without keys of its own; write optimizer.base=VALUE",
+    "diagnostics.quantities.x=1": "diagnostics.quantities.x=1: diagnostics.quantities is a list: write",
+    "seed.x=1": "seed: is one value, without keys of its own; write seed=VALUE",
     "model.width=-3": "model.width=-3: must be finite and >= 1",
 }
 

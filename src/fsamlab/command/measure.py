@@ -22,6 +22,7 @@ from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.frozen_job import MEASURE, FrozenJob
 from fsamlab.rundir.measurements import MEASUREMENTS, read_all
+from fsamlab.rundir.reading import read_summary
 from fsamlab.storage.reading import damaged, read_json
 from fsamlab.storage.writing import check_writable
 
@@ -61,8 +62,8 @@ def measure_runs(runs: list[Path], overrides: list[str], work: Work | None = Non
         runs with damaged files alone.
 
     Raises:
-        ConfigError: an override has a value that is not allowed, or a run does not have the checkpoint. No job was
-            started.
+        ConfigError: an override has a value that is not allowed, a run does not have the checkpoint, or the training
+            set of a run is too small for the measurement. No job was started.
     """
     work = work or MEASUREMENT
     from hydra import compose
@@ -118,6 +119,7 @@ def _check_files(run: Path, folder_name: str) -> bool:
     except OSError as e:
         raise damaged(Path(e.filename), f"cannot be written: {e.strerror}", mend) from e
     read_all(run, folder_name)
+    read_summary(run)
     return True
 
 
@@ -150,4 +152,12 @@ def of_restart(config: Config) -> tuple[Config, bool]:
     return config, restarted
 
 
-MEASUREMENT = Work("measure", MEASURE, MEASUREMENTS, typed_measure, lambda runs, config: None)
+def check_num_train(runs: list[Path], config: MeasureConfig) -> None:
+    """Refuse runs whose training set is too small, as far as they have finished; the job of a run checks again."""
+    for run in runs:
+        num_train = read_summary(run).get("data/num_train")
+        if isinstance(num_train, int):
+            config.diagnostics.check_num_train(num_train, run_config(run).data.batch_size)
+
+
+MEASUREMENT = Work("measure", MEASURE, MEASUREMENTS, typed_measure, check_num_train)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
@@ -139,8 +139,11 @@ def check_words(words: Iterable[str]) -> None:
     check_names(override.value() for override in parsed if override.key_or_group == "hydra.searchpath")
     for override in parsed:
         key, value = override.key_or_group, override.value()
-        if key in switches() and isinstance(value, int | float) and value not in (0, 1):
+        if hints().get(key) is bool and isinstance(value, int | float) and value not in (0, 1):
             raise ConfigError(key, value, "must be true or false")  # OmegaConf turns every number but 0 into true
+        above = key.rpartition(".")[0]
+        if is_list(hints().get(above)):
+            raise ConfigError(key, value, f"{above} is a list: write '{above}=[VALUE, ...]'")
         if key in SCHEMAS and value == {}:
             raise ConfigError(key, value, "changes nothing; give the name of an option, or keys: {key: value}")
         if key not in (*SCHEMAS, *LISTED_GROUPS) or override.is_delete() or isinstance(value, dict | Glob):
@@ -150,18 +153,22 @@ def check_words(words: Iterable[str]) -> None:
 
 
 @cache
-def switches() -> frozenset[str]:
-    """Return the dotted keys of all schemas whose type is bool."""
+def hints() -> dict[str, Any]:
+    """Return dotted key -> type of all schemas."""
 
-    def walk(schema: Any, prefix: str) -> Iterator[str]:
+    def walk(schema: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for name, hint in get_type_hints(schema).items():
-            if hint is bool:
-                yield prefix + name
-            elif is_dataclass(hint):
+            yield prefix + name, hint
+            if is_dataclass(hint):
                 yield from walk(hint, f"{prefix}{name}.")
 
-    found = {key for group, schemas in SCHEMAS.items() for cls in schemas.values() for key in walk(cls, f"{group}.")}
-    return frozenset(found | set(walk(Config, "")))
+    groups = [(group, cls) for group, schemas in SCHEMAS.items() for cls in schemas.values()]
+    return {key: hint for group, cls in (*groups, ("", Config)) for key, hint in walk(cls, group and f"{group}.")}
+
+
+def is_list(hint: Any) -> bool:
+    """Return whether values of a type are lists."""
+    return list in (get_origin(hint), *map(get_origin, get_args(hint)))
 
 
 LISTED_GROUPS = ("experiment", "sweeps")  # groups that take several options, [a,b]

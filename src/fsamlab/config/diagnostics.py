@@ -20,6 +20,7 @@ QUANTITIES = (  # the allowed values of diagnostics.quantities; diagnostics/quan
     "direction_curvature",
     "noise",
 )
+OF_COMING_BATCHES = QUANTITIES[-4:]  # these read batches as training makes them
 
 RADIUS = (1e-9, 1e6)  # below, the difference of two losses is lost in the rounding of fp32
 
@@ -66,4 +67,23 @@ class DiagnosticsConfig:
                 k + "every_epochs",
                 self.every_epochs,
                 f"has nothing to measure; set diagnostics.quantities to some of {', '.join(QUANTITIES)}",
+            )
+
+    def check_num_train(self, num_train: int, batch_size: int) -> None:
+        """Refuse a training set that has too few samples for the coming batches.
+
+        Args:
+            num_train: number of samples of the training set.
+            batch_size: batch size of training.
+
+        Raises:
+            ConfigError: it has.
+        """
+        need = (self.num_batches + 2) * batch_size
+        if need > num_train and set(self.quantities) & set(OF_COMING_BATCHES):
+            raise ConfigError(
+                "diagnostics.num_batches",
+                self.num_batches,
+                f"to decompose so many batches of {batch_size} needs {need} training samples, but there are "
+                f"{num_train}; lower this number or data.batch_size, or choose other diagnostics.quantities",
             )

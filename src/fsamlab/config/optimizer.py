@@ -14,6 +14,7 @@ from fsamlab.checks import (
     ConfigError,
     Number,
     check_fields,
+    did_you_mean,
     is_recorded,
     label,
     listed,
@@ -121,7 +122,9 @@ class OptimizerConfig:
             if name in self.__dataclass_fields__ and getattr(self, name) is not None:
                 raise ConfigError(name, getattr(self, name), f"optimizer.parameters.{name} is set too: leave out one")
             if name not in taken:
-                allowed = f"has no effect in optimizer={self.name}: no choice made here has it; leave it out"
+                near = did_you_mean(name, sorted(taken - own))
+                near = near or did_you_mean(name, sorted(own)).replace("mean ", "mean optimizer.")
+                allowed = f"has no effect in optimizer={self.name}: no choice made here has it{near}; leave it out"
                 raise ConfigError(f"parameters.{name}", value, allowed)
         self._check_all_set(chosen)
         self._check_base_state(chosen)

@@ -113,15 +113,7 @@ class Diagnostics:
                 largest,
                 f"so many samples need {bytes_needed / 2**30:.0f} GiB of memory; choose fewer",
             )
-        need = (self.cfg.num_batches + 2) * self.batch_size
-        if self.decomposes and need > self.train.num_samples:
-            raise ConfigError(
-                "diagnostics.num_batches",
-                self.cfg.num_batches,
-                f"to decompose so many batches of {self.batch_size} needs {need} training samples, but there are "
-                f"{self.train.num_samples}; lower this number or data.batch_size, or choose other "
-                "diagnostics.quantities",
-            )
+        self.cfg.check_num_train(self.train.num_samples, self.batch_size)
 
     @property
     def sample_hash(self) -> str:

@@ -162,6 +162,8 @@ def from_hydra(error: BaseException) -> str:
             if "not in" in more[0]:
                 owner = re.search(r"not in '(\w+)'", more[0])
                 return unknown_anywhere(key, f" in conf/{inside[1]}.yaml", owner[1] if owner else "")
+        if "'{}'" in reason:  # of KEY={}, and of KEY.NAME=VALUE
+            return f"{key}: is one value, without keys of its own; write {key}=VALUE"
         if "Missing mandatory value" in reason:
             return f"{key}: must be given: {key}={'OPTION' if key in SCHEMAS else 'VALUE'} on the command line"
         return f"{key}={shown(value[1])}: {reason}" if value else in_plain_words(key, reason)
@@ -182,8 +184,8 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
         return unknown_key(key, key, known, "the config")
     schemas = schemas_of(where)
-    if not schemas and not file:  # a mapping of free form, which Hydra does not let an override extend
-        return f"{shown(key)}: unknown key; {where} is one value: write {where}={{{name}: VALUE, ...}}"
+    if not schemas and not file:
+        return _below_a_value(key, where, name)
     schemas = [schema for schema in schemas if schema.__name__ == owner] or schemas
     known = sorted({f.name for schema in schemas for f in fields(schema)})
     if file:
@@ -195,6 +197,20 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         ]
         return f"{shown(key)}: the chosen option of {group} has no such key, but options of schema {', '.join(owners)}"
     return unknown_key(key, name, known, where)
+
+
+def _below_a_value(key: str, where: str, name: str) -> str:
+    """Return the message for the key `where`.`name`, where `where` is no section of the config."""
+    section, _, last = where.rpartition(".")
+    hints = [get_type_hints(schema) for schema in (schemas_of(section) if section else [Config])]
+    if not any(last in hint for hint in hints):  # the mistake is in front of the last dot
+        return unknown_anywhere(where)
+    # A mapping of free form, which Hydra does not let an override extend. A key of the section does not go there.
+    beside = sorted({field for hint in hints for field in hint} - {last})
+    if name in beside:
+        return f"{shown(key)}: unknown key; set {section}.{name}"
+    near = did_you_mean(name, beside).replace("mean ", f"mean {section}.")
+    return f"{shown(key)}: unknown key{near}; {where} is one value: write {where}={{{name}: VALUE, ...}}"
 
 
 def schemas_of(section: str) -> list[Any]:
