@@ -316,9 +316,9 @@ def _said(bound: float) -> str:
     return str(bound) if isinstance(bound, int) and abs(bound) < 10**7 else f"{bound:.10g}"
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str], cutoff: float = 0.5) -> str:
     """Return `" (did you mean X?)"` for the most similar word of `known`, or an empty string."""
-    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=cutoff)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

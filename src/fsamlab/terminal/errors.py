@@ -209,7 +209,7 @@ def _below_a_value(key: str, where: str, name: str) -> str:
     beside = sorted({field for hint in hints for field in hint} - {last})
     if name in beside:
         return f"{shown(key)}: unknown key; set {section}.{name}"
-    near = did_you_mean(name, beside).replace("mean ", f"mean {section}.")
+    near = did_you_mean(name, beside, cutoff=0.75).replace("mean ", f"mean {section}.")
     return f"{shown(key)}: unknown key{near}; {where} is one value: write {where}={{{name}: VALUE, ...}}"
 
 
