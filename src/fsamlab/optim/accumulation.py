@@ -120,7 +120,8 @@ def keeping(params: Iterable[Tensor], closure: Callable[[], Tensor]) -> Callable
         before = [p.grad.any() for p in probe if p.grad is not None]
         with _at_first_addition(probe) as found:
             loss = closure()
-        kept = [found[p] if p in found else p.grad.any() for p in probe if p in found or p.grad is not None]
+        now = {p: p.grad.any() for p in probe if p.grad is not None}
+        kept = {**now, **found}.values()  # a pass without a gradient of p has no entry in `found`
         if _any(before) and not _any(kept):
             raise RuntimeError(
                 "the closure zeroes gradients of passes between ascend() and step(), whose batches would be lost: zero "

@@ -54,7 +54,7 @@ def check_exist(paths: Iterable[Path]) -> None:
 def no_runs(paths: Sequence[Path], why: str) -> ConfigError:
     """Return the error for a command without runs; the message names a sweep below the paths, if there is one."""
     below = next((str(found.parents[1]) for path in paths for found in sorted(path.glob("*/*/config.yaml"))), None)
-    example = f", such as {below}" if below else ""
+    example = f", such as {below}, or {Path(below).parent}/* for the runs of all directories there" if below else ""
     return ConfigError(
         "RUNS", " ".join(map(str, paths)) or "none", f"{why}; give a run's or a sweep's directory{example}"
     )
