@@ -47,6 +47,7 @@ OFTEN CHANGED (key=value)
   model.init=official|he     model.block=bottleneck|basic   (docs/models.md)
   data.batch_size=64         data.root=data
   data.label_noise=0.4       share of redrawn training labels (docs/data.md)
+  data.imbalance=100         a long tail         data.augment.mixup=0.2
   train.epochs=60            train.precision=fp32|bf16   train.num_threads=1
   task.loss=my_tasks:focal   a loss of your own (docs/adding_a_task.md)
   tracker=none               local files only
