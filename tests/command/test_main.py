@@ -34,7 +34,8 @@ def test_no_runs_is_one_line(command, tmp_path, capfd):
 
 def test_the_directory_of_all_sweeps_is_refused_with_one_of_them(run, tmp_path, capfd):
     line = refused(capfd, "report", tmp_path)
-    assert line.endswith(f"; give a run's or a sweep's directory, such as {run.parent}")
+    assert f"; give a run's or a sweep's directory, such as {run.parent}, or " in line
+    assert line.endswith(f"{run.parents[1]}/* for the runs of all directories there")
 
 
 @pytest.mark.parametrize("command", READERS)
