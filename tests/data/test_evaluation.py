@@ -164,5 +164,7 @@ def test_evaluation_sets_are_refused_for_training():
         DataConfig(name="imagenet_c").check_name()
     with pytest.raises(ConfigError, match=r"data.corruptions=fogg: must be out of .* \(did you mean fog\?\)"):
         CorruptedConfig(name="cifar10c", corruptions=["fogg"])
+    with pytest.raises(ConfigError, match="fsamlab does not download cifar10c; unpack https://zenodo"):
+        CorruptedConfig(name="cifar10c", download=True)
     with pytest.raises(ConfigError, match="must name each corruption once"):
         CorruptedConfig(name="cifar10c", corruptions=["fog", "fog"])

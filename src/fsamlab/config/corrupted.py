@@ -46,6 +46,9 @@ class CorruptedConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fields("data.", self)
+        if self.download:
+            allowed = f"fsamlab does not download {self.name}; unpack {SOURCES.get(self.name)} into data.root"
+            raise ConfigError("data.download", True, allowed)
         for name in self.corruptions:
             if name not in STANDARD + EXTRA:
                 hint = did_you_mean(name, [*STANDARD, *EXTRA])
