@@ -143,9 +143,10 @@ def test_missing_and_damaged_images(roots, name, image):
         build(name, roots)
 
 
-def test_cars_cannot_be_downloaded(tmp_path):
-    with pytest.raises(ConfigError, match=r"data.download=True: torchvision cannot download .*cars_train/, cars_test/"):
-        build("stanford_cars", tmp_path, download=True)
+def test_cars_cannot_be_downloaded(roots, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no .*, and torchvision cannot download .*cars_train/, cars_test/"):
+        build("stanford_cars", tmp_path / "elsewhere", download=True)
+    assert build("stanford_cars", roots, download=True).num_classes == 196  # the files are there
 
 
 def test_download_that_fails(tmp_path, monkeypatch):

@@ -49,18 +49,21 @@ def open_listed(cfg: DataConfig, root: Path) -> tuple[ListedImages, ListedImages
     The official training and validation parts together are the training part: `data.val_size` holds out from them.
 
     Raises:
-        ConfigError: files are missing or damaged, or the set is to be downloaded and cannot be.
+        ConfigError: files are missing or damaged, or the download failed.
     """
     place, read = LISTED[cfg.name], READERS[cfg.name]
     folder = root / place.folder
-    if cfg.download and cfg.name == "stanford_cars":
-        raise ConfigError("data.download", True, _put_the_cars(folder, "torchvision cannot download Stanford Cars"))
-    if cfg.download:
+    by_hand = cfg.name == "stanford_cars"  # torchvision cannot download the set: the authors' address is gone
+    if cfg.download and not by_hand:
         with downloading(cfg, root):
             read(root, True)
     absent = [path for path in map(folder.joinpath, (*place.images, *place.labels)) if not path.exists()]
-    if absent and cfg.name == "stanford_cars":
-        raise ConfigError("data.root", cfg.root, _put_the_cars(folder, f"there is no {absent[0]}"))
+    if absent and by_hand:
+        allowed = (
+            f"there is no {absent[0]}, and torchvision cannot download Stanford Cars; put cars_train/, cars_test/, "
+            f"devkit/ (with cars_meta.mat, cars_train_annos.mat) and cars_test_annos_withlabels.mat into {folder}"
+        )
+        raise ConfigError("data.root", cfg.root, allowed)
     if absent:
         raise missing_files(cfg, folder, f": there is no {absent[0]}")
     try:
@@ -73,13 +76,6 @@ def open_listed(cfg: DataConfig, root: Path) -> tuple[ListedImages, ListedImages
         _check(cfg, samples, place.num_classes)
     classes = [str(number) for number in range(1, place.num_classes + 1)]  # as the label files count them
     return ListedImages(parts[0], classes), ListedImages(parts[1], classes)
-
-
-def _put_the_cars(folder: Path, what: str) -> str:
-    return (
-        f"{what}, and their first address is gone; put cars_train/, cars_test/, devkit/ (with cars_meta.mat and "
-        f"cars_train_annos.mat) and cars_test_annos_withlabels.mat into {folder}"
-    )
 
 
 def _check(cfg: DataConfig, samples: Samples, num_classes: int) -> None:
