@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fsamlab.config import MISSING, SCHEMAS
 from fsamlab.metrics import EVALUATED
 from fsamlab.rundir.find import current_status, read_whole
 from fsamlab.rundir.measurements import latest, latest_evaluations, read_measurements
@@ -56,7 +59,9 @@ def collect_run(directory: Path) -> Row:
     damage: list[str] = []
     row: Row = {"directory": str(directory)}
     if (directory / "config.yaml").exists():
-        row.update(flatten(read_whole(read_config, directory, damage) or {}))
+        config = flatten(read_whole(read_config, directory, damage) or {})
+        missing = {k: v for k, v in of_earlier_versions().items() if k not in config} if config else {}
+        row.update({**config, **missing})
     row.update(read_whole(read_summary, directory, damage) or {})
     row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
     row.update({f"{EVALUATED}{k}": v for k, v in (read_whole(latest_evaluations, directory, damage) or {}).items()})
@@ -67,6 +72,28 @@ def collect_run(directory: Path) -> Row:
         words = [str(status["exception"])] if status["status"] == "damaged" else []
         row.update(status="damaged", exception="; ".join([*words, *damage]))
     return row
+
+
+@cache
+def of_earlier_versions() -> Row:
+    """Return the default of each setting that all options of a group have, with dotted keys.
+
+    A run of an earlier version does not record a setting that was added later. Without the default such a run and a new
+    run of the same setting would be two settings in a table, and their seeds would not be averaged.
+    """
+    found: Row = {}
+
+    def walk(schema: Any, prefix: str) -> None:
+        for field in dataclasses.fields(schema):
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if dataclasses.is_dataclass(made):
+                walk(made, f"{prefix}{field.name}.")
+            elif made not in (None, MISSING, dataclasses.MISSING):
+                found.update(flatten({field.name: made}, prefix))
+
+    for group, schemas in SCHEMAS.items():
+        walk(next(iter(schemas.values())), f"{group}.")
+    return found
 
 
 def read_run_rows(directory: Path) -> RunRows:
