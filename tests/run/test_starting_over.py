@@ -16,8 +16,9 @@ from fsamlab.rundir.rows import read_rows
 from fsamlab.storage.writing import write_json
 
 OLD = {
-    "summary.json", "measurements/last-step3-x.jsonl", "checkpoints/last.pt", "checkpoints/best.pt",
-    "checkpoints/previous.broken", "metrics.jsonl", "metrics.jsonl.damaged", "inputs.json",
+    "summary.json", "measurements/last-step3-x.jsonl", "evaluations/last-step3-x.jsonl",
+    "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/previous.broken",
+    "metrics.jsonl", "metrics.jsonl.damaged", "inputs.json",
 }  # fmt: skip
 
 
@@ -40,8 +41,9 @@ def finished(tmp_path, config):
     (directory / "checkpoints" / "previous.broken").touch()
     (directory / "metrics.jsonl.damaged").touch()
     write_json(directory / "inputs.json", {"data": "of the earlier life"})
-    (directory / "measurements").mkdir()
-    (directory / "measurements" / "last-step3-x.jsonl").write_text(json.dumps({"step": 3, "measured": "1"}) + "\n")
+    for folder in ("measurements", "evaluations"):
+        (directory / folder).mkdir()
+        (directory / folder / "last-step3-x.jsonl").write_text(json.dumps({"step": 3, "measured": "1"}) + "\n")
     return directory
 
 
