@@ -1,4 +1,5 @@
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_a_field_without_effect_is_refused_before_anything_is_built(composed):
     with pytest.raises(ConfigError, match=r"model.block=basic: has no effect in model=resnet10t; leave it null"):
         composed("model=timm", "model.name=resnet10t", "model.block=basic")
     assert composed("model=resnet18", "model.init=he").model.init == "he"
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "form"),
+    [("wrn28_10", 27, "6n+4"), ("wrn28_10_official", 28 + 3, "6n+4"), ("pyramidnet110", 104, "9n+2")],
+)
+def test_a_depth_of_another_form_is_refused_before_anything_is_built(name, depth, form, composed):
+    with pytest.raises(ConfigError, match=rf"model.depth={depth}: must be {re.escape(form)} \("):
+        composed(f"model={name}", f"model.depth={depth}")
 
 
 def test_deit_for_fine_tuning(composed):

@@ -32,6 +32,8 @@ OWN_MODELS: dict[str, tuple[str, ...]] = {  # the models of fsamlab.models -> th
     "pyramidnet110": ("depth", "alpha", "block"),
     "mlp": ("width", "depth"),
 }
+WIDE_DEPTH = (6, 4)  # layers of n blocks in each of three stages, 6n, and outside of the stages
+PYRAMID_DEPTH = {"basic": (6, 2), "bottleneck": (9, 2)}  # likewise, by model.block
 OF_TIMM = ("drop_path",)
 OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path", "init", "block")  # fields that only some models use
 FOR_TABLES = ("mlp",)  # their input is (batch, columns); all other models take images
@@ -64,12 +66,12 @@ class ModelConfig:
             )
 
     def check_name(self) -> None:
-        """Refuse the name of a model that this package does not have, and a field that the model does not use.
+        """Refuse the name of a model that this package does not have, and fields that do not fit the model.
 
         Names of timm and imported models are checked when they are built.
 
         Raises:
-            ConfigError: lists the names, or the models that use the field.
+            ConfigError: lists the names, the models that use the field, or the depths.
         """
         if self.import_path is not None:
             return
@@ -84,10 +86,21 @@ class ModelConfig:
         for name, value in self.options().items():
             if name not in used:
                 raise no_effect(name, value, self.name)
+        if self.depth is not None and used == WIDE:
+            check_depth(self.depth, *WIDE_DEPTH)
+        if self.depth is not None and self.name == "pyramidnet110":
+            check_depth(self.depth, *PYRAMID_DEPTH[self.block or "basic"])
 
     def options(self) -> dict[str, Any]:
         """Return the optional fields that are set."""
         return {name: getattr(self, name) for name in OPTIONS if getattr(self, name) is not None}
+
+
+def check_depth(depth: int, step: int, rest: int) -> None:
+    """Refuse a depth that is not `step` n + `rest` for a positive integer n."""
+    if depth < step + rest or (depth - rest) % step:
+        examples = ", ".join(str(step * n + rest) for n in (1, 2, 3, 4))
+        raise ConfigError("model.depth", depth, f"must be {step}n+{rest} ({examples}, ...)")
 
 
 def no_effect(field: str, value: object, model: str) -> ConfigError:

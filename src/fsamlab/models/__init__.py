@@ -68,7 +68,7 @@ def build_model(
     used = inspect.signature(builder).parameters
     for name, value in options.items():
         if name not in used:
-            raise no_effect(name, value, cfg.name)
+            raise no_effect(name, value, cfg.name if cfg.import_path is None else cfg.import_path)
     if cfg.library == "timm" and cfg.import_path is None:
         options |= {"name": cfg.name, "pretrained": cfg.pretrained and start_weights, "image_size": image_size}
     model: nn.Module

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsamlab.config import ConfigError
+from fsamlab.config.model import PYRAMID_DEPTH, check_depth
 from fsamlab.models.init import he_init
 
 
@@ -88,10 +88,9 @@ def pyramidnet110(
         ConfigError: the depth is not of this form.
     """
     bottleneck = block == "bottleneck"
-    of_a_stage, depths = (9, "9n+2 (11, 20, 29, ..., 110)") if bottleneck else (6, "6n+2 (8, 14, 20, ..., 110)")
-    if depth < of_a_stage + 2 or (depth - 2) % of_a_stage:
-        raise ConfigError("model.depth", depth, f"must be {depths}")
-    num_blocks = 3 * ((depth - 2) // of_a_stage)
+    step, rest = PYRAMID_DEPTH[block]
+    check_depth(depth, step, rest)
+    num_blocks = 3 * ((depth - rest) // step)
     layers: list[nn.Module] = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)]
     channels = 16
     for k in range(num_blocks):

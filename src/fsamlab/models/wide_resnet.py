@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsamlab.config import ConfigError
+from fsamlab.config.model import WIDE_DEPTH, check_depth
 from fsamlab.models.init import he_init
 
 
@@ -53,8 +53,7 @@ def wrn28_10(
     Raises:
         ConfigError: the depth is not of this form.
     """
-    if depth < 10 or (depth - 4) % 6:
-        raise ConfigError("model.depth", depth, "must be 6n+4 (10, 16, 22, 28, ...)")
+    check_depth(depth, *WIDE_DEPTH)
     layers: list[nn.Module] = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)]
     channels = 16
     for stage, stride in ((16, 1), (32, 2), (64, 2)):
