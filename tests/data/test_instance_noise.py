@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig
+from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.data import build_data, instance_noise
 from fsamlab.data.instance_noise import add_instance_noise, flip_rates
 from fsamlab.data.label_noise import add_label_noise
@@ -81,7 +81,7 @@ def test_the_wrong_class_depends_on_the_image_and_on_its_class():
 
 def test_a_set_in_memory_gets_it_and_records_the_share():
     data = build_data(
-        DataConfig(name="digits", test_size=497, val_size=300, label_noise=0.4, noise_type="instance"),
+        SyntheticConfig(name="synthetic", num_samples=1000, test_size=100, label_noise=0.4, noise_type="instance"),
         0,
         torch.device("cpu"),
         Path(),

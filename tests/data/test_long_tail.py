@@ -88,7 +88,7 @@ def test_facts_count_the_true_classes_and_noise_is_a_share_of_what_is_left():
     data = build_data(cfg, 0, CPU, Path())
     counts = [int(count) for count in data.facts["class_counts"].split()]
     assert sum(counts) == data.facts["num_train"] == data.train.num_samples
-    assert counts[0] // counts[3] == 8
+    assert counts[3] == counts[0] // 8
     assert data.facts["effective_label_noise"] == round(0.5 * sum(counts)) / sum(counts)
     assert data.val.num_samples == data.test.num_samples == 100
     plain = build_data(SyntheticConfig(name="synthetic", **fields), 0, CPU, Path())

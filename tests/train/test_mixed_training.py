@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.marks import long_but
 from support.runs import build_trainer, compose_tiny
 
 MIXED = ("data.augment.mixup=0.8", "data.augment.cutmix=1", "diagnostics=off")
@@ -54,7 +55,7 @@ def test_an_ascent_batch_of_other_samples_has_a_mixture_of_its_own():
     assert same(ascent, trainer.passes.mixing.ascent(trainer.data.train.other(1, 32), 1))
 
 
-@pytest.mark.parametrize("share", [0.25, 1.5])
+@pytest.mark.parametrize("share", long_but((1.5,), [0.25, 1.5]))
 def test_a_nested_ascent_batch_has_the_mixture_of_the_descent_batch(share):
     _, _, mixed, seen = seen_in_a_step("optimizer=fsam_quarter", f"optimizer.ascent_share={share}", step=1)
     ascent = next(part for part in seen if len(part) != len(mixed))

@@ -94,7 +94,7 @@ class DataConfig:
     eval_batch_size: int = number(1024, 1, COUNT)
     drop_last: bool = False
     num_workers: int = number(0, 0, 256)  # streamed data only; in-memory sets need none
-    # Number of training images to keep; null keeps all that the split leaves.
+    # Number of training images to keep, before imbalance cuts the tail; null keeps all that the split leaves.
     train_size: int | None = number(None, 1, COUNT)
     val_size: int = number(0, 0, COUNT)  # samples held out from the training part by seed; their labels stay clean
     test_size: int | None = number(None, 1, COUNT)  # only for sets without a test part of their own
