@@ -37,12 +37,10 @@ def runs(tmp_path):
 def test_both_values_stand_beside_the_reference(compare, runs):
     code, out, _ = compare(runs, "--reference", "nblt-sam")
     assert code == 0
-    (row,) = [line for line in out.splitlines() if line.startswith("│ sam")]
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == [
-        *("sam", "2", "nblt-sam", "yes"),
-        *("80.80 ± 0.14", "81.00 ± 0.14"),
-        *("80.78", "+0.02", "80.88", "+0.12"),
+    rows = [line.strip("│").split("│") for line in out.splitlines() if line.startswith("│ SAM")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["SAM", "2", "last", "80.80 ± 0.14", "80.78", "+0.02", "nblt-sam", "same"],
+        ["SAM", "2", "best on test", "81.00 ± 0.14", "80.88", "+0.12", "nblt-sam", "same"],
     ]
     assert "nblt-sam: SAM, official log; seed 1; nblt/F-SAM at 2e2f989" in out
     assert "it selects nothing" in out
@@ -76,7 +74,7 @@ def test_a_difference_of_exactly_the_band_is_inside(compare, tmp_path):
 
 
 def test_another_lambda_is_shown_and_not_checked(compare, tmp_path):
-    put_run(tmp_path / "runs" / "fsam", "optimizer=fsam", curve=(70.0, 81.4))
+    put_run(tmp_path / "runs" / "fsam", "optimizer=fsam", "optimizer.lmbda=0.9", curve=(70.0, 81.4))
     code, out, _ = compare(tmp_path / "runs", "--band", "5")
     assert code == 4
     assert "F-SAM does not have the setting of nblt-fsam-0.95: optimizer.lmbda 0.9 (reference 0.95)" in out

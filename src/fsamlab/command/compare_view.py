@@ -13,10 +13,10 @@ from rich.text import Text
 
 from fsamlab.config import ConfigError, did_you_mean
 from fsamlab.report.gather import gather
-from fsamlab.results.comparison import Beside, beside, comparison_table, without_reference
+from fsamlab.results.comparison import STANDS_BESIDE, Beside, beside, comparison_table, without_reference
 from fsamlab.results.reference_files import known_references
 from fsamlab.results.references import BEST, KINDS, LAST, UNSTATED, Reference
-from fsamlab.results.settings import MAX_NAMED, more, plain
+from fsamlab.results.settings import MAX_NAMED, more
 from fsamlab.terminal import output
 from fsamlab.terminal.tables import Column, table, wrapped
 from fsamlab.terminal.text import console
@@ -24,6 +24,8 @@ from fsamlab.terminal.text import console
 # Exit codes. 1 is an error and 2 a mistyped option, so that a script can tell both from an answer.
 INSIDE, OUTSIDE, NOTHING, UNFINISHED, LACKING = 0, 3, 4, 5, 6
 FILES = (".yaml", ".yml")
+EPOCHS = {LAST: "last", UNSTATED: "unstated", BEST: "best on test"}
+NARROW = 90  # characters of a screen on which the first word of these has to do; the lines below explain the words
 
 
 def chosen_references(words: Sequence[str]) -> list[Reference]:
@@ -87,6 +89,8 @@ def show_comparison(paths: Sequence[Path], words: Sequence[str], band: float | N
     references = chosen_references(words)
     gathered = gather(paths)
     found = beside(gathered.study, references, asked=bool(words))
+    met = {one.group for one in found if not one.differences}
+    found = [one for one in found if words or not one.differences or one.group not in met]
     verdict = judged(found, band)
     if as_json:
         rows = comparison_table(found).to_dict("records")
@@ -149,28 +153,25 @@ def judged(found: Sequence[Beside], band: float | None) -> Verdict:
 
 
 def _table(found: Sequence[Beside], width: int | None) -> Any:
-    keys = list(found[0].keys)
-    has = {kind for one in found for kind in one.reference.values}
-    columns = [*(Column(key.removesuffix(".name")) for key in keys), Column("n", right=True), Column("reference")]
-    columns += [Column("same setting")]
-    columns += [Column("last", right=True), Column("best on test", right=True)]
-    titles = {LAST: "reference, last", BEST: "reference, best on test", UNSTATED: "reference, epoch not stated"}
-    for kind in (LAST, BEST, UNSTATED):
-        if kind in has:
-            against = "last" if kind == UNSTATED else titles[kind].removeprefix("reference, ")
-            columns += [
-                Column(titles[kind], right=True),
-                Column(f"ours minus reference, {against}", right=True, rank=1),
-            ]
+    """Return a table with a row for each group, reference and kind of value: long rather than wide."""
+    columns = [
+        Column("runs"),
+        Column("n", right=True, rank=1),
+        Column("epoch"),
+        Column("ours", right=True),
+        Column("theirs", right=True),
+        Column("gap", right=True),
+        Column("reference"),
+        Column("setting", rank=2),
+    ]
     rows: list[list[str | Text]] = []
     for one in found:
-        row: list[str | Text] = [plain(one.keys[key]) for key in keys]
-        row += [str(len(one.finished)), one.reference.name, "no" if one.differences else "yes"]
-        row += [one.mean_said(kind) for kind in (LAST, BEST)]
-        for kind in (LAST, BEST, UNSTATED):
-            if kind in has:
-                row += [one.reference_said(kind), one.gap_said(kind)]
-        rows.append(row)
+        for kind in one.reference.values:
+            ours = one.mean_said(STANDS_BESIDE[kind])
+            epoch = EPOCHS[kind].split()[0] if width and width < NARROW else EPOCHS[kind]
+            row: list[str | Text] = [one.group, str(len(one.finished)), epoch, ours]
+            row += [one.reference_said(kind), one.gap_said(kind), one.reference.name]
+            rows.append([*row, "differs" if one.differences else "same"])
     title = "Test accuracy in %" if all(one.percent for one in found) else "Test metric; accuracies in %"
     return table(columns, rows, width, f"{title} beside reference numbers, mean ± standard deviation over seeds")
 
@@ -180,7 +181,9 @@ def _notes(found: Sequence[Beside], shown: Sequence[Beside], alone: Sequence[str
     named = {one.reference.name: one.reference for one in shown}
     lines = [f"{name}: {reference.remarks}" for name, reference in named.items()]
     if named:
-        lines.append("best on test: best epoch on test data, as published values often are; it selects nothing here")
+        lines.append("best on test: the best epoch on test data, as published values often are; it selects nothing")
+    if any(UNSTATED in one.reference.values for one in shown):
+        lines.append("unstated: the source does not say which epoch counts; ours is the last")
     for one in found:
         if one.differences:
             said = "; ".join(one.differences[:MAX_NAMED]) + more(one.differences)

@@ -20,10 +20,11 @@ import pandas as pd
 
 from fsamlab import metrics
 from fsamlab.metrics import AT_CHECKPOINT, EVALUATED, is_measured
-from fsamlab.report import page_notes, page_tables
+from fsamlab.report import page_notes, page_references, page_tables
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
+from fsamlab.results.comparison import Beside
 from fsamlab.results.settings import METHOD, values_of
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
@@ -58,7 +59,8 @@ def render(gathered: Gathered, title: str) -> str:
     """Return the page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     varied = varying_keys(gathered)
-    data = payload(gathered, varied)
+    references = page_references.same_setting(gathered)
+    data = payload(gathered, varied, references)
     script = "\n".join(_asset(name) for name in SCRIPTS[1:])
     scripts = [_asset(SCRIPTS[0]), f'(() => {{\n"use strict";\n{script}\n}})();']
     return environment.from_string(_asset("page.html")).render(
@@ -73,6 +75,8 @@ def render(gathered: Gathered, title: str) -> str:
         counts=gathered.counts(),
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),
+        references=page_references.reference_table(references),
+        sources=page_references.sources(references),
         tied=gathered.study.tie_notes(),
         conventions=page_notes.convention_notes(gathered),
         unfinished=page_tables.unfinished(gathered),
@@ -83,7 +87,7 @@ def render(gathered: Gathered, title: str) -> str:
     )
 
 
-def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
+def payload(gathered: Gathered, varied: Sequence[str], references: Sequence[Beside] = ()) -> dict[str, Any]:
     """Return the data of the page's script, ready for JSON."""
     frame, declared = gathered.frame, gathered.study.headlines
     methods = dict.fromkeys([*frame["optimizer.name"].astype(str), *metrics.DIRECTIONS])
@@ -117,6 +121,7 @@ def payload(gathered: Gathered, varied: Sequence[str]) -> dict[str, Any]:
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
         "sensitivities": sensitivities(gathered),
         "directions": metrics.DIRECTIONS,
+        "references": page_references.reference_curves(references, list(frame["directory"])),
         "radii": {prefix: _numbers(frame, f"{prefix}diagnostics/perturbation_rho") for prefix in ("", "measured/")},
         **gathered.curves.as_dict(),
     }

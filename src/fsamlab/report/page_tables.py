@@ -131,7 +131,7 @@ def _of_other_data(frame: pd.DataFrame) -> list[tuple[str, TableColumn]]:
 
 def _of_key(key: str) -> Column:
     def cell(index: Any, row: pd.Series) -> Cell:
-        return Cell(_setting(key, row[key]), _sortable(row[key]), key=True)
+        return Cell(shown_setting(key, row[key]), _sortable(row[key]), key=True)
 
     return Column(key.removesuffix(".name"), f"the configuration's {key}", cell, numeric=False)
 
@@ -158,7 +158,8 @@ def _plain(key: str, form: str, index: Any, row: pd.Series) -> Cell:
     return Cell("–", "") if math.isnan(row[key]) else Cell(form.format(row[key]), row[key])
 
 
-def _setting(key: str, value: Any) -> str:
+def shown_setting(key: str, value: Any) -> str:
+    """Return a config value as the tables show it: a method by its name in texts."""
     return label(str(value)) if key == "optimizer.name" else shown(value)
 
 

@@ -171,7 +171,9 @@ class Beside:
         return f"{round(gap, 2) + 0.0:+.2f}" if self.percent else f"{gap:+.4g}"
 
 
-def beside(runs: Runs, references: Sequence[Reference], *, asked: bool = False) -> list[Beside]:
+def beside(
+    runs: Runs, references: Sequence[Reference], *, asked: bool = False, only_same: bool = False
+) -> list[Beside]:
     """Return the groups of runs beside the references, in the order of the runs.
 
     Groups are the settings of the study. A group meets a reference of its method and data set, and also any other
@@ -181,6 +183,7 @@ def beside(runs: Runs, references: Sequence[Reference], *, asked: bool = False) 
         runs: a study, or its frame of runs.
         references: as :func:`~fsamlab.results.references.known_references` returns them.
         asked: whether the user has named the references.
+        only_same: leave out what differs in any setting.
     """
     study = Study.of(runs).distinct.known
     found: list[Beside] = []
@@ -188,12 +191,16 @@ def beside(runs: Runs, references: Sequence[Reference], *, asked: bool = False) 
         first = group[0]
         for reference in references:
             meets = not reference.not_here and all(reference.agrees(first, key) for key in ("data.name", METHOD))
-            if meets or asked:
-                percent = of(f"test/{reference.metric}", study.headlines).percent
-                near = meets and reference.agrees(first, "model.name")
-                # The rows of a run are read only where its values are shown, because there may be many runs.
-                own = tuple(_own(run, reference.metric, percent, study.headlines, near or asked) for run in group)
-                found.append(Beside(reference, keys, tuple(reference.differences(first)), own, percent, near))
+            if not meets and not asked:
+                continue
+            differences = tuple(reference.differences(first))
+            if differences and only_same:
+                continue
+            percent = of(f"test/{reference.metric}", study.headlines).percent
+            near = meets and reference.agrees(first, "model.name")
+            # The rows of a run are read only where its values are shown, because there may be many runs.
+            own = tuple(_own(run, reference.metric, percent, study.headlines, near or asked) for run in group)
+            found.append(Beside(reference, keys, differences, own, percent, near))
     return found
 
 

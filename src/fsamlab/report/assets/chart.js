@@ -22,12 +22,12 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-function swatch({ dash, shade, colour }, width = 30) {
+function swatch({ dash, shade, colour, thin }, width = 30) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
   const set = (node, values) => Object.entries(values).forEach(([k, v]) => node.setAttribute(k, v));
   set(svg, { width, height: 10, "aria-hidden": "true", class: "swatch" });
-  set(line, { x1: 1, x2: width - 1, y1: 5, y2: 5, "stroke-width": 3, "stroke-dasharray": dash.join(" ") });
+  set(line, { x1: 1, x2: width - 1, y1: 5, y2: 5, "stroke-width": thin ? 1 : 3, "stroke-dasharray": dash.join(" ") });
   line.style.stroke = shaded(colour, shade);
   svg.append(line);
   return svg;
@@ -87,7 +87,7 @@ class LineChart {
     this.note.classList.toggle("room", yLog);
   }
 
-  /* lines: {label, colour, shade, dash, x, mean, std, n}; options: {axis, xLog, yLog, band, points}. */
+  /* lines: {label, colour, shade, dash, thin, x, mean, std, n}; options: {axis, xLog, yLog, band, points}. */
   draw(lines, options) {
     this.lines = lines;
     this.options = options;
@@ -127,7 +127,7 @@ class LineChart {
     lines.forEach((line, i) => {
       const stroke = canvasColour(line.colour, line.shade);
       const points = { show: options.points || line.x.length < 3, size: 6, fill: stroke };
-      series.push({ label: line.label, stroke, width: 2, dash: line.dash, points });
+      series.push({ label: line.label, stroke, width: line.thin ? 1 : 2, dash: line.dash, points });
       const hidden = { stroke: "transparent", width: 0, points: { show: false } };
       series.push({ ...hidden }, { ...hidden });
       if (options.band) bands.push({ series: [3 * i + 2, 3 * i + 3], fill: canvasColour(line.colour, line.shade, 0.16) });

@@ -23,9 +23,12 @@ function metricChart(parent, section, metric) {
   const warning = element("p", { class: "warning", hidden: true });
   if (isRise(metric.key)) chart.figure.append(warning);
   const line = (group) => groupCurve(group, metric.key, state.axis, state.smoothing, percentFactor(metric.key));
+  const key = element("p", { class: "legend", hidden: true });
+  chart.figure.append(key);
   const draw = () => {
     const lines = shownGroups().map((group) => ({ ...group, curve: line(group) }));
     const found = lines.filter(({ curve }) => curve !== null).map(({ curve, ...group }) => ({ ...group, ...curve }));
+    found.unshift(...(found.length ? referenceLines(metric.key) : [])); // first, so that they lie under ours
     const fromEarly = metric.percent && !state.whole.has(section);
     chart.draw(found, { axis: state.axis, band: state.band, yLog: state.log.has(section), fromEarly });
   };
@@ -34,9 +37,27 @@ function metricChart(parent, section, metric) {
     const radii = isRise(metric.key) ? radiiOf(metric.key, shownGroups()) : [];
     warning.hidden = radii.length < 2;
     warning.textContent = differingRadii(radii);
+    const under = single ? [] : referenceLines(metric.key);
+    key.replaceChildren(...under.map((reference) => element("span", { class: "chip" }, swatch(reference), reference.label)));
+    key.hidden = !under.length;
   });
   if (single) always(draw);
   else whenSeen(chart.figure, draw);
+}
+
+const REFERENCE_DASHES = [[], [4, 3], [1, 3], [8, 3]];
+
+/* The curves of references with the same setting as a group that is shown. They have epochs and no other axis. */
+function referenceLines(metric) {
+  if (state.axis !== "epoch") return [];
+  const shown = new Set(shownGroups().flatMap(({ runs }) => runs));
+  return DATA.references
+    .filter((reference) => reference.metric === metric && reference.runs.some((run) => shown.has(run)))
+    .map(({ label, x, y }, i) => {
+      const mean = smoothed(y, state.smoothing);
+      const dash = REFERENCE_DASHES[i % REFERENCE_DASHES.length];
+      return { label, colour: "var(--muted)", shade: 0, dash, thin: true, x, mean, std: x.map(() => null), n: x.map(() => 1) };
+    });
 }
 
 function buildCurves() {
