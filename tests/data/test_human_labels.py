@@ -108,6 +108,10 @@ def test_a_file_that_is_missing_damaged_or_brings_code(cifar10, capsys):
         build_data(config(), 0, CPU, cifar10)
     assert "ran" not in capsys.readouterr().out
     path.unlink()
+    path.mkdir()
+    with pytest.raises(Damaged, match=r"CIFAR-10_human\.pt cannot be read: Is a directory"):
+        build_data(config(), 0, CPU, cifar10)
+    path.rmdir()
     with pytest.raises(ConfigError, match=r"get CIFAR-10_human\.pt from https://github\.com/UCSC-REAL/\S+, folder"):
         build_data(config(), 0, CPU, cifar10)
 

@@ -136,6 +136,8 @@ def test_what_cannot_be_mixed_is_refused_in_one_line():
         mixing(cutmix=1.0).descent(flat, 0)
     with pytest.raises(ConfigError, match=r"data\.augment\.mixup=0\.2: mixes labels .*targets torch\.float32 of shape"):
         mixing(mixup=0.2).descent(Batch(flat.inputs, torch.rand(4, 1), flat.indices), 0)
+    with pytest.raises(ConfigError, match=r"mixes labels of classes, int64 \(n,\); the data give targets torch\.int32"):
+        mixing(mixup=0.2).descent(Batch(flat.inputs, torch.zeros(4).int(), flat.indices), 0)
     with pytest.raises(ConfigError, match=r"data\.augment\.mixup=0\.4: is for images; data=diabetes has none"):
         DataConfig(name="diabetes", augment=AugmentConfig(mixup=0.4))
     with pytest.raises(ConfigError, match=r"data\.augment\.mix_prob=2\.0: must be finite and >= 0 and <= 1"):

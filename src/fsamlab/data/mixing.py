@@ -75,7 +75,7 @@ class Mixing:
 
     def _check(self, batch: Batch) -> None:
         key = "cutmix" if self.cfg.cutmix else "mixup"
-        if batch.targets.dim() != 1 or batch.targets.is_floating_point():
+        if batch.targets.dim() != 1 or batch.targets.dtype != torch.int64:
             found = f"{batch.targets.dtype} of shape {tuple(batch.targets.shape)}"
             allowed = f"mixes labels of classes, int64 (n,); the data give targets {found}"
             raise ConfigError(f"data.augment.{key}", getattr(self.cfg, key), allowed)
