@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.marks import long_but
 from torch import nn
 
 from fsamlab.config import ConfigError, ModelConfig
@@ -28,8 +29,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("in_channels", [1, 3])
+LARGE = ("resnet34", "vgg16", "vgg19_bn", "vgg19")  # in_channels goes the same way as in their smaller kin
+FORMS = [(name, in_channels) for name in MODELS for in_channels in (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels"), long_but([form for form in FORMS if form[0] not in LARGE or form[1] == 3], FORMS)
+)
 def test_forward_and_backward(name, in_channels):
     model = build(7, in_channels, name=name, **SMALL[name])
     shape = (2, in_channels) if name in FOR_TABLES else (2, in_channels, 32, 32)
