@@ -100,6 +100,7 @@ def test_a_file_of_a_user_is_added(tmp_path, monkeypatch):
     written(local / "references.yaml", GOOD)
     monkeypatch.setattr(reference_files, "PROJECT_ROOT", tmp_path)
     assert [one.name for one in known_references()] == [*KNOWN, "mine"]
+    assert [one.name for one in known_references([local / ".." / "local" / "references.yaml"])] == [*KNOWN, "mine"]
     with pytest.raises(ConfigError, match=r"is in .*references\.yaml too"):
         known_references([path])
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from fsamlab.config import ConfigError, did_you_mean
 from fsamlab.report.gather import gather
 from fsamlab.results.comparison import STANDS_BESIDE, Beside, beside, comparison_table, without_reference
-from fsamlab.results.reference_files import known_references
+from fsamlab.results.reference_files import known_references, read_references
 from fsamlab.results.references import BEST, KINDS, LAST, UNSTATED, Reference
 from fsamlab.results.settings import MAX_NAMED, more
 from fsamlab.terminal import output
@@ -36,7 +36,6 @@ def chosen_references(words: Sequence[str]) -> list[Reference]:
         Damaged: a file is not of the form.
     """
     files = [Path(word) for word in words if word.endswith(FILES)]
-    before = {one.name for one in known_references()}
     known = known_references(files)
     if not words:
         return known
@@ -46,7 +45,8 @@ def chosen_references(words: Sequence[str]) -> list[Reference]:
         if name not in all_names:
             hint = did_you_mean(name, all_names)
             raise ConfigError("--reference", name, f"no such reference{hint}; `fsamlab compare --list` shows the names")
-    return [one for one in known if one.name in names or one.name not in before]
+    names += [one.name for file in files for one in read_references(file)]
+    return [one for one in known if one.name in names]
 
 
 def show_list(references: Sequence[Reference], as_json: bool) -> int:

@@ -29,9 +29,9 @@ def known_references(files: Iterable[Path] = ()) -> list[Reference]:
         Damaged: a file is not of the form; the message names file, entry and key.
     """
     local = PROJECT_ROOT / LOCAL
-    paths = dict.fromkeys([SHIPPED, *([local] if local.exists() else []), *files])
+    paths = {path.resolve(): path for path in [SHIPPED, *([local] if local.exists() else []), *files]}
     found: dict[str, tuple[Reference, Path]] = {}
-    for path in paths:
+    for path in paths.values():
         for reference in read_references(path):
             if reference.name in found:
                 where = found[reference.name][1]
