@@ -33,6 +33,8 @@ def test_the_folder_holds_what_belongs_to_the_user_and_no_options_of_fsamlab(stu
     )
     assert main(["init", str(study / "README.md")]) == 1
     assert "is a file" in capsys.readouterr().err
+    assert main(["init", ""]) == 1
+    assert capsys.readouterr().err == "error: DIR='': must name a new directory, or . for this directory\n"
 
 
 def test_a_new_repository_becomes_a_study(tmp_path, capsys):

@@ -78,6 +78,28 @@ def test_the_host_waits_as_often_as_the_docstring_says(make, call, foreach):
         assert reads(unchecked, call) == 0
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_closure_that_zeroes_is_not_waited_for(set_to_none):
+    weights = nn.Parameter(torch.ones(3))
+    optimizer = FSAM(torch.optim.SGD([weights], lr=0.1), rho=0.1)
+
+    def closure():
+        optimizer.zero_grad(set_to_none)
+        loss = weights.square().sum()
+        loss.backward()
+        return loss
+
+    def counted():
+        with Reads() as counter:
+            optimizer.step(closure)
+        return counter.num
+
+    optimizer.step(closure)
+    with_gradients = counted()
+    weights.grad = None
+    assert with_gradients == counted()
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_steps_between_perturbations_do_not_wait(every):
     with FakeTensorMode(), Reads():

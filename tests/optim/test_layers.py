@@ -119,7 +119,7 @@ def test_the_defaults_change_nothing():
         ({"freeze": []}, r"^optimizer\.freeze=\[\]: must be null or a list of name patterns"),
         ({"freeze": "stem"}, r"^optimizer\.freeze=stem: must be null or a list of name patterns"),
         ({"freeze": [3]}, r"^optimizer\.freeze=\[3\]: must be null or a list of name patterns"),
-        ({"layer_decay": 0.0}, r"^optimizer\.layer_decay=0.*: must be finite and > 0 and <= 1"),
+        ({"layer_decay": 0.0}, r"^optimizer\.layer_decay=0.*: must be finite and >= 0.01 and <= 1"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(changes, said):

@@ -64,15 +64,19 @@ __pycache__/
 """
 
 
-def init(directory: Path) -> str:
+def init(name: str | Path) -> str:
     """Make a study folder; return what to do next.
 
     Args:
-        directory: does not exist, is empty, or holds only the .git of a new repository.
+        name: of a directory that does not exist, is empty, or holds only the .git of a new repository.
 
     Raises:
-        ConfigError: the directory holds something else, or this copy of fsamlab came without its options.
+        ConfigError: there is no name, the directory holds something else, or this copy of fsamlab came without its
+            options.
     """
+    if not str(name):  # Path("") is the working directory, which an empty variable of a shell does not mean
+        raise ConfigError("DIR", name, "must name a new directory, or . for this directory")
+    directory = Path(name)
     if not CONF.is_dir():
         raise ConfigError("fsamlab", HOME, "has no conf/; install fsamlab from a wheel or with `pip install -e`")
     if directory.exists() and not directory.is_dir():

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Lay a study folder, in which everything works without the repository of fsamlab. The options of "
         "fsamlab stay in the installed package.",
     )
-    one.add_argument("directory", type=Path, metavar="DIR", help="a new or an empty directory")
+    one.add_argument("directory", metavar="DIR", help="a new or an empty directory")
     one.set_defaults(run=_init)
 
     one = commands.add_parser(

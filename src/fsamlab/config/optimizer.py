@@ -43,7 +43,7 @@ class OptimizerConfig:
     lr: float = number(0.05, 0, 1e20)  # that a rate diverges is a result of a run; beyond, fp32 itself overflows
     weight_decay: float = number(5e-4, 0, 1e6)
     weight_decay_on: str = word("all", "all", "matrices")  # matrices: none on biases and on norms' scales and shifts
-    layer_decay: float = number(1.0, 0, 1, open_low=True)  # factor of lr from a layer to the one before it
+    layer_decay: float = number(1.0, 0.01, 1)  # factor of lr from a layer to the one before it
     freeze: Any = None  # parameters that are not trained: a list of name patterns, such as ["stem.*"]
     momentum: float = number(0.9, 0, 1, open_high=True)  # base=sgd
     nesterov: bool = False  # base=sgd

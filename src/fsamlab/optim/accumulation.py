@@ -32,19 +32,27 @@ def mark_used(params: Iterable[Tensor]) -> None:
         setattr(p.grad, _MARK, p.grad._version)  # type: ignore[union-attr]  # writing in place counts the version up
 
 
+def _used(p: Tensor) -> bool:
+    return getattr(p.grad, _MARK, None) == p.grad._version  # type: ignore[union-attr]
+
+
 @contextmanager
-def _at_first_addition(params: Sequence[Tensor]) -> Iterator[dict[Tensor, Tensor]]:
+def _at_first_addition(params: Sequence[Tensor]) -> Iterator[dict[Tensor, Tensor | bool]]:
     """Yield a dict that says of p whether p.grad was not zero when backward first added to p.grad in the context.
 
     This is the one moment that tells zeroing from adding, whoever zeroes and in whichever way. fully_shard adds without
     autograd, and a pass may leave a parameter out: the dict then has no entry.
     """
-    found: dict[Tensor, Tensor] = {}
+    found: dict[Tensor, Tensor | bool] = {}
 
     def look(p: Tensor) -> None:
         if p not in found:
-            found[p] = torch.zeros((), dtype=torch.bool, device=p.device) if p.grad is None else p.grad.detach().any()
+            # The host knows that p.grad was dropped, or that the last step's was written to, which is zeroing: a usual
+            # loop does not wait for the device here. Gradients that came since then are looked at.
+            zeroed = p.grad is None or (p in last and not _used(p))
+            found[p] = False if zeroed else p.grad.detach().any()  # type: ignore[union-attr]
 
+    last = {p for p in params if p.grad is not None and _used(p)}
     with torch.enable_grad():
         nodes = [get_gradient_edge(p).node for p in params]
     hooks = [node.register_prehook(lambda _, p=p: look(p)) for node, p in zip(nodes, params)]
@@ -55,9 +63,12 @@ def _at_first_addition(params: Sequence[Tensor]) -> Iterator[dict[Tensor, Tensor
             hook.remove()
 
 
-def _any(flags: Iterable[Tensor]) -> bool:
-    """Return whether one of the flags is set; the host reads once."""
-    found = [whole(flag) for flag in flags]
+def _any(flags: Iterable[Tensor | bool]) -> bool:
+    """Return whether one of the flags is set; the host reads once, if one of them is on a device."""
+    flags = list(flags)
+    if any(flag is True for flag in flags):
+        return True
+    found = [whole(flag) for flag in flags if isinstance(flag, Tensor)]
     return bool(found) and bool(torch.stack([flag.to(found[0].device) for flag in found]).any())
 
 
@@ -70,7 +81,7 @@ class Accumulated:
 
     def __init__(self, params: Iterable[Tensor]) -> None:
         dense = _dense(params)
-        self._new = {p: p.grad for p in dense if getattr(p.grad, _MARK, None) != p.grad._version}  # type: ignore[union-attr]
+        self._new = {p: p.grad for p in dense if not _used(p)}
         # Of the last step's gradients one is watched: hooks on all parameters in every step would cost.
         self._watched = list(self._new) or dense[-1:]
 
