@@ -27,6 +27,8 @@ DRAWN = {
     "quickstart": lambda runs, rows: figures.curves(rows, runs, "test/acc1"),
     "table_cifar": lambda runs, rows: figures.accuracy_table(runs),
     "table_label_noise": lambda runs, rows: figures.accuracy_table(runs),
+    "noise_or_mean": lambda runs, rows: figures.tuned_table(runs),
+    "noise_or_mean_digits": lambda runs, rows: figures.tuned_table(runs),
     "cost": lambda runs, rows: figures.cost_table(runs),
 }
 
@@ -37,7 +39,7 @@ def made(sweep):
     for place, config in enumerate(settings(sweep)):
         for seed in (0, 1):
             accuracy = 0.5 + 0.01 * place + 0.02 * seed
-            best = {"best/test/acc1": accuracy} if config.data.val_size else {}
+            best = {"best/test/acc1": accuracy, "final/val/acc1": accuracy} if config.data.val_size else {}
             results.append(
                 {
                     **{**flatten(to_plain(config)), "seed": seed, "status": "finished", "cost/step_ms": 10.0},

@@ -21,6 +21,7 @@
 | friendliness(runs, method) | how a step along each direction changes the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
 | accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
+| tuned_table(runs) | each method at the radius that validation chooses | noise_or_mean, any with several radii |
 | paired_table(runs) | test accuracy minus SGD's, seed by seed | any with SGD |
 | cost_table(runs) | time of a step and of a training | cost |
 | measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
@@ -37,7 +38,14 @@ from fsamlab.figures.accuracy import (
 )
 from fsamlab.figures.canvas import ONE_COLUMN, TWO_COLUMNS, save, show
 from fsamlab.figures.measured import ema_quality, ema_table, friendliness, sharpness
-from fsamlab.figures.tables import accuracy_table, conventions_table, cost_table, measured_table, paired_table
+from fsamlab.figures.tables import (
+    accuracy_table,
+    conventions_table,
+    cost_table,
+    measured_table,
+    paired_table,
+    tuned_table,
+)
 from fsamlab.figures.training_curves import curves, decomposition
 from fsamlab.results.frames import AT_BEST, AT_END
 from fsamlab.results.loading import load
@@ -67,5 +75,6 @@ __all__ = [
     "save",
     "sharpness",
     "show",
+    "tuned_table",
     "versus",
 ]

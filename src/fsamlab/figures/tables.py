@@ -33,6 +33,7 @@ from fsamlab.results.settings import (
     plain,
 )
 from fsamlab.results.study import Runs, Study
+from fsamlab.results.tuned import RHO, tuned
 from fsamlab.terminal.text import fixed, spread
 
 LABEL = "method"  # a column: the method's name and the parameters in which its settings differ
@@ -195,6 +196,28 @@ def paired_table(runs: Runs) -> str:
     title = f"Test {headline.title} minus that of SGD with the same seed{points} (seeds in which it is {better})"
     found = markdown([*names, *metrics.values()], lines, len(keys))
     return with_notes(f"{title}\n\n{found}", study, keys)
+
+
+def tuned_table(runs: Runs, key: str = RHO, form: str = "markdown") -> str:
+    """Return each method at the value of `key` (the radius) that validation data choose, with accuracies on test data.
+
+    See :func:`fsamlab.results.tuned.tuned`. The differences are to SGD of twice the epochs, the compute of a method
+    with two passes, or to SGD, with the same seed.
+
+    Args:
+        runs: a study, or its frame of runs.
+        key: the numeric config key that is chosen.
+        form: `markdown`, or `latex`.
+
+    Raises:
+        ValueError: nothing can be chosen (see there), or `form` is unknown.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
+    found = tuned(finished(runs), key)
+    comment = "% " if form == "latex" else ""
+    table = FORMS[form](found.header, found.lines, found.num_names)
+    return "\n\n".join([f"{comment}{found.title}", table, *(f"{comment}{note}" for note in found.notes)])
 
 
 def measured_table(runs: Runs, keys: Sequence[str] = SHARPNESS) -> str:

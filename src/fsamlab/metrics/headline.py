@@ -57,6 +57,11 @@ class Headline:
         return f"{AT_BEST}val/{self.name}"
 
     @property
+    def chosen_at_end(self) -> str:
+        """The column of the summary with the validation value after the last epoch, which chooses among settings."""
+        return f"{AT_END}val/{self.name}"
+
+    @property
     def words(self) -> str:
         """The title with its unit and, where lower values are better, the direction."""
         return self.title + (" in %" if self.percent else "") + ("" if self.higher_is_better else ", lower is better")

@@ -26,6 +26,7 @@ from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
 from fsamlab.results.comparison import Beside
 from fsamlab.results.settings import METHOD, values_of
+from fsamlab.results.tuned import tuned_tables
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
 
@@ -78,6 +79,7 @@ def render(gathered: Gathered, title: str) -> str:
         references=page_references.reference_table(references),
         sources=page_references.sources(references),
         tied=gathered.study.tie_notes(),
+        tuned=tuned_tables(gathered.study),
         conventions=page_notes.convention_notes(gathered),
         unfinished=page_tables.unfinished(gathered),
         common=page_tables.common_settings(gathered, varied),

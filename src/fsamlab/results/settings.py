@@ -68,15 +68,16 @@ def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
 
 
 def by_setting(
-    finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], declared: Declared = ()
+    finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], declared: Declared = (), control: str = "sgd"
 ) -> pd.DataFrame:
     """Return one row for each setting: its config keys, the number n of its runs, statistics and costs.
 
     The columns for each metric that any run has:
         `METRIC mean`, `METRIC std`, `METRIC n`: see :func:`over_seeds`; n counts the runs with a finite value.
-        `METRIC vs sgd mean`, `... std`, `... n`: statistics of the differences to the SGD run with the same seed. They
-            need exactly one SGD setting that agrees with the row in all keys except the optimizer's.
-        `METRIC vs sgd ahead`: the number of seeds in which the method is better than SGD.
+        `METRIC vs CONTROL mean`, `... std`, `... n`: statistics of the differences to the run of `control` (SGD) with
+            the same seed. They need exactly one setting of `control` that agrees with the row in all keys except the
+            optimizer's.
+        `METRIC vs CONTROL ahead`: the number of seeds in which the method is better than `control`.
 
     The columns of the costs:
         `step_ms`: median time of a step.
@@ -92,6 +93,7 @@ def by_setting(
         keys: the config keys that tell the settings apart, with METHOD.
         metrics: columns of `finished`; columns that no run has are left out.
         declared: the headlines of the runs' tasks, which give the directions of the metrics.
+        control: the method that the differences are to; the costs are relative to SGD.
     """
     present = [metric for metric in metrics if metric in finished and numbers(finished[metric]).notna().any()]
     finished = finished.reset_index(drop=True).assign(**{metric: numbers(finished[metric]).array for metric in present})
@@ -105,26 +107,26 @@ def by_setting(
     table["step_ms"] = numbers(finished.get("cost/step_ms", unknown)).groupby(setting_of).median()
     table["steps"] = numbers(finished.get("cost/steps", unknown)).groupby(setting_of).mean()
     table = table.join(_costs_vs_sgd(table, keys))
-    sgd_of = _sgd_of(table, keys)
+    control_of = _control_of(table, keys, control)
     for metric in present:
         differences = [
-            _differences(finished[setting_of == setting], finished[setting_of == sgd], metric)
-            for setting, sgd in sgd_of.items()
+            _differences(finished[setting_of == setting], finished[setting_of == other], metric)
+            for setting, other in control_of.items()
         ]
         found = pd.concat([pd.Series(dtype=float), *differences]).dropna()
         if len(found):
             groups = found.groupby(setting_of)
             better = found > 0 if higher_is_better(metric, declared) else found < 0
             pairs = over_seeds(groups).assign(ahead=better.groupby(setting_of).sum())
-            table = table.join(pairs.add_prefix(f"{metric} vs sgd "))
+            table = table.join(pairs.add_prefix(f"{metric} vs {control} "))
     return table
 
 
-def _alike(table: pd.DataFrame, setting: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
-    """Return the SGD settings that agree with a setting in all keys except the optimizer's."""
-    others, sgd = conditions_of(keys), table[table[METHOD] == "sgd"]
-    same = (sgd[others] == setting[others]) | (sgd[others].isna() & setting[others].isna())
-    return sgd[same.all(axis=1)]
+def _alike(table: pd.DataFrame, setting: pd.Series, keys: Sequence[str], method: str = "sgd") -> pd.DataFrame:
+    """Return the settings of a method that agree with a setting in all keys except the optimizer's."""
+    others, found = conditions_of(keys), table[table[METHOD] == method]
+    same = (found[others] == setting[others]) | (found[others].isna() & setting[others].isna())
+    return found[same.all(axis=1)]
 
 
 def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -137,24 +139,24 @@ def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=table.index)
 
 
-def _sgd_of(table: pd.DataFrame, keys: Sequence[str]) -> dict[Any, Any]:
-    """Return {setting: the SGD setting to compare with}, for each setting with exactly one such SGD setting."""
+def _control_of(table: pd.DataFrame, keys: Sequence[str], control: str) -> dict[Any, Any]:
+    """Return {setting: the setting of `control` to compare with}, for each setting with exactly one such setting."""
     found = {}
     for index, setting in table.iterrows():
-        sgd = _alike(table, setting, keys).index
-        if len(sgd) == 1 and setting[METHOD] != "sgd":
-            found[index] = sgd[0]
+        alike = _alike(table, setting, keys, control).index
+        if len(alike) == 1 and setting[METHOD] != control:
+            found[index] = alike[0]
     return found
 
 
-def _differences(runs: pd.DataFrame, sgd: pd.DataFrame, metric: str) -> pd.Series:
-    """Return each run's metric minus the metric of the SGD run with the same seed.
+def _differences(runs: pd.DataFrame, control: pd.DataFrame, metric: str) -> pd.Series:
+    """Return each run's metric minus the metric of the control's run with the same seed.
 
     If several runs have one seed, the pairs are not defined and the result is empty.
     """
-    if runs["seed"].duplicated().any() or sgd["seed"].duplicated().any():
+    if runs["seed"].duplicated().any() or control["seed"].duplicated().any():
         return pd.Series(dtype=float)
-    return runs[metric] - runs["seed"].map(sgd.set_index("seed")[metric])
+    return runs[metric] - runs["seed"].map(control.set_index("seed")[metric])
 
 
 def keys_of(table: pd.DataFrame) -> list[str]:
@@ -190,12 +192,12 @@ def own_n(n: int, told: int | None) -> str:
     return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
-def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared = ()) -> str:
-    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to SGD, and in how many seeds the method is better.
+def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared = (), control: str = "sgd") -> str:
+    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to `control`, and in how many seeds the method is better.
 
     The difference is in points for a metric that is shown in per cent. Without a difference the text is `-`.
     """
-    mean, std, n, ahead = (setting[f"{metric} vs sgd {name}"] for name in ("mean", "std", "n", "ahead"))
+    mean, std, n, ahead = (setting[f"{metric} vs {control} {name}"] for name in ("mean", "std", "n", "ahead"))
     if math.isnan(mean):
         return "-"
     text = spread(mean, std, of(metric, declared).percent)

@@ -16,6 +16,7 @@ from fsamlab.metrics import ROWS, ordered
 from fsamlab.results.collect import collect
 from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
+from fsamlab.results.tuned import tuned_tables
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import MEASUREMENTS, latest
 from fsamlab.terminal.tables import Column, table, wrapped
@@ -50,12 +51,19 @@ def settings_table(study: Study, width: int | None = None) -> Table:
 def print_settings(study: Study, screen: Console) -> None:
     """Print the table of the finished runs, if there are any, and which settings change together.
 
+    A study with several radii and a validation split has a second table: each method at the radius that validation
+    chooses.
     Runs of tasks with different headline metrics are in different tables.
     """
     for part in study.finished.by_headline if len(study.finished.runs) else []:
         screen.print(settings_table(part, screen.width))
         for note in part.tie_notes():
             screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
+        for found in tuned_tables(part):
+            columns = [Column(heading, right=i >= found.num_names) for i, heading in enumerate(found.header)]
+            screen.print(table(columns, found.lines, screen.width, found.title))
+            for note in found.notes:
+                screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
 
 
 def mean_of(row: dict[Any, Any], metric: str, percent: bool) -> str:

@@ -1,0 +1,161 @@
+"""Each method at its best radius: the radius is chosen on validation data, and the accuracy is that on test data.
+
+A comparison at one radius favours the method that the radius suits. Here each method has the radius at which its mean
+validation metric after the last epoch is best. Test data choose nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from fsamlab.metrics import Headline
+from fsamlab.results.methods import label
+from fsamlab.results.settings import METHOD, by_setting, gain, in_order, numbers, own_n, plain, values_of
+from fsamlab.results.study import Study
+from fsamlab.terminal.text import fixed, spread
+
+RHO = "optimizer.rho"
+CONTROLS = ("sgd_2x", "sgd")  # the differences are to the first one that the study has; sgd_2x has the compute of SAM
+
+
+@dataclass(frozen=True)
+class TunedTable:
+    """The table as texts.
+
+    Attributes:
+        title: what the table shows.
+        header: the headings of the columns.
+        num_names: the number of columns that name a line: the method and what tells its settings apart.
+        lines: a list of cells for each setting, in the order of the methods.
+        notes: settings whose best value is at the end of the tried ones, so that a better value may lie beyond it.
+    """
+
+    title: str
+    header: list[str]
+    num_names: int
+    lines: list[list[str]]
+    notes: list[str]
+
+
+def is_tuned(study: Study, key: str = RHO) -> bool:
+    """Return whether :func:`tuned` has something to choose: several values of a key, and validation data."""
+    done = study.finished.distinct.known.runs
+    if len(study.headlines) != 1 or done.empty or key not in done or study.headline.chosen_at_end not in done:
+        return False
+    validated = numbers(done[study.headline.chosen_at_end]).notna()
+    return bool(values_of(done[validated], key).groupby(done[METHOD]).nunique().gt(1).any())
+
+
+def tuned_tables(study: Study) -> list[TunedTable]:
+    """Return the tables of the radius for terminal and page, one for each headline metric; none without a choice.
+
+    Where runs that cannot be compared prevent the choice, the table has no lines, and its title says why.
+    """
+    tables = []
+    for part in study.finished.distinct.known.by_headline if len(study.finished.runs) else []:
+        if is_tuned(part):
+            try:
+                tables.append(tuned(part))
+            except ValueError as e:
+                tables.append(TunedTable(f"no radius is chosen by validation: {e}", [], 0, [], []))
+    return tables
+
+
+def tuned(study: Study, key: str = RHO) -> TunedTable:
+    """Return each setting at the value of `key` with the best mean validation metric at the end.
+
+    The mean is over the seeds that all values of a setting have. So further seeds may be trained at the chosen value
+    alone: they enter the means of the table, and do not change the choice.
+
+    Args:
+        study: runs of several values of `key`. A setting with one value, or with none (SGD has no radius), keeps it.
+        key: the numeric config key that is chosen.
+
+    Raises:
+        ValueError: no setting has several values of `key`, there is no validation data, runs of one setting differ in a
+            further key or have a seed twice, or no seed has all values of a setting.
+    """
+    done = study.finished.distinct.known
+    if not is_tuned(done, key):
+        raise ValueError(
+            f"no method has finished runs with several values of {key} and a validation split (data.val_size)"
+        )
+    headline = done.headline
+    names = [name for name in done.keys if name != key]
+    kept, tried = _chosen(done, names, key, headline)
+    control = next((name for name in CONTROLS if name in set(kept[METHOD])), None)
+    metrics = [headline.chosen_at_end, headline.at_end, headline.at_best]
+    table = by_setting(kept, names, metrics, (headline,), control or CONTROLS[0])
+    settings = kept.groupby(names, sort=False, dropna=False).ngroup()
+    table["directory"] = kept["directory"].groupby(settings).first()
+    shown = [metric for metric in metrics if f"{metric} mean" in table]
+    gained = control is not None and f"{headline.at_end} vs {control} mean" in table
+    header = [*("method" if name == METHOD else name.removesuffix(".name") for name in names)]
+    header += [key.removeprefix("optimizer."), "n"]
+    texts = {
+        headline.chosen_at_end: "validation, at the end",
+        headline.at_end: "test, at the end",
+        headline.at_best: "test, at best epoch",
+    }
+    for metric in shown:
+        header.append(texts[metric])
+        if metric == headline.at_end and gained:
+            header.append(f"- {label(str(control))}")
+    header.append("total")
+    lines, notes = [], []
+    for row in in_order(table)[1]:
+        value, side, of = tried[row["directory"]]
+        name = [label(row[name]) if name == METHOD else plain(row[name]) for name in names]
+        cells = [*name, "-" if value is None else f"{plain(value)} (of {of})", str(row["n"])]
+        for metric in shown:
+            text = spread(row[f"{metric} mean"], row[f"{metric} std"], headline.percent)
+            cells.append(text + own_n(int(row[f"{metric} n"]), row["n"]))
+            if metric == headline.at_end and gained:
+                cells.append("-" if row[METHOD] == control else gain(row, metric, (headline,), str(control)))
+        lines.append([*cells, fixed(row["total_vs_sgd"], 2, "x")])
+        if side:
+            notes.append(
+                f"{', '.join(name)}: {key} {plain(value)} is the {side} value tried; a better one may lie beyond"
+            )
+    title = (
+        f"{key} of each method chosen by validation {headline.words} at the end; mean ± standard deviation over n seeds"
+    )
+    return TunedTable(title, header, len(names), lines, notes)
+
+
+def _chosen(
+    done: Study, names: list[str], key: str, headline: Headline
+) -> tuple[pd.DataFrame, dict[str, tuple[Any, str, int]]]:
+    """Return the runs at the chosen values, and {directory: (value, which end of the tried ones, number of them)}."""
+    runs = done.runs.assign(**{headline.chosen_at_end: numbers(done.runs[headline.chosen_at_end])})
+    further = [str(name) for name in done.texts if name not in (*names, key)]
+    parts, found = [], {}
+    for _, group in runs.groupby(names, sort=False, dropna=False):
+        what = label(str(group[METHOD].iloc[0]))
+        values = values_of(group, key)
+        for name in further:
+            if done.texts.loc[group.index, name].nunique() > 1:
+                raise ValueError(
+                    f"runs of {what} differ in {name} beside {key}: no choice among them; choose some runs"
+                )
+        if group.assign(value=values)[["value", "seed"]].duplicated().any():
+            raise ValueError(f"{what} has the same {key} and seed more than once: no mean over them")
+        tried = sorted(values.dropna().unique())
+        value: Any = tried[0] if tried else None
+        if len(tried) > 1:
+            seeds = set.intersection(*(set(group.loc[values == one, "seed"]) for one in tried))
+            if not seeds:
+                raise ValueError(f"{what}: no seed has finished runs with all values of {key}; train the others too")
+            common = group[group["seed"].isin(seeds)]
+            means = common[headline.chosen_at_end].groupby(values).mean().dropna()
+            if means.empty:
+                raise ValueError(f"{what}: no run has {headline.chosen_at_end}; data.val_size holds samples out")
+            value = means.idxmax() if headline.higher_is_better else means.idxmin()
+        kept = group if value is None else group[values == value]
+        side = "" if len(tried) < 2 else {tried[0]: "smallest", tried[-1]: "largest"}.get(value, "")
+        parts.append(kept)
+        found.update(dict.fromkeys(kept["directory"], (value, side, len(tried))))
+    return pd.concat(parts).reset_index(drop=True), found
