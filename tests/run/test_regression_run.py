@@ -115,7 +115,7 @@ def test_the_task_is_in_the_record_and_not_in_the_run_id_unless_it_is_set():
         (["train.label_smoothing=0.1"], r"train.label_smoothing=0.1: has no effect in a regression"),
         (["train.channels_last=true"], r"train.channels_last=True: is for images"),
         (["data.label_noise=0.4"], r"data.label_noise=0.4: is for the labels of a classification"),
-        (["data.augment.flip=true"], r"data.augment=.*: is for images"),
+        (["data.augment.flip=true"], r"data.augment.flip=True: is for images"),
         (["task.top5=true"], r"task.top5=True: has an effect in a classification alone"),
         (["task.options.delta=1"], r"task.options=\{'delta': 1\}: has no effect without task.import_path"),
         (["task.import_path=a.b:c", "task.name=regression"], r"task.name=regression: has no effect with task.import"),

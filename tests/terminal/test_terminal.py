@@ -35,7 +35,13 @@ def sweep(tmp_path):
 
 
 def plan(directory):
-    return JobPlan(overrides=["a=[/]"], directory=directory, run_id=directory.name, config_hash="0", config={})
+    return JobPlan(
+        overrides=["a=[/]"],
+        directory=directory,
+        run_id=directory.name,
+        config_hash="0",
+        config={"optimizer": {"name": "sam"}},
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "terminal"])
@@ -103,7 +109,7 @@ def test_how_long_ago(seconds, text):
 
 
 def test_values_of_keys_that_not_all_methods_have(tmp_path, capsys):
-    put(tmp_path / "a", accuracy=0.5, data={"batch_size": 64})
+    put(tmp_path / "a", accuracy=0.5, data={"num_classes": 64})
     put(tmp_path / "b", accuracy=0.6)
     main(["collect", str(tmp_path)])
     lines = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()]
