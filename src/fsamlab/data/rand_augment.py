@@ -7,14 +7,17 @@ keep their states, so the draws depend neither on the order of the images nor on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.foreign_random import drawing_from
+
+if TYPE_CHECKING:
+    from PIL import Image  # elsewhere in functions: fsamlab.diagnostics works where torch and numpy alone are installed
 
 SEEDS = 2**62
 PIXELS = (torch.uint8, (1, 3))  # what PIL's operations take: 8 bits, grey or RGB
@@ -56,6 +59,8 @@ class RandAugment:
         Args:
             gen: a CPU generator, for the seeds of the images.
         """
+        from PIL import Image
+
         seeds = torch.randint(SEEDS, (len(images),), generator=gen).tolist()
         changed = []
         for pixels, seed in zip(images.permute(0, 2, 3, 1).cpu().numpy(), seeds):
@@ -70,6 +75,8 @@ def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     timm asks for 0 bits at the largest magnitude. Earlier versions of Pillow gave the black image, and newer versions
     refuse 0 bits.
     """
+    from PIL import Image, ImageOps
+
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
