@@ -11,7 +11,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from support.marks import long_but
-from support.runs import ROOT, build_trainer
+from support.runs import ROOT, Rows, build_trainer
 from support.sweeps import composed_job, grid, jobs, settings, text
 
 from fsamlab.command.main import main
@@ -70,25 +70,6 @@ def tiny(config: Config) -> Config:
     )
 
 
-class Rows:
-    """The least observer: keeps the rows."""
-
-    def __init__(self):
-        self.rows = []
-
-    def row(self, row):
-        self.rows.append(row)
-
-    def poll(self):
-        pass
-
-    def stopping(self):
-        return False
-
-    def boundary(self):
-        pass
-
-
 @pytest.mark.parametrize("sweep", long_but(("quickstart", "table_label_noise"), SWEEPS))
 def test_every_job_of_a_sweep_is_valid(sweep):
     configs = settings(sweep)
@@ -144,6 +125,17 @@ def test_commands_in_a_header_compose():
         file = [o for o in jobs(name)[0] if o.partition("=")[0] not in keys]  # the command line wins
         for job in grid(given):
             assert composed_job(name, [*file, *job]).name == name
+
+
+def test_each_sweep_stands_in_the_table_of_claims():
+    lines = (ROOT / "docs" / "fidelity.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    named = [name for row in table for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == SWEEPS
+    for _, claim, status, source in table:
+        assert claim
+        assert re.match(r"paper|official|third party|unknown|ours|default of train.py", status), status
+        assert source != "" if re.match("ours|unknown", status) else source not in ("", "-"), claim
 
 
 def test_the_grid_is_hydras():

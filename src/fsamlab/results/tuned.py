@@ -117,9 +117,8 @@ def tuned(study: Study, key: str = RHO) -> TunedTable:
                 cells.append("-" if row[METHOD] == control else gain(row, metric, (headline,), str(control)))
         lines.append([*cells, fixed(row["total_vs_sgd"], 2, "x")])
         if side:
-            notes.append(
-                f"{', '.join(name)}: {key} {plain(value)} is the {side} value tried; a better one may lie beyond"
-            )
+            who = ", ".join(cell for cell in name if cell != "null")
+            notes.append(f"{who}: {key} {plain(value)} is the {side} value tried; a better one may lie beyond")
     title = (
         f"{key} of each method chosen by validation {headline.words} at the end; mean ± standard deviation over n seeds"
     )
