@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.augment import augment, normalise
-from fsamlab.data.human_labels import human_labels
 from fsamlab.data.instance_noise import add_instance_noise
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
@@ -184,6 +183,9 @@ def build_in_memory(read: Reader, cfg: DataConfig, seed: int, device: torch.devi
 def _noisy_labels(raw: Raw, positions: Tensor, cfg: DataConfig, seed: int, root: Path) -> Tensor:
     """Return the labels that the samples at `positions` have in training."""
     if cfg.noise_type == "human":
+        # yaml: where the optimizer or the measurements alone are of use, torch and numpy are enough
+        from fsamlab.data.human_labels import human_labels
+
         return human_labels(raw.train.labels, raw.num_classes, cfg, root)[positions]
     train = raw.train.at(positions)
     if cfg.noise_type == "instance":
