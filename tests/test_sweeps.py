@@ -78,16 +78,17 @@ def test_every_job_of_a_sweep_is_valid(sweep):
     assert len({run_id(config) for config in configs}) == len(configs)  # else two jobs were one run
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("sweep", long_but(("quickstart", "table_cifar"), SWEEPS))
 def test_every_network_of_a_sweep_can_be_built(sweep):
     for model in {str(config.model): config.model for config in settings(sweep)}.values():
         with torch.device("meta"):  # shapes only: refuses unknown names and fields without effect
             build_model(model, num_classes=10, in_channels=3)
 
 
-def test_every_setting_of_every_sweep_takes_steps():
+@pytest.mark.parametrize("sweeps", [("quickstart", "table_label_noise"), pytest.param(SWEEPS, marks=pytest.mark.long)])
+def test_every_setting_of_every_sweep_takes_steps(sweeps):
     distinct = {}
-    for sweep in SWEEPS:
+    for sweep in sweeps:
         for config in map(tiny, settings(sweep)):
             distinct.setdefault(repr(config), (sweep, config))
     for sweep, config in distinct.values():
