@@ -58,11 +58,11 @@ def test_it_names_every_function_and_its_sweep():
     named = set(re.findall(r"`(\w+)\(", tables))
     helpers = {"load", "save", "show", "ema_table"}
     assert named == {name for name in figures.__all__ if name.islower()} - helpers
-    assert set(re.findall(r"`((?:fig|table|ablation)\w+|cost|ema_quality)`", tables)) <= SWEEPS
+    assert set(re.findall(r"`((?:fig|table|ablation|noise)\w+|cost|ema_quality)`", tables)) <= SWEEPS
     assert figures.__doc__ is not None
     for name in named:
         assert f"{name}(" in figures.__doc__
-    drawn = set(re.findall(r"\b(?:fig\d|table_|ablation_)\w+", tables)) | {"cost", "ema_quality"}
+    drawn = set(re.findall(r"\b(?:fig\d|table_|ablation_|noise_or_mean)\w*", tables)) | {"cost", "ema_quality"}
     assert drawn == SWEEPS - {"quickstart"}
 
 
