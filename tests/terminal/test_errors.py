@@ -1,4 +1,5 @@
 import pytest
+from hydra import compose, initialize_config_dir
 from support.marks import long_but
 from support.runs import TINY, compose_tiny
 
@@ -282,3 +283,27 @@ def test_a_sweep_without_its_first_line_says_so(launch, tmp_path, text):
     done = launch("-m", "+sweeps=mine", f"hydra.searchpath=[file://{tmp_path}]")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: sweeps/mine.yaml: the first line of a sweep is `# @package")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: bad\nseed: [1\n", "line 3: is not YAML: expected ',' or ']'"),
+        ("name: a\nname: b\n", "line 2: is not YAML: found duplicate key name"),
+        ("a\tb: [}\n", r"line 1: is not YAML: found character '\t'"),
+    ],
+)
+def test_an_option_or_a_sweep_that_is_not_yaml_is_one_line(tmp_path, capsys, text, message):
+    from fsamlab.terminal import errors
+
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+
+    def composed():
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            compose("config")
+
+    assert errors.call(composed) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}, {message}")
+    assert len(error.splitlines()) == 1

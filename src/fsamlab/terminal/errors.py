@@ -17,6 +17,7 @@ from typing import Any, TextIO, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fsamlab.config import SCHEMAS, Config, ConfigError, MeasureConfig, did_you_mean, shown, unknown_key
 from fsamlab.terminal import output
@@ -98,6 +99,8 @@ def one_line(error: BaseException) -> str | None:
     """Return the message, in one line, of an error that a user can act on; None for any other error."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return tidy(from_hydra(error))
+    if isinstance(error, YAMLError):
+        return tidy(from_yaml(error))
     known = (
         "ConfigError",
         "StrayKey",
@@ -123,6 +126,15 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def from_yaml(error: YAMLError) -> str:
+    """Return file, line and mistake of a file that is not YAML; an option or a sweep, which Hydra reads."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:  # a file with bytes that are no text
+        return f"{getattr(error, 'name', 'a file')}: is not YAML: {getattr(error, 'reason', error)}"
+    context = f" {error.context}" if getattr(error, "context", None) else ""
+    return f"{mark.name}, line {mark.line + 1}: is not YAML: {error.problem}{context}"
 
 
 def tidy(text: str) -> str:
