@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -33,6 +34,17 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         if key.startswith(("WANDB_", "SLURM_", "SBATCH_")) or key == "COLUMNS":
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Take away the handlers that a test has given to the root logger: they hold its captured streams, closed later."""
+    root = logging.getLogger()
+    handlers, level = set(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - handlers:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

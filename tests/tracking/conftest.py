@@ -7,8 +7,13 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def forget_wandb():
+def own_wandb():
+    _forget()  # also what a test of another folder has met
     yield
+    _forget()
+
+
+def _forget():
     if "wandb" in sys.modules:
         import wandb
 
