@@ -84,7 +84,8 @@ class Estimate:
 
     def root(self) -> tuple[float, float, float]:
         """Return the root of the mean, and of the ends of its 95 % interval."""
-        return tuple(math.sqrt(max(self.mean + k * 1.96 * self.error, 0)) for k in (0, -1, 1))  # type: ignore[return-value]
+        low, high = (math.sqrt(max(self.mean + k * 1.96 * self.error, 0)) for k in (-1, 1))
+        return math.sqrt(max(self.mean, 0)), low, high
 
 
 @dataclass(frozen=True)

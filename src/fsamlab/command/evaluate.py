@@ -21,7 +21,7 @@ from fsamlab.config import (
     typed_evaluate,
 )
 from fsamlab.config.checkpoints import OF_THE_RUN, READ
-from fsamlab.config.corrupted import CIFAR_FOLDERS
+from fsamlab.config.corrupted import CIFAR_CLASSES, CIFAR_FOLDERS
 from fsamlab.config.project import in_project
 from fsamlab.rundir.frozen_job import EVALUATE, FrozenJob
 from fsamlab.rundir.inputs import IMAGE_FOLDERS
@@ -29,7 +29,7 @@ from fsamlab.rundir.measurements import EVALUATIONS, ROWS
 from fsamlab.storage.digests import LISTED, hidden
 from fsamlab.storage.reading import read_json, read_json_lines
 
-NUM_CLASSES = {"cifar10": 10, "cifar10c": 10, "cifar100": 100, "cifar100c": 100, "fashion_mnist": 10, "digits": 10}
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion_mnist": 10, "digits": 10, **CIFAR_CLASSES}
 
 
 def evaluate_runs(runs: list[Path], overrides: list[str]) -> tuple[dict[Path, str | None], dict[Path, dict[str, Any]]]:
@@ -75,11 +75,12 @@ def check(runs: list[Path], config: EvaluateConfig) -> None:
     """
     data: DataConfig = config.data
     root = in_project(data.root)
+    folder = root / "val"
     if isinstance(data, CorruptedConfig) and data.name not in CIFAR_FOLDERS:
-        root = next(iter(data.found(root).values())) / "1"
-    elif data.import_path is None and data.name in IMAGE_FOLDERS and not (root / "val").is_dir():
-        raise ConfigError("data.root", data.root, f"{root / 'val'} is not there; it must hold one folder per class")
-    there = _num_classes(data, root)
+        folder = next(iter(data.found(root).values())) / "1"
+    elif data.import_path is None and data.name in IMAGE_FOLDERS and not folder.is_dir():
+        raise ConfigError("data.root", data.root, f"{folder} is not there; it must hold one folder per class")
+    there = _num_classes(data, folder)
     for run in runs:
         trained = run_config(run)
         name = trained.data.name
@@ -91,7 +92,12 @@ def check(runs: list[Path], config: EvaluateConfig) -> None:
 
 
 def _num_classes(data: DataConfig, folder: Path) -> int | None:
-    """Return the number of classes, from the name of a set or from its class folders; None where both are unknown."""
+    """Return the number of classes, from the name of a set or from the class folders; None where both are unknown.
+
+    Args:
+        data: the section of the set.
+        folder: which would hold the class folders.
+    """
     if data.import_path is not None:
         return None
     if data.name in NUM_CLASSES:
@@ -100,7 +106,6 @@ def _num_classes(data: DataConfig, folder: Path) -> int | None:
         return LISTED[data.name].num_classes
     if hasattr(data, "num_classes"):
         return int(data.num_classes)
-    folder = folder if folder.name in ("val", "1") else folder / "val"
     return sum(p.is_dir() and not hidden(p.name) for p in folder.iterdir()) if folder.is_dir() else None
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsamlab.command.robustness import entries
 from fsamlab.config.project import PROJECT_ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fsamlab.command.measurement import Opened
-    from fsamlab.data.evaluation import Part
+    from fsamlab.data.evaluation import Opener
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def evaluated(opened: Opened) -> dict[str, Any]:
     by_severity = {}
     for corruption, open_parts in parts.items():
         log.info("%s: evaluating %s", opened.run.name, " ".join((cfg.name, corruption)))
-        stored = finished(corruption, lambda: _flat(trainer, open_parts()))  # noqa: B023, called at once
+        stored = finished(corruption, partial(_flat, trainer, open_parts))
         by_severity[corruption] = _by_severity(stored)
     num_samples = {values.pop("num_samples") for found in by_severity.values() for values in found}
     return {
@@ -49,10 +48,10 @@ def evaluated(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _flat(trainer: Any, parts: Iterator[Part]) -> dict[str, float]:
+def _flat(trainer: Any, open_parts: Opener) -> dict[str, float]:
     """Return the metrics of all parts in the form of the store of finished values: `0/acc1`, `0/loss`, `1/acc1`, ..."""
     found = {}
-    for number, part in enumerate(parts):
+    for number, part in enumerate(open_parts()):
         values = {**trainer.evaluate(part.source), "num_samples": part.source.num_samples}
         found.update({f"{number}/{key}": value for key, value in values.items()})
     return found

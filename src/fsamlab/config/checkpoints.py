@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ CHANGE_NO_VALUE = ("download", "eval_batch_size", "num_workers")
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(ABC):
     """What is done with the checkpoint of one run.
 
     Attributes:
@@ -34,9 +35,9 @@ class CheckpointConfig:
     device: str = word("auto", "auto", "cpu", "cuda")
     num_threads: int | None = number(None, 1, 1024)
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return the settings that the values depend on, besides the checkpoint."""
-        raise NotImplementedError
 
     def sections(self) -> dict[str, Any]:
         """Return the sections that take the place of those of the run's configuration."""

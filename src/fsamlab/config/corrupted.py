@@ -22,6 +22,7 @@ STANDARD = (  # the fifteen of the published means, in the order of the paper's 
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # for validation; part of no published mean
 LABELS = "labels.npy"
 CIFAR_FOLDERS = {"cifar10c": "CIFAR-10-C", "cifar100c": "CIFAR-100-C"}  # as the archives unpack
+CIFAR_CLASSES = {"cifar10c": 10, "cifar100c": 100}
 GROUPS = ("", "noise", "blur", "weather", "digital", "extra")  # folders of ImageNet-C's archives, or none
 SOURCES = {
     "cifar10c": "https://zenodo.org/records/2535967",

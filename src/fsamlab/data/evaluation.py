@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fsamlab.config import ConfigError, CorruptedConfig, DataConfig, ImageFolderConfig
-from fsamlab.config.corrupted import CIFAR_FOLDERS, LABELS, SEVERITIES
+from fsamlab.config.corrupted import CIFAR_CLASSES, CIFAR_FOLDERS, LABELS, SEVERITIES
 from fsamlab.config.data import WITH_LABEL_FILES
 from fsamlab.data import build_data
 from fsamlab.data.in_memory import Images, InMemoryEval
@@ -125,7 +125,7 @@ def evaluation_parts(
 def _severities_of_file(cfg: CorruptedConfig, path: Path, device: torch.device) -> Iterator[Part]:
     """Yield the five severities of CIFAR-C: equal blocks of one file of images, uint8 (n, height, width, channels)."""
     images, labels = _array(path), _array(path.parent / LABELS)
-    num_classes = {"cifar10c": 10, "cifar100c": 100}[cfg.name]
+    num_classes = CIFAR_CLASSES[cfg.name]
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
         form = f"has the form {images.dtype} {images.shape}, not uint8 (n, height, width, channels)"
         raise damaged(path, form, MEND)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 
-def he_init(model: nn.Module, mode: str = "fan_out") -> None:
+def he_init(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
     """Draw every convolution from He's normal distribution for ReLU and set its bias to zero.
 
     He et al. 2015 (arXiv 1502.01852): equation 10 with `mode="fan_in"`, equation 15 with `mode="fan_out"`. BatchNorm
@@ -13,7 +15,7 @@ def he_init(model: nn.Module, mode: str = "fan_out") -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

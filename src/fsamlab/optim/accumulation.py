@@ -22,18 +22,20 @@ BACKWARD_BEFORE = (
 _MARK = "_version_after_step"  # an attribute of the gradient itself: it goes when the gradient is freed
 
 
-def _dense(params: Iterable[Tensor]) -> list[Tensor]:
-    return [p for p in params if p.grad is not None and p.requires_grad and not p.grad.is_sparse]
+def _dense(params: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each parameter that has a dense gradient, with the gradient."""
+    return [(p, p.grad) for p in params if p.grad is not None and p.requires_grad and not p.grad.is_sparse]
 
 
 def mark_used(params: Iterable[Tensor]) -> None:
     """Mark the gradients as those of the step that ends here: a loop may leave them in p.grad until the next step."""
-    for p in _dense(params):
-        setattr(p.grad, _MARK, p.grad._version)  # type: ignore[union-attr]  # writing in place counts the version up
+    for _, g in _dense(params):
+        setattr(g, _MARK, g._version)  # writing in place counts the version up
 
 
-def _used(p: Tensor) -> bool:
-    return getattr(p.grad, _MARK, None) == p.grad._version  # type: ignore[union-attr]
+def _used(g: Tensor) -> bool:
+    """Return whether a gradient is that of the step before, not written to since then."""
+    return getattr(g, _MARK, None) == g._version
 
 
 @contextmanager
@@ -49,10 +51,10 @@ def _at_first_addition(params: Sequence[Tensor]) -> Iterator[dict[Tensor, Tensor
         if p not in found:
             # The host knows that p.grad was dropped, or that the last step's was written to, which is zeroing: a usual
             # loop does not wait for the device here. Gradients that came since then are looked at.
-            zeroed = p.grad is None or (p in last and not _used(p))
-            found[p] = False if zeroed else p.grad.detach().any()  # type: ignore[union-attr]
+            g = p.grad
+            found[p] = False if g is None or (p in last and not _used(g)) else g.detach().any()
 
-    last = {p for p in params if p.grad is not None and _used(p)}
+    last = {p for p in params if p.grad is not None and _used(p.grad)}
     with torch.enable_grad():
         nodes = [get_gradient_edge(p).node for p in params]
     hooks = [node.register_prehook(lambda _, p=p: look(p)) for node, p in zip(nodes, params)]
@@ -81,9 +83,9 @@ class Accumulated:
 
     def __init__(self, params: Iterable[Tensor]) -> None:
         dense = _dense(params)
-        self._new = {p: p.grad for p in dense if not _used(p)}
+        self._new = {p: g for p, g in dense if not _used(g)}
         # Of the last step's gradients one is watched: hooks on all parameters in every step would cost.
-        self._watched = list(self._new) or dense[-1:]
+        self._watched = list(self._new) or [p for p, _ in dense[-1:]]
 
     def guarded(self, descent: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Return the closure of the descent batch, whose first run must not add to the gradients before step().
@@ -125,7 +127,7 @@ def keeping(params: Iterable[Tensor], closure: Callable[[], Tensor]) -> Callable
     Raises:
         RuntimeError: by the returned function, where it zeroes them.
     """
-    probe = _dense(params)[-1:]  # ascend() left no gradients: these are of passes at w + eps
+    probe = [p for p, _ in _dense(params)[-1:]]  # ascend() left no gradients: these are of passes at w + eps
 
     def run() -> Tensor:
         before = [p.grad.any() for p in probe if p.grad is not None]
