@@ -19,7 +19,6 @@ from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data, EvalSource, Mixing
 from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
-from fsamlab.seeding import Stream, derive_seed
 from fsamlab.task import Classification, Task
 from fsamlab.train.clock import Clock
 from fsamlab.train.closures import AscentBatch, Passes
@@ -28,7 +27,7 @@ from fsamlab.train.evaluation import evaluate
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.observer import Observer
 from fsamlab.train.scalars import StepScalars
-from fsamlab.train.schedule import lr_factor
+from fsamlab.train.step import MetricSums, Stepper
 
 
 class _Interrupted(Exception):
@@ -85,9 +84,10 @@ class Trainer:
         self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, cfg.max_steps or self.total_steps)
-        self.warmup_steps = round(cfg.warmup_epochs * self.steps_per_epoch)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        warmup_steps = round(cfg.warmup_epochs * self.steps_per_epoch)
+        self.stepper = Stepper(self.passes, optimizer, cfg, seed, self.total_steps, warmup_steps)
         self.step = 0  # finished optimizer steps
         self.boundary_done = True  # whether the evaluation and the row of the current step are done
         self.sums = Sums(device)
@@ -127,28 +127,14 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         """Make one optimizer step. The state of the trainer changes only after the optimizer has finished the step."""
-        torch.manual_seed(derive_seed(self.seed, Stream.STEP, self.step))
-        factor = lr_factor(self.cfg, self.step, self.total_steps, self.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        self.model.train()
         self.scalars.request(self.optimizer, self.step + 1)
-        passes = self.passes
-        mixed = passes.mixed(batch, self.step)  # once: all passes of the step see the same mixture
-        sums: dict[str, list[Tensor]] = {}  # metrics of the task, from the first pass over the descent batch
-        if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
-            closures = [passes.closure([part], sums) for part in passes.micro_batches(mixed)]
-            loss = self.optimizer.step_micro(closures)
-        else:
-            descent = passes.closure(passes.micro_batches(mixed), sums)
-            ascent, reference = passes.ascent_closure(batch, mixed, self.step), passes.reference_closure(self.step)
-            loss = self.optimizer.step(descent, ascent, reference)
+        loss, sums = self.stepper.make(batch, self.step)
         self.step += 1
         self.boundary_done = False
         self.scalars.take(self.optimizer, loss)
         self._count(loss, sums, len(batch))
 
-    def _count(self, loss: Tensor, sums: dict[str, list[Tensor]], n: int) -> None:
+    def _count(self, loss: Tensor, sums: MetricSums, n: int) -> None:
         if self.optimizer.has_clean_loss:
             self.sums.add("train/loss", loss, n)
         if "loss_perturbed" in self.optimizer.scalars:

@@ -1,0 +1,61 @@
+"""One optimizer step: seed, learning rate, the mixture of the batch, and the closures that the optimizer calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fsamlab.config import TrainConfig
+from fsamlab.data import Batch
+from fsamlab.optim import SharpnessAware
+from fsamlab.seeding import Stream, derive_seed
+from fsamlab.train.closures import Passes
+from fsamlab.train.schedule import lr_factor
+
+MetricSums = dict[str, list[Tensor]]  # metric of the task -> sums over the samples of each part of the batch
+
+
+class Stepper:
+    """Makes the optimizer steps of a training; all that a step draws and sets follows from its number.
+
+    Args:
+        passes: the forward and backward passes.
+        optimizer: any variant. The `initial_lr` of its param_groups is the peak of the schedule.
+        cfg: the schedule and the accumulation of gradients.
+        seed: decides dropout and all other random numbers of a step.
+        total_steps: the length of the schedule.
+        warmup_steps: the number of steps in which the learning rate rises.
+    """
+
+    def __init__(
+        self,
+        passes: Passes,
+        optimizer: SharpnessAware,
+        cfg: TrainConfig,
+        seed: int,
+        total_steps: int,
+        warmup_steps: int,
+    ) -> None:
+        self.passes, self.optimizer, self.cfg, self.seed = passes, optimizer, cfg, seed
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+
+    def make(self, batch: Batch, step: int) -> tuple[Tensor, MetricSums]:
+        """Make step number `step` on `batch`.
+
+        Returns:
+            The loss that the optimizer returns, and the sums of the task's metrics in the first pass over the batch.
+        """
+        passes, optimizer = self.passes, self.optimizer
+        torch.manual_seed(derive_seed(self.seed, Stream.STEP, step))
+        factor = lr_factor(self.cfg, step, self.total_steps, self.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        passes.model.train()
+        mixed = passes.mixed(batch, step)  # once: all passes of the step see the same mixture
+        sums: MetricSums = {}
+        if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
+            closures = [passes.closure([part], sums) for part in passes.micro_batches(mixed)]
+            return optimizer.step_micro(closures), sums
+        descent = passes.closure(passes.micro_batches(mixed), sums)
+        ascent, reference = passes.ascent_closure(batch, mixed, step), passes.reference_closure(step)
+        return optimizer.step(descent, ascent, reference), sums
