@@ -43,6 +43,7 @@ NEUTRAL = frozenset(
         "train.save_best",
         "train.keep_state",
         "train.progress",
+        "train.rank_timeout_minutes",
     }
 )
 PATHS = ("data.root", "model.checkpoint")  # one file gives one run, however its path is written

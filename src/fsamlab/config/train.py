@@ -49,6 +49,11 @@ class TrainConfig:
         False  # last.pt keeps the optimizer's state after the end, for example the EMA for `fsamlab measure`
     )
     on_divergence: str = word("stop", "stop", "continue")
+    # of several ranks: synchronised: the result of one process | per_rank: each perturbs by its own part of the batch
+    perturbation: str = word("synchronised", "synchronised", "per_rank")
+    ema_scope: str = word("rank", "rank", "global")  # F-SAM's EMA with per_rank: each rank's own, or their mean
+    sync_batchnorm: bool = False  # BatchNorm's statistics over the batch of all ranks
+    rank_timeout_minutes: float = number(30.0, 0.01, 24 * 60)  # a rank that waits longer for another rank fails
     progress: bool = True  # progress bar where the output is a terminal
 
     def __post_init__(self) -> None:
@@ -58,6 +63,9 @@ class TrainConfig:
             return
         if any(later < earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
             raise ConfigError("train.milestones", self.milestones, "must ascend; the values are shares of the training")
+        if self.perturbation != "per_rank" and self.ema_scope != "rank":
+            allowed = "has an effect with train.perturbation=per_rank alone; leave it at rank"
+            raise ConfigError("train.ema_scope", self.ema_scope, allowed)
         for name, default in (("milestones", [0.5, 0.75]), ("gamma", 0.1)):
             if self.schedule != "step" and getattr(self, name) != default:
                 allowed = (

@@ -12,6 +12,8 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from fsamlab.data import Data, build_data, mixing_of
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.models import build_model, pretrained_file
 from fsamlab.optim import build_optimizer
+from fsamlab.ranks import Ranks, place
 from fsamlab.run.bookkeeper import Bookkeeper
 from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
@@ -64,7 +67,9 @@ def run_composed(cfg: Any) -> None:
     directory = Path(hydra.runtime.output_dir)
     is_new = not (directory / "status.json").exists()
     try:
-        run(typed(cfg), directory, list(hydra.overrides.task))
+        config = typed(cfg)
+        with joined(config.train) as ranks:
+            run(config, directory, list(hydra.overrides.task), ranks=ranks)
     except Exception as e:
         if is_new and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
             discard_untrained(directory)
@@ -87,9 +92,9 @@ def discard_untrained(directory: Path) -> None:
     for path in directory.iterdir():
         if path.name in BEFORE_THE_FIRST_STEP:
             path.unlink()
-    for place in (directory, directory.parent):
+    for parent in (directory, directory.parent):
         try:
-            place.rmdir()
+            parent.rmdir()
         except OSError:  # other files, or other runs of the study
             return
 
@@ -113,19 +118,24 @@ def run_frozen(job: FrozenJob) -> None:
             # SLURM has restarted this job, and its first start has deleted the old results already.
             config = dataclasses.replace(config, force=False)
     deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
-    while True:
-        try:
-            run(config, job.directory, job.overrides, submitted=job.code)
-            return
-        except DirectoryBusy as e:  # SLURM's restart waits until the heartbeat of the killed process is too old
-            if time.monotonic() > deadline:
-                raise
-            log.warning("%s", e)
-            time.sleep(5)
+    with joined(config.train) as ranks:
+        while True:
+            try:
+                run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks)
+                return
+            except DirectoryBusy as e:  # SLURM's restart waits until the heartbeat of the killed process is too old
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s", e)
+                time.sleep(5)
 
 
 def run(
-    config: Config, directory: Path, overrides: list[str] | None = None, submitted: dict[str, Any] | None = None
+    config: Config,
+    directory: Path,
+    overrides: list[str] | None = None,
+    submitted: dict[str, Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train one configuration in `directory`, from the start or from its last checkpoint.
 
@@ -134,6 +144,7 @@ def run(
         directory: the run directory.
         overrides: the words that the configuration was composed from, for the record.
         submitted: the version of the code when the job was submitted.
+        ranks: the processes that train the run together; None means this process alone.
 
     Returns:
         The summary, as in summary.json. A finished run is not run again unless `force` is set.
@@ -149,7 +160,8 @@ def run(
         try:
             if record.was_finished:
                 return _skip(config, directory)
-            summary, url = _train(config, record, signals, submitted or {})
+            ranks = ranks or Ranks.alone(choose_device(config.train))
+            summary, url = _train(config, record, signals, submitted or {}, ranks)
         except Preempted as e:
             record.end("preempted", str(e))
             raise
@@ -167,13 +179,16 @@ def run(
     return summary
 
 
-def build(config: Config, device: torch.device, *, start_weights: bool = True) -> tuple[Trainer, dict[str, Any]]:
+def build(
+    config: Config, device: torch.device, *, start_weights: bool = True, ranks: Ranks | None = None
+) -> tuple[Trainer, dict[str, Any]]:
     """Build data, model, optimizer and trainer; return the trainer and the facts of the data.
 
     Args:
         config: the configuration of the run.
         device: the device of model and batches.
         start_weights: whether to read the weights to start from; False if a checkpoint is loaded afterwards.
+        ranks: the processes that train the run together; None means this process alone.
 
     Raises:
         ConfigError: a setting does not fit the data, the model or another setting.
@@ -204,16 +219,17 @@ def build(config: Config, device: torch.device, *, start_weights: bool = True) -
         diagnostics=diagnostics,
         ascent_batch=AscentBatch(ascent.ascent_batch_size, ascent.ascent_share, bool(ascent.ascent_nested)),
         mixing=mixing_of(config.data, data, config.seed),
+        ranks=ranks,
     )
     return trainer, data.facts
 
 
 def _train(
-    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any]
+    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any], ranks: Ranks
 ) -> tuple[dict[str, Any], str | None]:
     """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
     directory = record.directory
-    device = choose_device(config.train)
+    device = ranks.device
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     state = checkpoint.load_latest(directory / "checkpoints")
@@ -222,7 +238,7 @@ def _train(
         seen = inputs.look(config, memory=memory)
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     weights = inputs.start_weights(config) if state is None else None
-    trainer, facts = build(config, device, start_weights=state is None)
+    trainer, facts = build(config, device, start_weights=state is None, ranks=ranks)
     seen = inputs.look(config, facts, memory, pretrained_file(config.model))
     inputs.check_start_weights(config, weights, seen)
     resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
@@ -257,6 +273,16 @@ def _train(
         weights = trainer.model.state_dict()
         checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
     return summary, tracker.url
+
+
+@contextmanager
+def joined(cfg: TrainConfig) -> Iterator[Ranks | None]:
+    """Join the other processes of the run, if the environment names any; None is a run with this process alone."""
+    if place().size == 1:
+        yield None
+        return
+    with Ranks.from_environment(choose_device(cfg), cfg.rank_timeout_minutes) as ranks:
+        yield ranks
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:

@@ -19,6 +19,7 @@ from fsamlab.config import TrainConfig
 from fsamlab.data import Batch, Data, EvalSource, Mixing
 from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
+from fsamlab.ranks import Ranks
 from fsamlab.task import Classification, Task
 from fsamlab.train.clock import Clock
 from fsamlab.train.closures import AscentBatch, Passes
@@ -26,6 +27,7 @@ from fsamlab.train.divergence import Divergence
 from fsamlab.train.evaluation import evaluate
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.observer import Observer
+from fsamlab.train.parallel import check_ranks
 from fsamlab.train.scalars import StepScalars
 from fsamlab.train.step import MetricSums, Stepper
 
@@ -49,6 +51,7 @@ class Trainer:
         diagnostics: makes the measurements, at its own intervals; None means no measurements.
         ascent_batch: which samples the ascent batch has, for variants with an ascent batch of its own.
         mixing: mixes the batches that the steps see (mixup, CutMix); None means unmixed batches.
+        ranks: the processes that train the model together; None means this process alone.
     """
 
     def __init__(
@@ -65,7 +68,10 @@ class Trainer:
         diagnostics: Diagnostics | None = None,
         ascent_batch: AscentBatch | None = None,
         mixing: Mixing | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks.alone(device)
+        check_ranks(cfg, self.ranks)
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
         self.task = task if task is not None else Classification(cfg.label_smoothing)
