@@ -167,6 +167,19 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_compare)
 
     one = commands.add_parser(
+        "verdict",
+        help="which of the claims in a file hold: paired differences, intervals, corrected p-values",
+        description="Judge each claim of a YAML file on finished runs, seed by seed: holds, does not hold, undecided. "
+        "docs/results.md shows the form of the file.",
+        epilog="exit code: 0 every claim holds; 3 a claim does not hold; 4 a claim is undecided",
+    )
+    one.add_argument("claims", type=Path, metavar="CLAIMS.yaml", help="claims, and the runs that they are about")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="a JSON object")
+    form.add_argument("--markdown", action="store_const", dest="form", const="markdown", help="a table in Markdown")
+    one.set_defaults(run=_verdict, form="table")
+
+    one = commands.add_parser(
         "measure",
         help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
         description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
@@ -366,6 +379,12 @@ def _compare(args: argparse.Namespace) -> int:
     if not args.runs:
         args.parser.error("the following arguments are required: DIR (or --list)")
     return show_comparison(args.runs, args.reference, args.band, args.json)
+
+
+def _verdict(args: argparse.Namespace) -> int:
+    from fsamlab.command.verdict_view import show_verdicts
+
+    return show_verdicts(args.claims, args.form)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fsamlab.metrics import Headline
+from fsamlab.results.choice import best_value
 from fsamlab.results.methods import label
 from fsamlab.results.settings import METHOD, by_setting, gain, in_order, numbers, own_n, plain, values_of
 from fsamlab.results.study import Study
@@ -140,19 +141,8 @@ def _chosen(
                 raise ValueError(
                     f"runs of {what} differ in {name} beside {key}: no choice among them; choose some runs"
                 )
-        if group.assign(value=values)[["value", "seed"]].duplicated().any():
-            raise ValueError(f"{what} has the same {key} and seed more than once: no mean over them")
+        value: Any = best_value(group, values, headline, what, key)
         tried = sorted(values.dropna().unique())
-        value: Any = tried[0] if tried else None
-        if len(tried) > 1:
-            seeds = set.intersection(*(set(group.loc[values == one, "seed"]) for one in tried))
-            if not seeds:
-                raise ValueError(f"{what}: no seed has finished runs with all values of {key}; train the others too")
-            common = group[group["seed"].isin(seeds)]
-            means = common[headline.chosen_at_end].groupby(values).mean().dropna()
-            if means.empty:
-                raise ValueError(f"{what}: no run has {headline.chosen_at_end}; data.val_size holds samples out")
-            value = means.idxmax() if headline.higher_is_better else means.idxmin()
         kept = group if value is None else group[values == value]
         side = "" if len(tried) < 2 else {tried[0]: "smallest", tried[-1]: "largest"}.get(value, "")
         parts.append(kept)
