@@ -9,10 +9,11 @@ from fsamlab.sweep.settings import ALLOWED, REFUSALS, check_settings, refusal
 from fsamlab.sweep.slurm import SubmititLauncher
 
 WRONG = [
-    ("gpus_per_node", 2, "a run uses one GPU"),
+    ("gpus_per_node", 65, "must be finite and >= 0 and <= 64"),
     ("gpus_per_node", "a100:2", "must be an integer, a kind of GPU goes into additional_parameters"),
-    ("tasks_per_node", 2, "a run is one process: use 1"),
-    ("nodes", 2, "a run is one process: use 1"),
+    ("tasks_per_node", 0, "must be finite and >= 1"),
+    ("tasks_per_node", True, "must be an integer"),
+    ("nodes", 1e9, "must be an integer"),
     ("nodes", 0, "must be finite and >= 1"),
     ("timeout_min", "1-00:00:00", "must be an integer, in minutes: 1-00:00:00 is 1440"),
     ("timeout_min", 0, "must be finite and >= 1"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from fsamlab.config import ConfigError
 from fsamlab.rundir.frozen_job import MEASURE, FrozenJob
+from fsamlab.sweep.rendezvous import join_tasks, task_number
 from fsamlab.terminal import errors
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,16 @@ class JobRunner:
     """The function that submitit calls. It has no state: a restart finds all it needs in the run directory."""
 
     def __call__(self, job: FrozenJob) -> None:
-        """Run a job; its log goes to run.log in its directory, and to stderr."""
+        """Run a job, or the part of one task of the job.
+
+        The log goes to stderr, which submitit writes to a file of the task; the first task also writes run.log in the
+        directory of the job.
+        """
         make_directory(job.directory)
-        log_to(job.directory / "run.log")
+        log_to(job.directory / "run.log" if task_number() == 0 else None)
         module, _, function = MOVED.get(job.task, job.task).partition(":")
         try:
+            join_tasks()
             getattr(import_module(module), function)(job)
         except Exception as e:
             log.error("%s", errors.one_line(e) or traceback.format_exc())
@@ -60,12 +66,18 @@ def make_directory(directory: Path) -> None:
         raise ConfigError("directory", directory.parent, now) from e
 
 
-def log_to(path: Path) -> None:
-    """Send the log to a file, as conf/hydra/job_logging/run.yaml does, and to stderr, unless stderr is that file."""
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+def log_to(path: Path | None) -> None:
+    """Send the log to a file, as conf/hydra/job_logging/run.yaml does, and to stderr, unless stderr is that file.
+
+    Args:
+        path: the file; None sends the log to stderr alone.
+    """
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers = [file]
-    if not os.path.samestat(path.stat(), os.fstat(sys.stderr.fileno())):
+    root.handlers = []
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+        root.handlers.append(file)
+    if path is None or not os.path.samestat(path.stat(), os.fstat(sys.stderr.fileno())):
         root.handlers.append(logging.StreamHandler(sys.stderr))

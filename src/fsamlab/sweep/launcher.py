@@ -73,11 +73,14 @@ class JobLauncher(Launcher):
                 returns[-1].status, returns[-1]._return_value = JobStatus.FAILED, RuntimeError(failure)
         return returns
 
-    def check(self) -> None:
+    def check(self, jobs: Sequence[FrozenJob] = ()) -> None:
         """Check the settings as far as this machine can, starting nothing.
 
+        Args:
+            jobs: the jobs that :meth:`run` would get.
+
         Raises:
-            ConfigError: a setting has a value that is not allowed.
+            ConfigError: a setting has a value that is not allowed, or a job cannot run with the settings.
         """
 
     def cluster_name(self) -> str | None:

@@ -42,7 +42,7 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
         plans = sweeper.plan(list(master.hydra.overrides.task))
         sweep_dir = Path(master.hydra.sweep.dir)
         say_what_changed(sweep_dir, plans)
-        checked(sweeper.launcher).check()
+        checked(sweeper.launcher).check([plan.freeze({}) for plan in plans])
     return sweep_dir, plans
 
 

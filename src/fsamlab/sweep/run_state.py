@@ -10,8 +10,10 @@ from typing import Any
 
 from fsamlab.sweep.cluster import GONE, JobRef, JobState
 from fsamlab.sweep.runs import SweepRun
+from fsamlab.sweep.task_logs import first_to_end
 
 LOST_STATES = frozenset({GONE, "NODE_FAIL", "BOOT_FAIL", "COMPLETED"})  # the job ended without reporting failure
+TASK_FAILED = frozenset({"FAILED", "OUT_OF_MEMORY"})  # a task ended the job; of other ends SLURM's word says why
 TAIL_BYTES = 4096
 
 
@@ -197,10 +199,15 @@ def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | N
             return "waits for its turn: the launcher is at work", None
         return (None if state.active else "did not run"), None
     files = [run.directory / "run.log"]
+    told = None
     if state.job_id is not None:
-        files.append(run.sweep_dir / ".submitit" / state.job_id / f"{state.job_id}_0_log.err")
+        logs = run.sweep_dir / ".submitit"
+        files.append(logs / state.job_id / f"{state.job_id}_0_log.err")
+        told = first_to_end(logs, state.job_id) if job is not None and job.state in TASK_FAILED else None
     tails = {path: line for path in files if (line := last_line(path)) is not None}
     line = own_word.strip().splitlines()[-1] if own_word and own_word.strip() else next(iter(tails.values()), None)
+    if told is not None and not (told.task == 0 and own_word):  # the first task writes status.json, a dead one cannot
+        line, tails = told.words, {told.log: told.words, **tails}
     parts = [f"SLURM {job.state}" + (f" ({job.reason})" if job.reason else "")] if job is not None else []
     return ": ".join([*parts, *([line] if line else [])]) or None, next(iter(tails), None)
 

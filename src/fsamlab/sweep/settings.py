@@ -21,9 +21,9 @@ ALLOWED: dict[str, tuple[Any, Number | Choice | Text | None]] = {
     "timeout_min": (int | None, Number(1, YEARS)),
     "signal_delay_s": (int | None, Number(0, 24 * 3600)),
     "max_num_timeout": (int | None, Number(0, COUNT)),
-    "nodes": (int | None, Number(1, 1)),
-    "tasks_per_node": (int | None, Number(1, 1)),
-    "gpus_per_node": (int | None, Number(0, 1)),
+    "nodes": (int | None, Number(1, 4096)),
+    "tasks_per_node": (int | None, Number(1, 1024)),
+    "gpus_per_node": (int | None, Number(0, 64)),
     "cpus_per_task": (int | None, Number(1, 1024)),
     "mem_gb": (float | None, Number(0, 10**6, open_low=True)),
     "name": (str | None, Text(200)),
@@ -45,11 +45,6 @@ FORMS = {  # a text that users type in place of a number -> what to do
     "gpus_per_node": "a kind of GPU goes into additional_parameters: {gres: gpu:a100:1}, with gpus_per_node=null",
     "mem_gb": "in GB, without a unit",
 }
-SINGLE = {
-    "nodes": "a run is one process: use 1",
-    "tasks_per_node": "a run is one process: use 1",
-    "gpus_per_node": "a run uses one GPU: use 1, or null for none",
-}
 REFUSALS = {  # words in sbatch's message: (settings that can be wrong, how to find the right value)
     "Invalid job array specification": (
         "max_array_size",
@@ -63,11 +58,12 @@ REFUSALS = {  # words in sbatch's message: (settings that can be wrong, how to f
     "feature specification": ("constraint", "sinfo -o %f lists the features"),
     "Memory specification": ("mem_gb", "sinfo -o %m shows the memory of the nodes"),
     "node configuration is not available": (
-        "cpus_per_task, mem_gb, gpus_per_node, constraint",
+        "cpus_per_task, mem_gb, gpus_per_node, tasks_per_node, constraint",
         "no node has all that these settings ask for",
     ),
     "CPU count": ("cpus_per_task", "sinfo -o %c shows the cores of the nodes"),
     "gres": ("gpus_per_node", "sinfo -o %G shows the GPUs of the nodes"),
+    "Node count": ("nodes", "sinfo lists the nodes of each partition"),
     "node name": ("exclude", "sinfo -N lists the nodes"),
 }
 
@@ -85,8 +81,6 @@ def check_settings(params: Mapping[str, Any]) -> None:
             continue
         value: Any = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
         kind, allowed = ALLOWED[name]
-        if name in SINGLE and isinstance(value, int) and value > 1:
-            raise ConfigError(PREFIX + name, value, SINGLE[name])
         try:
             check_type(PREFIX + name, value, kind)
         except ConfigError as e:

@@ -22,11 +22,14 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 
 from fsamlab.checks import ConfigError
 from fsamlab.rundir.frozen_job import FrozenJob, all_train
+from fsamlab.sweep import task_logs
 from fsamlab.sweep.arrays import ArrayPart, arrays_of
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import JobRunner
 from fsamlab.sweep.launcher import JobLauncher, terminated_like_interrupted
+from fsamlab.sweep.rendezvous import VARIABLES
 from fsamlab.sweep.settings import check_settings, refusal
+from fsamlab.sweep.tasks import Tasks
 from fsamlab.sweep.waiting import wait_for
 from fsamlab.terminal.errors import SweepFailed
 from fsamlab.terminal.text import project_relative
@@ -38,6 +41,9 @@ COMMON = (  # settings that submitit calls by the same name on every cluster
     *("name", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb"),
     *("timeout_min", "stderr_to_stdout"),
 )
+# A task that dies ends the job: the others would wait for it in a collective. A task that ends well ends no other task:
+# the first task still writes files and uploads rows.
+WITH_SEVERAL_TASKS = ("--kill-on-bad-exit=1", "--wait=0")
 AT_ONCE = 256  # submitit's default for array_parallelism
 
 
@@ -62,6 +68,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
     ) -> None:
         own = {"cluster": cluster, "wait": wait, "poll_seconds": poll_seconds, "max_array_size": max_array_size}
         check_settings({**own, **params})
+        self.tasks = Tasks.of(params, cluster)
         super().__init__(**params)
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
         self.kind, self.in_process = cluster, cluster != "slurm"
@@ -91,12 +98,16 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         import submitit
 
         params = {k: v for k, v in self.params.items() if k not in OWN and v is not None}
+        params.update(nodes=self.tasks.nodes, tasks_per_node=self.tasks.per_node)
         if self.cluster == "slurm":
             # requeue, because sites have different defaults; and since SLURM 22.05 srun ignores sbatch's
             # --cpus-per-task
             params["additional_parameters"] = {"requeue": True, **params.get("additional_parameters", {})}
             cpus = 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"'
             params["setup"] = [cpus, *params.get("setup", [])]
+            if self.tasks.number > 1:
+                params["setup"] = [task_logs.MARK_START, *params["setup"]]
+                params["srun_args"] = [*WITH_SEVERAL_TASKS, *params.get("srun_args", [])]
         first = {k: self.params[k] for k in ("max_num_timeout", "python") if self.params.get(k) is not None}
         try:
             executor = submitit.AutoExecutor(
@@ -118,19 +129,25 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             raise ConfigError(key, params[unknown[1]], f"is not a setting of submitit, which has {known}") from e
         return executor
 
-    def check(self) -> None:
+    def check(self, jobs: Sequence[FrozenJob] = ()) -> None:
         """Check the settings as far as this machine can, without submitting anything.
 
         Raises:
-            ConfigError: sbatch does not have a setting.
+            ConfigError: sbatch does not have a setting, or a job cannot use several tasks.
         """
+        self.tasks.check(jobs)
         if self.cluster == "slurm" and shutil.which("srun") is None:
             log.warning("there is no SLURM on this machine: the launcher's settings were not checked")
         else:
             self.executor()
 
     def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
-        """Submit the jobs, log which jobs were submitted, and wait for their end."""
+        """Submit the jobs, log which jobs were submitted, and wait for their end.
+
+        Raises:
+            ConfigError: a job cannot use several tasks, or sbatch refused the jobs. Nothing was submitted.
+        """
+        self.tasks.check(jobs)
         self.configure_log()
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         name = self.cluster_name()
@@ -181,7 +198,8 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         arrays = Counter(base_id(i) for i in ids)
         names = ", ".join(f"{base}_[0-{n - 1}]" if n > 1 else base for base, n in arrays.items())
         sweep_dir = self._sweep_dir()
-        log.info("%d jobs submitted: %s", len(ids), names)
+        each = f"; each has {self.tasks}" if self.tasks.number > 1 else ""
+        log.info("%d jobs submitted: %s%s", len(ids), names, each)
         log.info("  directories  %s/", sweep_dir)
         run = "RUN" if all_train(jobs) else f"RUN/{jobs[0].directory.name}"
         log.info("  logs         %s/%s/run.log, %s/.submitit/JOB/", sweep_dir, run, sweep_dir)
@@ -248,8 +266,12 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
 
 @contextmanager
 def outside_of_a_job() -> Iterator[None]:
-    """Hide an outer SLURM job's variables: sbatch passes on the environment, and they would be taken for the job's."""
+    """Hide the variables of an outer job of SLURM or torchrun.
+
+    sbatch passes on the environment, and a job would take the variables for its own.
+    """
     hidden = {k: v for k, v in os.environ.items() if k.startswith("SLURM_") and k != "SLURM_CONF"}
+    hidden.update({k: v for k, v in os.environ.items() if k in VARIABLES or k.startswith("TORCHELASTIC_")})
     for key in hidden:
         del os.environ[key]
     try:

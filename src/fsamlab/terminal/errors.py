@@ -112,6 +112,7 @@ def one_line(error: BaseException) -> str | None:
         "JobFailed",
         "CannotResume",
         "NoProgress",
+        "NoRendezvous",
         "CannotUpload",
         "Damaged",
     )
