@@ -15,7 +15,7 @@ TINY = ("data=synthetic", "name=grids", "+hydra.sweeper.params.seed='0,1'")
 
 def overrides(*words):
     """Return the overrides of every job, without the words that all jobs share."""
-    _, plans = check([*TINY, *words])
+    _, plans, _ = check([*TINY, *words])
     return [[o for o in plan.overrides if o not in TINY] for plan in plans]
 
 

@@ -7,57 +7,11 @@ import signal
 import subprocess
 
 import pytest
-import torch
-from support.runs import TINY
+from support.cluster_runs import SLURM, arguments, assert_as_undisturbed, fsamlab, runs, under_way
 
 from fsamlab.rundir.reading import read_status
-from fsamlab.rundir.rows import read_rows
 
 pytestmark = pytest.mark.slurm
-SLURM = (
-    "hydra/launcher=slurm_cpu",
-    "hydra.launcher.poll_seconds=0.5",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.mem_gb=1",
-)
-TIMES = re.compile(r"time|cost/|seconds")
-
-
-def arguments(tmp_path, *more):
-    return ("launch.py", "-m", *TINY, "name=sweep", *SLURM, f"runs_dir={tmp_path / 'runs'}", *more)
-
-
-def runs(tmp_path):
-    return sorted((tmp_path / "runs" / "sweep").glob("*-s*"))
-
-
-def fsamlab(cluster, *words):
-    return cluster.python("-m", "fsamlab.command.main", *map(str, words))
-
-
-def under_way(tmp_path, number=1, step=20):
-    states = [(d, read_status(d)) for d in runs(tmp_path)]
-    found = [(d, s) for d, s in states if s["status"] == "running" and s.get("step", 0) >= step]
-    return found if len(found) >= number else None
-
-
-def weights(directory):
-    return torch.load(directory / "checkpoints" / "last.pt", weights_only=True)["model"]
-
-
-def assert_as_undisturbed(cluster, tmp_path, words):
-    """Train the same runs on this machine, and compare weights and rows bit by bit."""
-    local = ("hydra/launcher=local", "hydra.launcher.num_jobs=2", f"runs_dir={tmp_path / 'reference'}")
-    assert cluster.python("launch.py", "-m", *TINY, "name=sweep", *words, *local).returncode == 0
-    for directory in runs(tmp_path):
-        reference = tmp_path / "reference" / "sweep" / directory.name
-        ours, theirs = weights(directory), weights(reference)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[k], theirs[k]) for k in ours), directory.name
-        rows = [{k: v for k, v in row.items() if not TIMES.search(k)} for row in read_rows(directory)]
-        others = [{k: v for k, v in row.items() if not TIMES.search(k)} for row in read_rows(reference)]
-        assert rows == others
-        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
 
 
 def test_a_sweep_with_failing_jobs(cluster, tmp_path):

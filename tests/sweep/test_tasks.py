@@ -43,6 +43,11 @@ def test_a_job_says_its_tasks():
     assert str(Tasks(1, 2, 2)) == "2 tasks on 1 node, 2 GPUs"
 
 
+def test_what_a_job_costs_until_its_time_limit():
+    assert Tasks(2, 4, 4).cost(90) == ": 12 GPU hours until its time limit"
+    assert Tasks(2, 4, 0).cost(90) == Tasks(1, 1, 1).cost(None) == ""
+
+
 @pytest.mark.parametrize(
     ("settings", "key", "words"),
     [

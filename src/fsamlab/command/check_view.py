@@ -12,8 +12,14 @@ from fsamlab.terminal.tables import wrapped
 from fsamlab.terminal.text import console, project_relative
 
 
-def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
-    """Print the jobs of a launch, each with its status on disk, and their number; return the number of damaged runs."""
+def print_check(sweep_dir: Path, plans: Sequence[JobPlan], told: str | None = None) -> int:
+    """Print the jobs of a launch, each with its status on disk, and their number; return the number of damaged runs.
+
+    Args:
+        sweep_dir: the directory of the sweep.
+        plans: the jobs.
+        told: the launcher's line about what each job will use.
+    """
     screen = console()
     counts: Counter[str] = Counter()
     damaged = 0
@@ -31,6 +37,8 @@ def print_check(sweep_dir: Path, plans: Sequence[JobPlan]) -> int:
             screen.print(f"           {state['exception']}", style="red", soft_wrap=True)
     words = ", ".join(f"{n} {status}" for status, n in counts.items())
     where = project_relative(sweep_dir)
+    if told is not None:
+        screen.print(told, soft_wrap=True)
     screen.print(f"{len(plans)} runs below {where}/ are valid: {words}; nothing was started", soft_wrap=True)
     return damaged
 

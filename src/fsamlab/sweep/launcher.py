@@ -73,15 +73,19 @@ class JobLauncher(Launcher):
                 returns[-1].status, returns[-1]._return_value = JobStatus.FAILED, RuntimeError(failure)
         return returns
 
-    def check(self, jobs: Sequence[FrozenJob] = ()) -> None:
+    def check(self, jobs: Sequence[FrozenJob] = ()) -> str | None:
         """Check the settings as far as this machine can, starting nothing.
 
         Args:
             jobs: the jobs that :meth:`run` would get.
 
+        Returns:
+            A line for the user about what each job will use; None if there is nothing to say.
+
         Raises:
             ConfigError: a setting has a value that is not allowed, or a job cannot run with the settings.
         """
+        return None
 
     def cluster_name(self) -> str | None:
         """Return the name of the SLURM cluster that gets the jobs; None without SLURM, or without a name."""

@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 LAUNCHER_KEYS = ("hydra/launcher=", "hydra.launcher.")
 
 
-def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
-    """Compose and validate every job of `launch.py -m OVERRIDES`; return the sweep's directory and its jobs.
+def check(overrides: list[str]) -> tuple[Path, list[JobPlan], str | None]:
+    """Compose and validate every job of `launch.py -m OVERRIDES`.
+
+    Returns:
+        The sweep's directory, its jobs, and a line about what the launcher gives to each job.
 
     Raises:
         SweepFailed, ConfigError, Hydra's and OmegaConf's errors: a job cannot be used. Nothing was written.
@@ -42,8 +45,8 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan]]:
         plans = sweeper.plan(list(master.hydra.overrides.task))
         sweep_dir = Path(master.hydra.sweep.dir)
         say_what_changed(sweep_dir, plans)
-        checked(sweeper.launcher).check([plan.freeze({}) for plan in plans])
-    return sweep_dir, plans
+        told = checked(sweeper.launcher).check([plan.freeze({}) for plan in plans])
+    return sweep_dir, plans, told
 
 
 def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = None) -> None:

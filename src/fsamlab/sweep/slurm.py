@@ -129,8 +129,8 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             raise ConfigError(key, params[unknown[1]], f"is not a setting of submitit, which has {known}") from e
         return executor
 
-    def check(self, jobs: Sequence[FrozenJob] = ()) -> None:
-        """Check the settings as far as this machine can, without submitting anything.
+    def check(self, jobs: Sequence[FrozenJob] = ()) -> str:
+        """Check the settings as far as this machine can, without submitting anything; return the tasks of a job.
 
         Raises:
             ConfigError: sbatch does not have a setting, or a job cannot use several tasks.
@@ -140,6 +140,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             log.warning("there is no SLURM on this machine: the launcher's settings were not checked")
         else:
             self.executor()
+        return f"each job has {self.tasks}{self.tasks.cost(self.params.get('timeout_min'))}"
 
     def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
         """Submit the jobs, log which jobs were submitted, and wait for their end.

@@ -61,6 +61,12 @@ class Tasks:
         gpus = f", {counted(self.nodes * self.gpus_per_node, 'GPU')}" if self.gpus_per_node else ""
         return f"{counted(self.number, 'task')} on {counted(self.nodes, 'node')}{gpus}"
 
+    def cost(self, timeout_min: int | None) -> str:
+        """Return the GPU hours of a job until its time limit, as the end of a sentence; empty without GPUs or limit."""
+        if not self.gpus_per_node or timeout_min is None:
+            return ""
+        return f": {self.nodes * self.gpus_per_node * timeout_min / 60:.5g} GPU hours until its time limit"
+
     def check(self, jobs: Iterable[FrozenJob]) -> None:
         """Refuse jobs that cannot use several tasks.
 
