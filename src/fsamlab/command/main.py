@@ -77,6 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_init)
 
     one = commands.add_parser(
+        "doctor",
+        help="what this machine has (GPU, SLURM, W&B, data, file system), and what of it works",
+        description="Look at the machine and try it: a few training steps on the CPU and on each GPU, two ranks, a "
+        "checkpoint in runs_dir, locks and links of its file system. SLURM is only asked. Nothing stays behind.",
+        epilog="exit code: 0, 1 when something that was tested does not work",
+    )
+    one.add_argument("words", nargs="*", metavar="key=value", help="as runs_dir=DIR, data.root=DIR")
+    one.add_argument("--json", action="store_true", help="a JSON object with every finding")
+    one.add_argument("--submit", action="store_true", help="submit a job of one minute, which tries runs_dir on a node")
+    one.set_defaults(run=_doctor)
+
+    one = commands.add_parser(
         "check",
         help="compose and validate every job of a sweep, show what would run, submit nothing",
         description="Show the jobs that `python launch.py -m WORDS` would start.",
@@ -248,6 +260,12 @@ def _init(args: argparse.Namespace) -> int:
 
     output.show(init(args.directory))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from fsamlab.command.doctor.view import doctor
+
+    return doctor(args.words, as_json=args.json, job=args.submit)
 
 
 def _check(args: argparse.Namespace) -> int:
