@@ -15,9 +15,8 @@ from fsamlab.sweep.slurm import SubmititLauncher, outside_of_a_job
 from fsamlab.sweep.tasks import Tasks
 
 
-def job(tmp_path, batch_size=128, task=TRAIN):
-    config = to_plain(compose_tiny("optimizer=sgd", f"data.batch_size={batch_size}"))
-    return FrozenJob(task, config, [], tmp_path / "run", {})
+def job(tmp_path, *words, task=TRAIN):
+    return FrozenJob(task, to_plain(compose_tiny("optimizer=sam", *words)), [], tmp_path / "run", {})
 
 
 @pytest.mark.parametrize(
@@ -90,20 +89,36 @@ def test_one_task_changes_nothing_in_the_batch_script(fake, tmp_path):
     assert "tasks start on" not in text
 
 
-def test_jobs_that_cannot_use_several_tasks_are_refused_before_anything_is_submitted(fake, tmp_path):
+PER_RANK = "train.perturbation=per_rank"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words", "task", "said"),
+    [
+        (2, ("data.batch_size=3",), TRAIN, r"data\.batch_size=3: .*4 tasks on 2 nodes"),
+        (2, ("data.batch_size=6", "train.accumulate_steps=2"), TRAIN, r"data\.batch_size=6: .*accumulate_steps=2"),
+        (2, ("data.batch_size=9", PER_RANK), TRAIN, r"data\.batch_size=9: "),
+        (None, (PER_RANK,), TRAIN, r"train\.perturbation=per_rank: needs several tasks"),
+        (2, (), MEASURE, "one process"),
+        (2, (), EVALUATE, "one process"),
+    ],
+)
+def test_jobs_that_cannot_use_their_tasks_are_refused_before_anything_is_submitted(
+    fake, tmp_path, nodes, words, task, said
+):
     calls = fake(srun="true")
-    launcher = SubmititLauncher(submitit_folder=str(tmp_path / "s"), nodes=2, tasks_per_node=2)
-    launcher.tasks.check([job(tmp_path, 128), job(tmp_path, 4)])
-    for wrong, words in (
-        ([job(tmp_path, 128), job(tmp_path, 6)], r"data\.batch_size=6: .*multiple of 4.*4 tasks on 2 nodes"),
-        ([job(tmp_path, task=MEASURE)], "one process"),
-        ([job(tmp_path, task=EVALUATE)], "one process"),
-    ):
-        for attempt in (launcher.check, lambda jobs: launcher.run(jobs, lambda ids: None)):
-            with pytest.raises(ConfigError, match=words):
-                attempt(wrong)
+    launcher = SubmititLauncher(submitit_folder=str(tmp_path / "s"), nodes=nodes, tasks_per_node=nodes)
+    wrong = [job(tmp_path), job(tmp_path, *words, task=task)] if task == TRAIN else [job(tmp_path, task=task)]
+    for attempt in (launcher.check, lambda jobs: launcher.run(jobs, lambda ids: None)):
+        with pytest.raises(ConfigError, match=said):
+            attempt(wrong)
     assert calls() == []
-    Tasks().check([job(tmp_path, 7), job(tmp_path, task=MEASURE)])  # one task suits every job
+
+
+def test_jobs_that_can_use_their_tasks(tmp_path):
+    few, many = job(tmp_path, "data.batch_size=4"), job(tmp_path, "data.batch_size=10", PER_RANK)
+    Tasks(2, 2).check([few, many, job(tmp_path, "data.batch_size=9")])  # shares may differ by a sample
+    Tasks().check([few, job(tmp_path, task=MEASURE)])
 
 
 SEVERAL = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsamlab.checks import ConfigError
-from fsamlab.config import from_plain
+from fsamlab.config import Config, from_plain
 from fsamlab.rundir.frozen_job import FrozenJob
 from fsamlab.sweep.settings import PREFIX
 from fsamlab.terminal.text import counted
@@ -68,17 +68,28 @@ class Tasks:
         return f": {self.nodes * self.gpus_per_node * timeout_min / 60:.5g} GPU hours until its time limit"
 
     def check(self, jobs: Iterable[FrozenJob]) -> None:
-        """Refuse jobs that cannot use several tasks.
+        """Refuse jobs that cannot use these tasks. The run itself checks more: it knows the data.
 
         Raises:
             ConfigError: for the first such job.
         """
-        if self.number == 1:
-            return
         for job in jobs:
-            if not job.trains:
+            if self.number > 1 and not job.trains:
                 raise ConfigError("hydra.launcher", self, "a measurement or an evaluation is one process: use one task")
-            batch_size = from_plain(job.config).data.batch_size
-            if batch_size % self.number:
-                allowed = f"is divided among the tasks of a job: use a multiple of {self.number}, or another number of"
-                raise ConfigError("data.batch_size", batch_size, f"{allowed} tasks (now {self})")
+            if job.trains:
+                self._check_run(from_plain(job.config))
+
+    def _check_run(self, config: Config) -> None:
+        batch_size, parts = config.data.batch_size, config.train.accumulate_steps
+        if config.train.perturbation == "per_rank":
+            if self.number == 1:
+                allowed = "needs several tasks: hydra.launcher.gpus_per_node=2, nodes=2 or tasks_per_node=2"
+                raise ConfigError("train.perturbation", "per_rank", allowed)
+            share = -(-batch_size // self.number)
+            empty = share * (self.number - 1) >= batch_size
+        else:
+            empty = batch_size < self.number * parts
+        if empty:
+            more = f" and train.accumulate_steps={parts}" if parts > 1 else ""
+            allowed = f"leaves a task without samples ({self}{more}): take fewer tasks or a larger batch"
+            raise ConfigError("data.batch_size", batch_size, allowed)
