@@ -102,7 +102,7 @@ def test_commands_were_found():
 
 
 def test_every_fsamlab_command_parses():
-    from fsamlab.command.main import _parser
+    from fsamlab.command.options import parser
 
     blocks = [(path, block) for path, text in PAGES.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
     commands = [
@@ -115,7 +115,7 @@ def test_every_fsamlab_command_parses():
     for path, command in commands:
         words = shlex.split(re.sub(r"\[[^]]*\]", "", command))
         try:
-            _parser().parse_args(words)
+            parser().parse_args(words)
         except SystemExit:
             pytest.fail(f"{path.name}: fsamlab {command}")
 

@@ -12,7 +12,7 @@ from support.made_runs import put
 from support.runs import ROOT
 
 from fsamlab.command.check_view import print_check
-from fsamlab.command.main import main
+from fsamlab.command.main import COMMANDS, main
 from fsamlab.command.status_view import age
 from fsamlab.metrics import CLASSIFICATION, Headline
 from fsamlab.results import summary
@@ -231,9 +231,10 @@ def test_output_that_the_reader_only_begins_to_read(tmp_path):
 
 
 def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "fsamlab.command.main._status", lambda args: (_ for _ in ()).throw(BrokenPipeError(32, "a worker's"))
-    )
+    def broken(args):
+        raise BrokenPipeError(32, "a worker's")
+
+    monkeypatch.setitem(COMMANDS, "status", broken)
     assert main(["status", "x"]) == 1
     assert "a worker's" in capsys.readouterr().err
 

@@ -26,10 +26,10 @@ def test_the_sweeps_words_compose(composed):
 
 
 def test_the_commands_exist():
-    from fsamlab.command.main import _parser
+    from fsamlab.command.options import parser
 
     words = {"NAME": "x", "PROJECT": "p"}
     commands = re.findall(r"^fsamlab ([^\[#\n]+)", TEXT, re.M)
     assert len(commands) == 4
     for command in commands:
-        _parser().parse_args([words.get(word, word) for word in command.split()])
+        parser().parse_args([words.get(word, word) for word in command.split()])
