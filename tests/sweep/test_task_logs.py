@@ -69,6 +69,8 @@ def test_one_file_for_both_streams_and_a_long_log(tmp_path):
     [
         (KILLED, "FAILED", "RankLost: lost", "SLURM FAILED: task 1 on 127.0.1.2: Killed", "7_0_1_log.err"),
         (FIRST, "FAILED", "Diverged: at step 3", "SLURM FAILED: Diverged: at step 3", "run.log"),
+        (FIRST, "FAILED", "RankLost: too late", "SLURM FAILED: RankLost: too late", "run.log"),
+        (RAISED, "FAILED", "Diverged: at step 3", "SLURM FAILED: Diverged: at step 3", "run.log"),
         (FIRST, "FAILED", None, "SLURM FAILED: task 0 on n1: Exited with exit code 1", "7_0_0_log.err"),
         (KILLED, "CANCELLED", None, "SLURM CANCELLED: the last words of task 0", "run.log"),
     ],

@@ -1,7 +1,10 @@
 """Several tasks for each job: which settings ask for them, what sbatch gets, and which jobs cannot use them."""
 
+import logging
 import os
 import socket
+import sys
+import types
 
 import pytest
 from support.fake_slurm import fake_tools  # noqa: F401
@@ -10,9 +13,11 @@ from support.runs import compose_tiny
 from fsamlab.config import ConfigError, to_plain
 from fsamlab.rundir.frozen_job import EVALUATE, MEASURE, TRAIN, FrozenJob
 from fsamlab.sweep import rendezvous
+from fsamlab.sweep.job import JobRunner
 from fsamlab.sweep.rendezvous import NoRendezvous, join_tasks, port_of, task_number
 from fsamlab.sweep.slurm import SubmititLauncher, outside_of_a_job
 from fsamlab.sweep.tasks import Tasks
+from fsamlab.train.signals import Preempted
 
 
 def job(tmp_path, *words, task=TRAIN):
@@ -189,6 +194,33 @@ def test_the_only_task_of_a_job_and_a_process_without_a_job_are_alone(task, monk
     join_tasks()
     assert task_number() == 0
     assert os.environ["RANK"] == "1"
+
+
+def stopped(job):
+    raise Preempted(12, 7)
+
+
+def failed(job):
+    raise ValueError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("number", "work", "error"),
+    [("0", stopped, Preempted), ("1", stopped, SystemExit), ("0", failed, ValueError), ("1", failed, ValueError)],
+)
+def test_the_log_and_the_exit_code_of_each_task(task, tmp_path, monkeypatch, capfd, number, work, error):
+    task(SLURM_PROCID=number, SLURM_LOCALID="0")
+    monkeypatch.setitem(sys.modules, "made_task", types.SimpleNamespace(work=work))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(error) as e:
+        JobRunner()(FrozenJob("made_task:work", {}, [], tmp_path / "run", {}))
+    if error is SystemExit:
+        assert e.value.code == 0  # another code makes srun end the first task, which still has to requeue the job
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    said = "preempted by SIGUSR2 after step 7" if work is stopped else "ValueError: no such file"
+    assert said in capfd.readouterr().err
+    assert (tmp_path / "run" / "run.log").exists() == (number == "0")
 
 
 def test_two_jobs_on_one_node_and_two_starts_of_one_job_have_ports_of_their_own():

@@ -36,13 +36,18 @@ class JobRunner:
         directory of the job.
         """
         make_directory(job.directory)
-        log_to(job.directory / "run.log" if task_number() == 0 else None)
+        is_first = task_number() == 0
+        log_to(job.directory / "run.log" if is_first else None)
         module, _, function = MOVED.get(job.task, job.task).partition(":")
         try:
             join_tasks()
             getattr(import_module(module), function)(job)
         except Exception as e:
             log.error("%s", errors.one_line(e) or traceback.format_exc())
+            # The first task asks SLURM to start the job again, and its exit code is the job's. After another code of
+            # this task srun would end the first task, perhaps before SLURM has heard.
+            if not is_first and type(e).__name__ == "Preempted":
+                sys.exit(0)
             raise
 
     def checkpoint(self, job: FrozenJob) -> Any:

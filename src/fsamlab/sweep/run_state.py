@@ -206,7 +206,9 @@ def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | N
         told = first_to_end(logs, state.job_id) if job is not None and job.state in TASK_FAILED else None
     tails = {path: line for path in files if (line := last_line(path)) is not None}
     line = own_word.strip().splitlines()[-1] if own_word and own_word.strip() else next(iter(tails.values()), None)
-    if told is not None and not (told.task == 0 and own_word):  # the first task writes status.json, a dead one cannot
+    # The first task writes its reason to status.json. It cannot where it was killed, and where it has lost another task
+    # the reason is in the log of that task.
+    if told is not None and (not own_word or (own_word.startswith("RankLost") and told.task > 0)):
         line, tails = told.words, {told.log: told.words, **tails}
     parts = [f"SLURM {job.state}" + (f" ({job.reason})" if job.reason else "")] if job is not None else []
     return ": ".join([*parts, *([line] if line else [])]) or None, next(iter(tails), None)
