@@ -158,8 +158,9 @@ def test_an_overflow_in_either_pass_skips_the_step_and_backs_off(overflow):
 
 
 @pytest.mark.parametrize("overflow", [8, 9, 10, 11])
-def test_an_overflow_in_one_micro_batch_skips_the_step_and_backs_off(overflow):
-    _, scales, skipped = scaled_run(SAM, growing(), overflow_in=(overflow,), call="micro")
+@pytest.mark.parametrize("make", [SAM, FSAM])
+def test_an_overflow_in_one_micro_batch_skips_the_step_and_backs_off(make, overflow):
+    _, scales, skipped = scaled_run(make, growing(), overflow_in=(overflow,), call="micro")
     assert skipped == [2]
     assert scales[3] == scales[2] / 2
 

@@ -48,7 +48,7 @@ OFTEN CHANGED (key=value)
   data.batch_size=64         data.root=data
   data.label_noise=0.4       share of redrawn training labels (docs/data.md)
   data.imbalance=100         a long tail         data.augment.mixup=0.2
-  train.epochs=60            train.precision=fp32|bf16   train.num_threads=1
+  train.epochs=60            train.precision=bf16|fp16   train.num_threads=1
   task.loss=my_tasks:focal   a loss of your own (docs/adding_a_task.md)
   tracker=none               local files only
   tracker.mode=auto|online|offline|disabled

@@ -269,7 +269,8 @@ def checkpoint_of(run: Path, name: str) -> Path:
     """
     path = run / "checkpoints" / f"{name}.pt"
     if not path.exists():
-        advice = "a run with train.save_best=true keeps it" if name == "best" else "the run has not written it yet"
+        kept = {"best": "a run with train.save_best=true keeps it", "ema": "a run with train.ema_decay ends with it"}
+        advice = kept.get(name, "the run has not written it yet")
         raise ConfigError("checkpoint", name, f"{path} does not exist; {advice}")
     return path
 

@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
         help="sharpness, curvature and the perturbation's decomposition at the checkpoints of runs",
         description="Measure checkpoints of finished or running runs; rows go to RUN/measurements/.",
         epilog="key=value: diagnostics=full|paper|light, diagnostics.rho=0.1, diagnostics.batchnorm=batch, "
-        "checkpoint=last|best, device=cpu, force=true, hydra/launcher=slurm, hydra.launcher.num_jobs=1, ...",
+        "checkpoint=last|best|ema, device=cpu, force=true, hydra/launcher=slurm, hydra.launcher.num_jobs=1, ...",
     )
     one.add_argument("words", nargs="+", metavar="RUN | key=value", help="run directories, or directories of runs")
 
@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
         description="Evaluate checkpoints of finished or running runs on another data set with the same classes; "
         "rows go to RUN/evaluations/.",
         epilog="key=value: data=cifar10c|cifar100c|imagenet_c|cifar10|image_folder|..., data.root=PATH, "
-        "data.corruptions=[fog,snow], checkpoint=last|best, device=cpu, force=true, hydra/launcher=slurm, ...",
+        "data.corruptions=[fog,snow], checkpoint=last|best|ema, device=cpu, force=true, hydra/launcher=slurm, ...",
     )
     one.add_argument(
         "words", nargs="+", metavar="RUN | data=SET | key=value", help="run directories, or directories of runs"

@@ -32,7 +32,7 @@ from fsamlab.config.checkpoints import CheckpointConfig, EvaluateConfig, Measure
 from fsamlab.config.corrupted import CorruptedConfig
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
-from fsamlab.config.model import FOR_TABLES, ModelConfig
+from fsamlab.config.model import FOR_TABLES, WITHOUT_BLOCKS, ModelConfig
 from fsamlab.config.optimizer import OptimizerConfig
 from fsamlab.config.task import TaskConfig
 from fsamlab.config.train import TrackerConfig, TrainConfig
@@ -137,6 +137,10 @@ class Config:
                 raise ConfigError("model", self.model.name, allowed)
             if self.data.is_table and self.train.channels_last:
                 raise ConfigError("train.channels_last", True, "is for images; leave it false")
+        own_model = self.model.library == "own" and self.model.import_path is None
+        if self.train.activation_checkpointing and own_model and self.model.name in WITHOUT_BLOCKS:
+            allowed = f"needs a network of blocks, and model={self.model.name} has none; leave it false"
+            raise ConfigError("train.activation_checkpointing", True, allowed)
         regression = self.task.name == "regression" or self.data.is_table
         for key in ("mixup", "cutmix"):
             if regression and (alpha := getattr(self.data.augment, key)):

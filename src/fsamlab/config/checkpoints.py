@@ -30,7 +30,7 @@ class CheckpointConfig(ABC):
 
     root: str = MISSING  # absolute directory above all runs of the command
     run: str = MISSING  # run directory below it
-    checkpoint: str = word("last", "last", "best")
+    checkpoint: str = word("last", "last", "best", "ema")
     force: bool = False  # do it again, even if the row exists
     device: str = word("auto", "auto", "cpu", "cuda")
     num_threads: int | None = number(None, 1, 1024)

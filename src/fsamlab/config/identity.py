@@ -41,6 +41,7 @@ NEUTRAL = frozenset(
         "train.checkpoint_every_minutes",
         "train.checkpoint_every_steps",
         "train.save_best",
+        "train.activation_checkpointing",  # the activations that are made again have the same bits
         "train.keep_state",
         "train.progress",
         "train.rank_timeout_minutes",

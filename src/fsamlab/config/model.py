@@ -36,6 +36,7 @@ WIDE_DEPTH = (6, 4)  # layers of n blocks in each of three stages, 6n, and outsi
 PYRAMID_DEPTH = {"basic": (6, 2), "bottleneck": (9, 2)}  # likewise, by model.block
 OF_TIMM = ("drop_path",)
 OPTIONS = ("width", "depth", "alpha", "dropout", "drop_path", "init", "block")  # fields that only some models use
+WITHOUT_BLOCKS = ("vgg16_bn", "vgg16", "vgg19_bn", "vgg19", "mlp")  # own models that are one row of layers
 FOR_TABLES = ("mlp",)  # their input is (batch, columns); all other models take images
 
 

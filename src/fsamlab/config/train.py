@@ -26,7 +26,7 @@ class TrainConfig:
 
     epochs: int = number(60, 1, 10**6)
     max_steps: int | None = number(None, 1, COUNT)  # stop after this number of optimizer steps (dry runs)
-    precision: str = word("fp32", "fp32", "bf16")
+    precision: str = word("fp32", "fp32", "tf32", "bf16", "fp16")  # of the passes; the weights are float32
     device: str = word("auto", "auto", "cpu", "cuda")
     # intra-op threads; null: torch's choice, or the share of the launcher. Far too many exhaust the system's threads.
     num_threads: int | None = number(None, 1, 1024)
@@ -43,6 +43,9 @@ class TrainConfig:
     log_every_steps: int | None = number(None, 1, COUNT)  # extra rows between the rows of the epochs
     checkpoint_every_minutes: float = number(5.0, 0, 366 * 24 * 60)
     checkpoint_every_steps: int | None = number(None, 1, COUNT)
+    compile: bool = False  # torch.compile of the network in the passes of training
+    activation_checkpointing: bool = False  # less memory: the backward pass makes activations of blocks again
+    ema_decay: float | None = number(None, 0, 1, open_low=True, open_high=True)  # of the averaged weights; null: none
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
     save_best: bool = False  # keep best.pt, the weights at the best headline metric on validation data
     keep_state: bool = (
@@ -66,6 +69,11 @@ class TrainConfig:
         if self.perturbation != "per_rank" and self.ema_scope != "rank":
             allowed = "has an effect with train.perturbation=per_rank alone; leave it at rank"
             raise ConfigError("train.ema_scope", self.ema_scope, allowed)
+        if self.precision == "tf32" and self.device == "cpu":
+            raise ConfigError("train.precision", "tf32", "needs a GPU, and train.device is cpu; use fp32")
+        if self.compile and self.activation_checkpointing:
+            allowed = "does not go with train.compile, which decides itself what to make again; switch one off"
+            raise ConfigError("train.activation_checkpointing", True, allowed)
         for name, default in (("milestones", [0.5, 0.75]), ("gamma", 0.1)):
             if self.schedule != "step" and getattr(self, name) != default:
                 allowed = (

@@ -132,7 +132,7 @@ def _exact_kernels(device: torch.device) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)  # a different kernel, used only if no gradient is needed
     try:
         with (
-            _full_precision(),
+            products_in("ieee"),
             _cudnn(enabled=True, benchmark=False, deterministic=True),
             torch.autocast(device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
@@ -156,24 +156,27 @@ def _cudnn(**flags: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute products and convolutions in full precision, whichever of torch's two sets of settings was used.
+def products_in(kind: str) -> Iterator[None]:
+    """Compute products and convolutions of float32 in full precision (`ieee`) or, on a GPU, in `tf32`.
 
+    Afterwards the settings are as before, whichever of torch's two sets of settings was used.
     The older settings cannot be read if the newer settings differ (a RuntimeError). The newer settings exist for each
     backend and operation; a setting that was not set has the value of its backend, or the global value.
     """
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    of_gpus: list[Any] = []
     newer: list[Any] = []
     if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
-        newer = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
+        of_gpus = [cuda.matmul, cudnn.conv, cudnn.rnn]  # type: ignore[attr-defined]
+        newer = [*of_gpus, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
     values = [setting.fp32_precision for setting in newer]
     matmul = _readable(torch.get_float32_matmul_precision)
     allow_tf32 = _readable(lambda: cudnn.allow_tf32)
     try:
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest" if kind == "ieee" else "high")
+        cudnn.allow_tf32 = kind == "tf32"
         for setting in newer:
-            setting.fp32_precision = "ieee"
+            setting.fp32_precision = kind if setting in of_gpus else "ieee"
         yield
     finally:
         if matmul is not None:

@@ -11,6 +11,7 @@ from torch import nn
 from fsamlab.config import ModelConfig
 from fsamlab.config.import_path import call_imported, import_function
 from fsamlab.config.model import no_effect
+from fsamlab.models.checkpointing import make_checkpointable
 from fsamlab.models.mlp import mlp
 from fsamlab.models.pretrained import load_weights
 from fsamlab.models.pyramidnet import pyramidnet110
@@ -19,7 +20,7 @@ from fsamlab.models.timm_model import timm_model, weights_file
 from fsamlab.models.vgg import vgg16, vgg16_bn, vgg19, vgg19_bn
 from fsamlab.models.wide_resnet import wrn16_8_official, wrn28_10, wrn28_10_official
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "build_model", "make_checkpointable"]
 
 MODELS: dict[
     str, Callable[..., nn.Module]

@@ -163,13 +163,14 @@ def build_optimizer(
     seed: int,
     max_grad_norm: float | None = None,
     total_steps: int | None = None,
+    grad_scaler: torch.amp.GradScaler | None = None,
 ) -> SharpnessAware:
     """Return the variant that a config describes, over all trainable parameters of `model`.
 
     `total_steps` is the length of the training, which `optimizer.start` and other shares of training refer to.
     `optimizer.weight_decay_on` says on which of them weight decay acts, `optimizer.perturb` which are perturbed,
     `optimizer.freeze` which are not trained (their requires_grad becomes False), `optimizer.layer_decay` how lr falls
-    towards the input.
+    towards the input. `grad_scaler` is the scaler that the losses of the closures go through.
     """
     if cfg.base == "adamw" and cfg.lr >= SGD_SIZED_LR:
         log.warning("optimizer.lr=%g with optimizer.base=adamw: that is a rate for SGD; AdamW's is about 1e-3", cfg.lr)
@@ -182,4 +183,5 @@ def build_optimizer(
     same_rng = cfg.same_rng and cfg.chosen().ascent.has_clean_loss
     settings: dict[str, Any] = {"rho": cfg.rho, "floor": cfg.floor, "same_rng": same_rng, **chosen, **parameters}
     settings.update(model=model, seed=seed, max_grad_norm=max_grad_norm, total_steps=total_steps)
+    settings.update(grad_scaler=grad_scaler)
     return SharpnessAware(base, **settings)

@@ -31,6 +31,7 @@ from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
 from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated, keeping
 from fsamlab.optim.guards import rng_state
+from fsamlab.optim.kept_state import KeptState
 from fsamlab.optim.passes import Checked, Closure
 from fsamlab.optim.scaling import refuse_a_scalers_step
 from fsamlab.optim.state import Shared
@@ -247,8 +248,8 @@ class SharpnessAware(TwoPhase):
     def step_micro(self, closures: Sequence[Closure]) -> Tensor:
         """m-SAM: one perturbation for each micro-batch, one base step with the mean of their gradients.
 
-        Each micro-batch updates the EMA in turn. A later micro-batch that is not finite prevents the step of the base,
-        and leaves the updates of the EMA by earlier micro-batches as they are. Micro-batches count equally.
+        Each micro-batch updates the EMA in turn, and micro-batches count equally. One that is not finite has the whole
+        step left out: the EMA is then what it was before the first micro-batch.
 
         Raises:
             ValueError: the ascent gradient does not come from the micro-batch itself.
@@ -260,6 +261,7 @@ class SharpnessAware(TwoPhase):
         self._begin()
         perturbs, share = self.perturbs, 1 / len(closures)
         self._perturbing = perturbs
+        before = KeptState(self._own, self.choices) if perturbs and self.skip_nonfinite else None
         finite = True
         clean: Tensors = []
         perturbed: Tensors = []
@@ -284,7 +286,10 @@ class SharpnessAware(TwoPhase):
                 self._drop_gradients()  # the next closure need not zero them
             for p in self.parameters():
                 p.grad = mean.get(p)
-            self._finish(finite and self._verdict([*clean, *perturbed], perturbs), None, plain=not perturbs)
+            finite = finite and self._verdict([*clean, *perturbed], perturbs)
+            if not finite and before is not None:
+                before.give_back()
+            self._finish(finite, None, plain=not perturbs)
         except BaseException:
             self.restore()
             raise

@@ -24,7 +24,7 @@ from fsamlab.config.identity import differences, is_neutral, run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.data import Data, build_data, mixing_of
 from fsamlab.diagnostics import Diagnostics
-from fsamlab.models import build_model, pretrained_file
+from fsamlab.models import build_model, make_checkpointable, pretrained_file
 from fsamlab.optim import build_optimizer
 from fsamlab.ranks import Ranks, place
 from fsamlab.run.bookkeeper import Bookkeeper
@@ -43,6 +43,7 @@ from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
 from fsamlab.tracking import build_tracker, wandb_arguments
 from fsamlab.train.closures import AscentBatch
+from fsamlab.train.precision import check_device, scaler_for
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
 
@@ -200,10 +201,13 @@ def build(
     model = build_model(
         config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
     ).to(device)
+    if config.train.activation_checkpointing:
+        make_checkpointable(model, config.model.name)
     epochs = config.train.epochs * config.optimizer.epoch_multiplier
     # The length of lr's schedule: train.max_steps ends a training early, and makes no shorter one of it.
     total_steps = epochs * data.train.num_batches()
-    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm, total_steps)
+    scaler = scaler_for(config.train.precision, device)
+    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm, total_steps, scaler)
     task = build_task(config.task, data.task, config.train.label_smoothing)
     diagnostics = Diagnostics(config.diagnostics, data.train, config.data.batch_size, config.seed, task)
     ascent = config.optimizer
@@ -230,6 +234,7 @@ def _train(
     """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
     directory = record.directory
     device = ranks.device
+    check_device(config.train.precision, device)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     state = checkpoint.load_latest(directory / "checkpoints")
@@ -256,6 +261,7 @@ def _train(
             bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
             trainer.fit(bookkeeper)
         bookkeeper.save()
+        bookkeeper.save_averaged()
         summary = {
             **trainer.summary(),
             **{f"task/{k}": v for k, v in trainer.headline.record().items()},

@@ -93,6 +93,13 @@ class Bookkeeper:
         checkpoint.save(self.directory, state, guard=self.record.ownership.check)
         self.last_save = time.monotonic()
 
+    def save_averaged(self) -> None:
+        """Write ema.pt, the averaged weights, if the run has such weights."""
+        averaged, step = self.trainer.averaged, self.trainer.step
+        if averaged is not None:
+            weights = {"model": averaged.state_dict(), "step": step}
+            checkpoint.save(self.directory, weights, "ema.pt", keep_previous=False, guard=self.record.ownership.check)
+
     def _save_on(self, signum: int) -> None:
         self.save()
         name = signal.Signals(signum).name

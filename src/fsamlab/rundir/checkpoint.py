@@ -1,8 +1,8 @@
-"""Checkpoints in a run directory: last.pt, previous.pt, best.pt. Written atomically, loaded with weights_only=True.
+"""Checkpoints in a run directory: last.pt, previous.pt, best.pt, ema.pt.
 
-At every moment, also in the middle of a save, last.pt is a whole file. The new checkpoint is written under a temporary
-name and flushed to the disk. Then the old file gets the second name previous.pt, and the new file is renamed to
-last.pt.
+Files are written atomically and loaded with weights_only=True. At every moment, also in the middle of a save, last.pt
+is a whole file. The new checkpoint is written under a temporary name and flushed to the disk. Then the old file gets
+the second name previous.pt, and the new file is renamed to last.pt.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from fsamlab.data.interface import concatenate
 from fsamlab.diagnostics import Sampling
 from fsamlab.optim import Pass, SharpnessAware
 from fsamlab.task import Task, cast, detached
+from fsamlab.train.compiled import compiled, with_any_size
+from fsamlab.train.precision import Precision
+from fsamlab.train.recomputation import Recomputation
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,11 @@ class Passes:
         self.model, self.task, self.optimizer, self.train = model, task, optimizer, train
         self.cfg, self.device = cfg, device
         self.ascent_batch, self.poll, self.mixing = ascent_batch, poll, mixing
+        self.precision = Precision(cfg.precision, device, optimizer.scaling.scaler)
         self.memory_format = torch.channels_last if cfg.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
+        self.recomputation = Recomputation(model, cfg.activation_checkpointing)
+        self.network = compiled(model, device) if cfg.compile else model  # what training passes run
 
     def closure(self, parts: list[Batch], sums: dict[str, list[Tensor]]) -> BatchClosure:
         """Return the closure of the batch made of `parts`.
@@ -79,17 +85,26 @@ class Passes:
         return BatchClosure(self, parts, sums)
 
     def backward(self, batch: Batch, weight: float) -> tuple[Any, Tensor]:
-        """Add `weight` times the batch's mean gradient to .grad; return outputs and the weighted loss, detached."""
-        outputs, loss = self.forward(batch, self.task)
-        if weight != 1.0:  # autograd adds up the gradients of the parts, so the weighted parts give the mean
-            loss = loss * weight
-        loss.backward()
+        """Add `weight` times the batch's mean gradient to .grad; return outputs and the weighted loss, detached.
+
+        In fp16 the gradient in .grad is scaled, and the returned loss is not.
+        """
+        with self.precision.products():
+            with self.recomputation.forward():
+                outputs, loss = self.forward(batch, self.task)
+            if weight != 1.0:  # autograd adds up the gradients of the parts, so the weighted parts give the mean
+                loss = loss * weight
+            with self.recomputation.backward():
+                self.precision.scaled(loss).backward()
         return detached(outputs), loss.detach()
 
-    def forward(self, batch: Batch, task: Task) -> tuple[Any, Tensor]:
-        """Return the outputs in float32, whatever precision the model computes in, and the batch's mean loss."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            outputs = task.forward(self.model, self.laid_out(batch))
+    def forward(self, batch: Batch, task: Task, model: nn.Module | None = None) -> tuple[Any, Tensor]:
+        """Return the outputs in float32, whatever precision the model computes in, and the batch's mean loss.
+
+        `model` is evaluated in place of the network of the training, which may be compiled.
+        """
+        with self.precision.products(), self.precision.autocast():
+            outputs = task.forward(self.network if model is None else model, self.laid_out(batch))
         outputs = cast(outputs, torch.float32)
         return outputs, task.loss(outputs, batch)
 
@@ -98,6 +113,8 @@ class Passes:
         inputs = batch.inputs
         if inputs.dim() == 4:  # `channels_last` is defined for images alone
             inputs = inputs.contiguous(memory_format=self.memory_format)
+        if self.cfg.compile:
+            inputs = with_any_size(inputs)
         return Batch(inputs, batch.targets, batch.indices)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:

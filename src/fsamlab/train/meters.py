@@ -70,7 +70,8 @@ class Best:
     def summary(self) -> dict[str, float]:
         """Return the evaluation of the best row as `best/...`; empty without a validation set."""
         metrics = dict.fromkeys(("loss", *self.task.evaluating().metric_names))
-        keep = ("step", "epoch", *(f"{part}/{name}" for part in ("val", "test") for name in metrics))
+        names = [f"{of}{name}" for name in metrics for of in ("", "ema_")]  # ema_: of the averaged weights, if any
+        keep = ("step", "epoch", *(f"{part}/{name}" for part in ("val", "test") for name in names))
         return {f"best/{k}": self.row[k] for k in keep if k in self.row}
 
     def state_dict(self) -> dict[str, float]:

@@ -55,7 +55,10 @@ class Stepper:
         sums: MetricSums = {}
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
             closures = [passes.closure([part], sums) for part in passes.micro_batches(mixed)]
-            return optimizer.step_micro(closures), sums
-        descent = passes.closure(passes.micro_batches(mixed), sums)
-        ascent, reference = passes.ascent_closure(batch, mixed, step), passes.reference_closure(step)
-        return optimizer.step(descent, ascent, reference), sums
+            loss = optimizer.step_micro(closures)
+        else:
+            descent = passes.closure(passes.micro_batches(mixed), sums)
+            ascent, reference = passes.ascent_closure(batch, mixed, step), passes.reference_closure(step)
+            loss = optimizer.step(descent, ascent, reference)
+        passes.precision.after_step()
+        return loss, sums

@@ -21,6 +21,7 @@ from fsamlab.diagnostics import Diagnostics, Snapshot
 from fsamlab.optim import SharpnessAware
 from fsamlab.ranks import Ranks
 from fsamlab.task import Classification, Task
+from fsamlab.train.averaged import AveragedWeights
 from fsamlab.train.clock import Clock
 from fsamlab.train.closures import AscentBatch, Passes
 from fsamlab.train.divergence import Divergence
@@ -86,6 +87,7 @@ class Trainer:
             mixing=mixing,
             poll=lambda: self._observer.poll(),
         )
+        self.averaged = None if cfg.ema_decay is None else AveragedWeights(model, cfg.ema_decay)
         self.steps_per_epoch = data.train.num_batches()
         self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch
@@ -137,6 +139,8 @@ class Trainer:
         loss, sums = self.stepper.make(batch, self.step)
         self.step += 1
         self.boundary_done = False
+        if self.averaged is not None:
+            self.averaged.update(self.model, self.step)
         self.scalars.take(self.optimizer, loss)
         self._count(loss, sums, len(batch))
 
@@ -147,7 +151,8 @@ class Trainer:
             self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
         for key, parts in sums.items():  # empty if no pass over the batch followed a non-finite ascent gradient
             self.sums.add(f"train/{key}", torch.stack(parts).sum() / n, n)
-        self.divergence.look(loss, self.step)
+        if sums or self.passes.precision.scaler is None:  # in fp16 an overflow may come before the batch's first loss
+            self.divergence.look(loss, self.step)
         if self.device.type == "cpu":  # a GPU would have to be waited for in each step; there each row looks
             self._stop_if_diverged()
 
@@ -186,6 +191,7 @@ class Trainer:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
             row.update(self.optimizer.choices.logged(self.step))
+        row.update(self.passes.precision.logged(self.optimizer))
         if evaluates:
             row.update(self._evaluate_all())
         if measures:
@@ -209,11 +215,13 @@ class Trainer:
 
     def _evaluate_all(self) -> dict[str, float]:
         found: dict[str, float] = {}
+        models = {"": self.model} if self.averaged is None else {"": self.model, "ema_": self.averaged.model}
         with self.clock.evaluating():
             for part, source in (("val", self.data.val), ("test", self.data.test)):
                 if source is not None:
-                    values = evaluate(self.passes, source, self._observer.poll)
-                    found.update({f"{part}/{key}": value for key, value in values.items()})
+                    for of, model in models.items():
+                        values = evaluate(self.passes, source, self._observer.poll, model)
+                        found.update({f"{part}/{of}{key}": value for key, value in values.items()})
         return found
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
@@ -283,6 +291,8 @@ class Trainer:
             "diverged_at": int(self.divergence.at),
             **self.clock.state_dict(),
             **self.scalars.state_dict(),
+            **self.passes.precision.state_dict(),
+            **({} if self.averaged is None else {"averaged": self.averaged.state_dict()}),
             "last_row": dict(self.last_row),
         }
 
@@ -296,4 +306,7 @@ class Trainer:
         self.divergence.at.fill_(state["diverged_at"])
         self.clock.load_state_dict(state)
         self.scalars.load_state_dict(state)
+        self.passes.precision.load_state_dict(state)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self.last_row = dict(state["last_row"])
