@@ -34,6 +34,10 @@ _noise = partial(MetricRow, section="noise", family=OF_BATCHES)
 _summary = partial(MetricRow, final=False)
 
 _ECE = Chart("loss", "expected calibration error, validation and test")
+_AVERAGED = {
+    name: Chart(section, f"{words} of the averaged weights, validation and test")
+    for name, section, words in (("acc1", "accuracy", "accuracy"), ("loss", "loss", "loss (nats)"))
+}
 _NEXT = Chart("curvature", "next eigenvalues", log=True)
 _ALONG = Chart("curvature", "along directions")
 _EMA = Chart("perturbation", "EMA as an estimate of the full gradient: measured, predicted, independent batches")
@@ -130,8 +134,22 @@ ROWS: tuple[MetricRow, ...] = (
         MetricRow(f"{part}/r2", section="accuracy", title=f"{words} R2, explained share of the variance", better="max")
         for part, words in _PARTS_OF_DATA
     ),
+    # ---------------------------------------------------------------- the averaged weights
+    *(
+        kind(f"{part}/ema_{name}", title=f"{words} {what} of the averaged weights", charts=charts)
+        for part, words in _PARTS_OF_DATA[1:]
+        for kind, name, what, charts in (
+            (_accuracy, "acc1", "accuracy", (_AVERAGED["acc1"],)),
+            (_accuracy, "acc5", "top-5 accuracy", ()),
+            (_loss, "loss", "loss", (_AVERAGED["loss"],)),
+            (_calibration, "ece", "calibration error", ()),
+            (_error, "mse", "mean squared error", ()),
+            (partial(MetricRow, section="accuracy", better="max"), "r2", "R2", ()),
+        )
+    ),
     # ---------------------------------------------------------------- schedule
     MetricRow("train/lr", title="learning rate", headline=1, charts=(Chart("loss", "learning rate", BY_STEP),)),
+    MetricRow("train/loss_scale", title="scale of the loss in fp16"),
     # ---------------------------------------------------------------- sharpness
     _sharpness(
         "sharpness/one_step",
