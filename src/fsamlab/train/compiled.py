@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsamlab.checks import ConfigError
+from fsamlab.config import ConfigError
 
 BACKEND: Any = "inductor"  # tests use faster ones
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsamlab.checks import ConfigError
+from fsamlab.config import ConfigError
 from fsamlab.diagnostics.context import products_in
 from fsamlab.optim import SharpnessAware
 
