@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from fsamlab.command.launch import enter
 from fsamlab.config.project import CONF
+from fsamlab.quick_import import uncollected
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
     """Run one composed job; torch is imported here and not before."""
-    from fsamlab.run import run_composed
+    with uncollected():
+        from fsamlab.run import run_composed
 
     run_composed(cfg)
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "seeding": "",
     "checks": "",
     "metrics": "",
+    "quick_import": "",
     "ranks": "checks",
     "axes": "checks",
     "config": "checks axes",

@@ -2,11 +2,13 @@ import dataclasses
 import gzip
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from sklearn.datasets import load_digits
 from support.made_data import write_cifar
 
 from fsamlab.config import ConfigError, DataConfig
@@ -33,6 +35,17 @@ def write_fashion_mnist(folder, num_train, num_test, zipped):
             content = idx_bytes(array)
             path = folder / f"{part}-{kind}{'.gz' if zipped else ''}"
             path.write_bytes(gzip.compress(content) if zipped else content)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_digits_are_those_of_scikit_learn(found, monkeypatch):
+    if not found:  # as a version of scikit-learn that keeps the file in another place
+        monkeypatch.setattr(readers, "find_spec", lambda name: None)
+    raw, digits = readers.read_digits(DataConfig(name="digits"), 0, Path("nowhere")), load_digits()
+    assert raw.train.pixels.dtype == torch.float32
+    assert raw.train.labels.dtype == torch.int64
+    assert torch.equal(raw.train.pixels[:, 0].double() * 16, torch.from_numpy(digits.images))
+    assert torch.equal(raw.train.labels, torch.from_numpy(digits.target))
 
 
 def fashion(root, **fields):

@@ -1,10 +1,12 @@
 """Server, key and mode are what wandb finds on this machine, and a server has a bounded time to answer."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.wandb_standin import StandIn
@@ -41,11 +43,47 @@ def write_settings(directory, text):
     (directory / "settings").write_text("[default]\n" + text)
 
 
+@pytest.fixture
+def without_wandb(home, monkeypatch):
+    """A process that has not imported wandb, without variables of W&B."""
+    for name in [name for name in os.environ if name == "NETRC" or name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    return home
+
+
 def test_nothing_is_configured(home):
     from wandb.sdk.lib import urls
 
     environment = read_environment()
     assert environment == WandbEnvironment(urls.DEFAULT_BASE_URL, has_key=False, mode=None, proxies={})
+    assert urls.DEFAULT_BASE_URL == wandb_environment.DEFAULT_SERVER
+
+
+def test_where_nothing_is_configured_wandb_is_not_imported(without_wandb):
+    environment = wandb_environment.read_environment()
+    assert environment == WandbEnvironment(wandb_environment.DEFAULT_SERVER, has_key=False, mode=None, proxies={})
+    assert "wandb" not in sys.modules
+
+
+@pytest.mark.parametrize("place", wandb_environment.PLACES)
+def test_wandb_is_asked_where_one_of_its_files_exists(without_wandb, place):
+    path = Path(os.path.expanduser(place))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert not wandb_environment.nothing_is_configured()
+
+
+@pytest.mark.parametrize("name", ["NETRC", "WANDB_API_KEY", "WANDB_MODE", "WANDB_CONFIG_DIR"])
+def test_wandb_is_asked_where_one_of_its_variables_exists(without_wandb, monkeypatch, name):
+    monkeypatch.setenv(name, "")
+    assert not wandb_environment.nothing_is_configured()
+
+
+def test_wandb_is_asked_in_a_program_that_has_imported_it(without_wandb, monkeypatch):
+    assert wandb_environment.nothing_is_configured()
+    monkeypatch.setitem(sys.modules, "wandb", object())
+    assert not wandb_environment.nothing_is_configured()
 
 
 def test_variables_win_over_settings_files_and_the_nearer_file_over_the_farther(home, tmp_path, monkeypatch):

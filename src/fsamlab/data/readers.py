@@ -7,6 +7,7 @@ import gzip
 import math
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,23 @@ DOWNLOAD_SECONDS = 1800.0  # how long a process waits while another process down
 
 def read_digits(cfg: DataConfig, seed: int, root: Path) -> Raw:
     """Return scikit-learn's digits: 1797 grey 8x8 images, shipped with scikit-learn; grey levels 0..16 become 0..1."""
-    from sklearn.datasets import load_digits
+    levels, labels = _digits()
+    pixels = torch.from_numpy(levels).float().div(16).view(-1, 1, 8, 8)
+    return Raw(Images(pixels, torch.from_numpy(labels).long()), None, 10)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the grey levels (1797, 64) and the labels (1797,) of `sklearn.datasets.load_digits`."""
+    package = find_spec("sklearn")  # finds the package without importing the package, which would take a second
+    for place in (package.submodule_search_locations or ()) if package else ():
+        file = Path(place, "datasets", "data", "digits.csv.gz")
+        if file.exists():
+            table = np.loadtxt(file, delimiter=",")  # in each row 64 pixels and the label
+            return table[:, :64], table[:, 64]
+    from sklearn.datasets import load_digits  # a version of scikit-learn that keeps the file in another place
 
     digits = load_digits()
-    pixels = torch.from_numpy(digits.images).float().div(16)[:, None]
-    return Raw(Images(pixels, torch.from_numpy(digits.target).long()), None, 10)
+    return digits.data, digits.target
 
 
 def read_synthetic(cfg: DataConfig, seed: int, root: Path) -> Raw:

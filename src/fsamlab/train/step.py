@@ -15,6 +15,17 @@ from fsamlab.train.schedule import lr_factor
 MetricSums = dict[str, list[Tensor]]  # metric of the task -> sums over the samples of each part of the batch
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's default generators: that of the CPU, and where `device` is a GPU those of the GPUs.
+
+    `torch.manual_seed` does the same. But in a program that uses no GPU each of its calls formats the stack of calls,
+    for a message at the start of CUDA, and that takes longer than the base step of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+
+
 class Stepper:
     """Makes the optimizer steps of a training; all that a step draws and sets follows from its number.
 
@@ -46,7 +57,7 @@ class Stepper:
             The loss that the optimizer returns, and the sums of the task's metrics in the first pass over the batch.
         """
         passes, optimizer = self.passes, self.optimizer
-        torch.manual_seed(derive_seed(self.seed, Stream.STEP, step))
+        seed_generators(derive_seed(self.seed, Stream.STEP, step), passes.device)
         factor = lr_factor(self.cfg, step, self.total_steps, self.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
