@@ -16,7 +16,8 @@ from fsamlab.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-STATUS_SECONDS = 1.0  # at least, between two writes of status.json for training rows; each write waits for the disk
+# At least, between two writes of status.json for evaluated rows, and for other rows: each write waits for the disk.
+STATUS_SECONDS = 1.0
 
 
 class Bookkeeper:
@@ -35,7 +36,7 @@ class Bookkeeper:
         self.signals, self.bar = signals, bar
         self.directory = record.directory / "checkpoints"
         self.last_save = time.monotonic()
-        self.last_status = float("-inf")
+        self.last_status = {True: float("-inf"), False: float("-inf")}  # by whether a row is evaluated
 
     def poll(self) -> None:
         """Act on a signal inside an evaluation or a pass over the full training set.
@@ -58,12 +59,13 @@ class Bookkeeper:
         self.tracker.log(row, int(row["step"]))
         headline = self.trainer.headline
         evaluated = f"val/{headline.name}" in row or f"test/{headline.name}" in row
-        if evaluated or time.monotonic() - self.last_status > STATUS_SECONDS:
+        due = time.monotonic() - self.last_status[evaluated] > STATUS_SECONDS
+        if due or int(row["step"]) == self.trainer.last_step:
             latest = {k: v for k, v in row.items() if k.endswith(f"/{headline.name}") or "loss" in k}
             progress = {"step": int(row["step"]), "last_step": self.trainer.last_step, "epoch": row["epoch"]}
             told = {"task": headline.record()} if headline.record() else {}
             self.record.set_status("running", **progress, latest=latest, **told)
-            self.last_status = time.monotonic()
+            self.last_status.update({False: time.monotonic(), evaluated: time.monotonic()})
 
     def boundary(self) -> None:
         """Write a checkpoint if it is time or a signal asks for it; leave if a signal asks the run to leave.
