@@ -22,7 +22,7 @@ from fsamlab.rundir.ownership import DirectoryBusy
 from fsamlab.rundir.reading import read_status
 from fsamlab.sweep import launcher as sweep_launcher
 from fsamlab.sweep import local as local_launcher
-from fsamlab.sweep import slurm
+from fsamlab.sweep import pool, slurm
 from fsamlab.sweep.job import JobRunner
 from fsamlab.sweep.launches import Plans, add_job_ids, read_launches, write_launch
 from fsamlab.sweep.plan import JobPlan
@@ -119,7 +119,7 @@ def test_a_job_does_not_make_its_moved_sweep_again(tmp_path, capfd):
     with pytest.raises(ConfigError, match=rf"directory={before}.*resubmit"):
         JobRunner()(job)
     with pytest.raises(SystemExit) as ended:
-        local_launcher._job(job, 1, {})
+        pool.run_job(job, 1, {})
     assert ended.value.code == 1
     said = capfd.readouterr().err
     assert f"directory={before}: does not exist any more" in said

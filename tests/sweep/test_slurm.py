@@ -74,6 +74,34 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
     assert_as_undisturbed(cluster, tmp_path, words)
 
 
+def test_a_job_with_several_runs_is_preempted_after_one_of_them_was_killed(cluster, tmp_path):
+    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=500", "train.checkpoint_every_steps=100")
+    together = ("hydra.launcher.runs_per_job=3", "hydra.launcher.partition=low")
+    launcher = cluster.start(*arguments(tmp_path, *words, *together))
+    (victim, killed), (other, status), (third, _) = cluster.wait_for("three runs", lambda: under_way(tmp_path, 3))
+    assert read_status(third)["slurm_job_id"] == status["slurm_job_id"] == killed["slurm_job_id"]
+    os.kill(killed["pid"], signal.SIGKILL)
+    cluster.wait_for("the failed run", lambda: read_status(victim)["status"] == "failed")
+    assert read_status(victim)["exception"] == "killed by SIGKILL (out of memory?)"
+    assert {read_status(d)["status"] for d in (other, third)} == {"running"}
+    preempt(cluster, other, status)
+    output, _ = launcher.communicate(timeout=480)
+    assert launcher.returncode == 1
+    assert "3 runs submitted in 1 job of 3 runs" in output
+    assert "2 of 3 runs finished" in output
+    assert [read_status(d)["attempts"] for d in (victim, other, third)] == [1, 2, 2]
+    assert min(read_status(d)["resumed_at"] for d in (other, third)) > 0
+    job = status["slurm_job_id"]
+    cluster.wait_for("FAILED", lambda: cluster("sacct", "-n", "-X", "-o", "State", "-j", job).split() == ["FAILED"])
+    job_log = (tmp_path / f"runs/sweep/.submitit/{job}/{job}_0_log.err").read_text()
+    assert job_log.count("2 runs continue after the restart of the job") == 1
+    assert "1 of 3 runs of this job did not finish" in job_log
+    done = fsamlab(cluster, "resubmit", tmp_path / "runs/sweep")
+    assert done.returncode == 0, done.stderr
+    assert "1 runs submitted in 1 job" in done.stderr
+    assert_as_undisturbed(cluster, tmp_path, words)
+
+
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
     words = ("optimizer=fsam", "seed=0,1", "train.epochs=1500", "train.checkpoint_every_steps=100")

@@ -87,6 +87,17 @@ class JobLauncher(Launcher):
         """
         return None
 
+    def check_number(self, number: int) -> None:
+        """Check the settings against the number of runs of the sweep.
+
+        Raises:
+            ConfigError: a setting does not fit so many runs.
+        """
+
+    def cost(self, number: int) -> str | None:
+        """Return in one line the jobs for so many runs, and what each job asks for; None if the machine is this one."""
+        return None
+
     def cluster_name(self) -> str | None:
         """Return the name of the SLURM cluster that gets the jobs; None without SLURM, or without a name."""
         return None

@@ -1,48 +1,28 @@
-"""The local launcher: N jobs at once on this machine, each job in its own process.
+"""The local launcher: N jobs at once on this machine, each job in its own process (pool.py).
 
-The processes are forked from a server that has imported torch once. A job that dies stops no other job; its result is
-read from its run directory, like every result.
+A job that dies stops no other job; its result is read from its run directory, like every result.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
+from fsamlab.config import ConfigError
 from fsamlab.rundir.frozen_job import FrozenJob, all_train
-from fsamlab.sweep.job import JobRunner, make_directory
 from fsamlab.sweep.launcher import JobLauncher, names_on_board, terminated_like_interrupted
+from fsamlab.sweep.pool import Pool, failure, usable_cores, visible_gpus
 from fsamlab.sweep.settings import check_settings
-from fsamlab.terminal import errors
-from fsamlab.terminal.output import outputs
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ["fsamlab.run", "fsamlab.sweep.local", "sklearn.datasets"]
+LOCAL_HAS = "is not a setting of hydra/launcher=local, which has num_jobs and threads_per_job"
 STOP_SECONDS = 120.0  # for all stopped jobs together to write their checkpoints
 KILL_SECONDS = 10.0  # for the system to remove a killed job
-
-
-def visible_gpus() -> list[str]:
-    """Return the ids of the GPUs that jobs may use; torch, which is slow to import, is not asked."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
-    devices = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalLauncher(JobLauncher):
@@ -53,7 +33,9 @@ class LocalLauncher(JobLauncher):
         threads_per_job: null divides the cores evenly.
     """
 
-    def __init__(self, num_jobs: int | None = None, threads_per_job: int | None = None) -> None:
+    def __init__(self, num_jobs: int | None = None, threads_per_job: int | None = None, **other: Any) -> None:
+        for name, value in other.items():
+            raise ConfigError(f"hydra.launcher.{name}", value, LOCAL_HAS)
         check_settings({"num_jobs": num_jobs, "threads_per_job": threads_per_job})
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
 
@@ -66,42 +48,22 @@ class LocalLauncher(JobLauncher):
         num_jobs, threads = self._share(jobs, len(gpus))
         plural = ["" if number == 1 else "s" for number in (num_jobs, threads)]
         log.info("%d job%s at once, %d thread%s each", num_jobs, plural[0], threads, plural[1])
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # OpenMP reads the variable once, when the server imports torch
-        # A fork of this process would copy locks that its threads hold; a fresh interpreter for each job would import
-        # torch each time. The server has imported torch once and has no threads: its forks are safe and start at once.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-
-        waiting = list(range(len(jobs)))
-        free = list(range(num_jobs))  # slots: a slot's number says which GPU its job gets
-        running: dict[int, tuple[Any, int, int]] = {}  # sentinel -> process, slot, index of the job
+        pool = Pool(jobs, num_jobs, threads, gpus)
         failures: list[str | None] = [None] * len(jobs)
         directories = dict(enumerate(job.directory for job in jobs))
         board = SweepBoard(directories, dict(enumerate(names_on_board(jobs))))
         with terminated_like_interrupted():
             try:
                 with board:
-                    while waiting or running:
-                        while waiting and free:
-                            index, slot = waiting.pop(0), free.pop(0)
-                            env = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
-                            process = context.Process(
-                                target=_job, args=(jobs[index], threads, env), name=f"job {index}"
-                            )
-                            process.start()
-                            running[process.sentinel] = (process, slot, index)
+                    while pool.waiting or pool.running:
+                        for index in pool.start():
                             board.started(index)
-                        # A sentinel becomes ready when its process ends, however it ends; the timeout is for the board.
-                        ready = set(wait(list(running), timeout=0.5))
-                        for sentinel in [s for s in running if s in ready]:
-                            process, slot, index = running.pop(sentinel)
-                            process.join()
-                            free.append(slot)
-                            failures[index] = _failure(process.exitcode)
-                            board.ended(index, process.exitcode)
-                        board.refresh(index for _, _, index in running.values())
+                        for index, exitcode in pool.ended(0.5):  # not longer, because the board shows progress
+                            failures[index] = failure(exitcode)
+                            board.ended(index, exitcode)
+                        board.refresh(pool.running)
             except BaseException:  # also Ctrl-C: without this process nobody would read how the jobs end
-                _stop([process for process, _, _ in running.values()])
+                _stop(list(pool.running.values()))
                 raise
         return failures
 
@@ -142,33 +104,3 @@ def _stop(processes: list[Any]) -> None:
         if left:
             names = ", ".join(process.name for process in left)
             log.warning("killed, because they did not end in time: %s; their last checkpoints are kept", names)
-
-
-def _failure(exitcode: int) -> str | None:
-    """Return why a process failed, None if it did not fail; the exit code of a killed process is -signal."""
-    if exitcode < 0:
-        return f"killed by {signal.Signals(-exitcode).name}"
-    return f"ended with exit code {exitcode}; see its run.log" if exitcode else None
-
-
-def _redirect(directory: Path) -> None:
-    """Send all output of this process, also of C code, to the run.log of a directory."""
-    output = os.open(directory / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    for stream in outputs():
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[attr-defined]
-
-
-def _job(job: FrozenJob, threads: int, env: dict[str, str]) -> None:
-    """Run one job in this fresh process; all output goes to the job's run.log."""
-    import torch
-
-    os.environ.update(env)
-    torch.set_num_threads(threads)
-    try:
-        make_directory(job.directory)
-        _redirect(job.directory)
-        JobRunner()(job)
-    except Exception as e:
-        sys.exit(errors.report(e))

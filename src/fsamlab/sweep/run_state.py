@@ -116,7 +116,9 @@ def judge(
     if word == "lost":  # the heartbeat has stopped; the scheduler may know why
         word = "running"
     writer = _writers(disk, refs, jobs)
-    active = [ref for ref, _ in refs if ref in jobs and jobs[ref].active]
+    active = [
+        ref for ref, _ in refs if ref in jobs and jobs[ref].active and not _given_up(ref, run, disk, refs, writer)
+    ]
     status, busy, unsure, chosen = word, False, False, None
     if word == "finished":  # the summary is on disk, so the scheduler cannot change the status
         chosen = writer or next((ref for ref, _ in refs), None)
@@ -169,6 +171,17 @@ def _writers(
     return next(iter([*at, *same]), JobRef(name, disk.get("slurm_cluster")))
 
 
+def _given_up(
+    ref: JobRef, run: SweepRun, disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...], writer: JobRef | None
+) -> bool:
+    """Return whether an active job that holds several runs will not run this run again (packed.jobs_to_start).
+
+    Such a job goes on for its other runs: after this run has failed in the job, and after a later launch has submitted
+    the run again, which a launch does with a failed run only.
+    """
+    return ref in run.shared and (ref != refs[0][0] or (disk["status"] == "failed" and ref == writer))
+
+
 def _last_was_local(disk: Mapping[str, Any], refs: tuple[tuple[JobRef, str], ...]) -> bool:
     """Return whether a process outside of SLURM wrote the status, after the last submission to SLURM."""
     if "updated" not in disk or disk.get("slurm_job_id") is not None:
@@ -210,6 +223,8 @@ def _reason(state: RunState, own_word: str | None) -> tuple[str | None, Path | N
     # the reason is in the log of that task.
     if told is not None and (not own_word or (own_word.startswith("RankLost") and told.task > 0)):
         line, tails = told.words, {told.log: told.words, **tails}
+    if job is not None and job.active and state.status == "failed" and state.job_ref in run.shared:
+        job = None  # it goes on for its other runs, so its state says nothing about this run
     parts = [f"SLURM {job.state}" + (f" ({job.reason})" if job.reason else "")] if job is not None else []
     return ": ".join([*parts, *([line] if line else [])]) or None, next(iter(tails), None)
 

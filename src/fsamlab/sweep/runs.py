@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class SweepRun:
         waits_since: time of a local launch that lists the run and whose launcher still lives; None without such a
             launch.
         copied: whether the sweep was copied here; the processes that its files name then write elsewhere.
+        shared: the SLURM jobs in `jobs` that hold other runs too.
     """
 
     directory: Path
@@ -35,6 +37,7 @@ class SweepRun:
     sweep_dir: Path
     waits_since: str | None = None
     copied: bool = False
+    shared: frozenset[JobRef] = frozenset()
 
     @property
     def slurm_job_id(self) -> str | None:
@@ -63,15 +66,18 @@ def _recorded(sweep_dir: Path, damage: list[str]) -> dict[Path, SweepRun]:
     launches = read_launches(sweep_dir)
     damage += launches.damage
     for launch in launches:
+        holds = Counter(job.slurm_job_id for job in launch.jobs)
         here, lives, time_ = not launch.is_of_a_copied_sweep, launch.launcher_lives, str(launch.entry.get("time", ""))
         for job in launch.jobs:
             before = runs.get(job.directory)
             jobs = before.jobs if before else ()  # without a new submission, the earlier job is still the run's job
+            shared = before.shared if before else frozenset()
             if job.slurm_job_id is not None and here:
-                jobs = ((JobRef(job.slurm_job_id, launch.cluster), time_), *jobs)
+                ref = JobRef(job.slurm_job_id, launch.cluster)
+                jobs, shared = ((ref, time_), *jobs), shared | {ref} if holds[ref.id] > 1 else shared
             waits = time_ if lives else before.waits_since if before else None
             runs[job.directory] = SweepRun(
-                job.directory, job.overrides, job.run_id, jobs, launch.number, sweep_dir, waits, not here
+                job.directory, job.overrides, job.run_id, jobs, launch.number, sweep_dir, waits, not here, shared
             )
     return runs
 

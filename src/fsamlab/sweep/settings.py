@@ -17,6 +17,7 @@ ALLOWED: dict[str, tuple[Any, Number | Choice | Text | None]] = {
     "wait": (bool, None),
     "poll_seconds": (float, Number(0.01, 24 * 3600)),
     "max_array_size": (int, Number(1, 10**7)),
+    "runs_per_job": (int, Number(1, 1024)),
     "array_parallelism": (int | None, Number(1, COUNT)),
     "timeout_min": (int | None, Number(1, YEARS)),
     "signal_delay_s": (int | None, Number(0, 24 * 3600)),

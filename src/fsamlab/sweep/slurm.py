@@ -1,8 +1,8 @@
 """The cluster launcher: submits a sweep as array jobs through submitit, and reads results from the run directories.
 
-It takes the settings of hydra-submitit-launcher, and differs from it in five points: jobs are frozen at submission
+It takes the settings of hydra-submitit-launcher, and differs from it in six points: jobs are frozen at submission
 (job.py); SLURM shows a task that raised an error as FAILED; the results of other jobs survive a killed job; the jobs do
-not need this process after the submission; Ctrl-C leaves the jobs running.
+not need this process after the submission; Ctrl-C leaves the jobs running; a job can hold several runs (packed.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from fsamlab.sweep.arrays import ArrayPart, arrays_of
 from fsamlab.sweep.cluster import base_id, cancel_command, job_states, local_cluster
 from fsamlab.sweep.job import JobRunner
 from fsamlab.sweep.launcher import JobLauncher, terminated_like_interrupted
+from fsamlab.sweep.packed import PackRunner
+from fsamlab.sweep.packs import in_jobs, packs_of, shares
 from fsamlab.sweep.rendezvous import VARIABLES
 from fsamlab.sweep.settings import check_settings, refusal
 from fsamlab.sweep.tasks import Tasks
 from fsamlab.sweep.waiting import wait_for
 from fsamlab.terminal.errors import SweepFailed
-from fsamlab.terminal.text import project_relative
+from fsamlab.terminal.text import counted, project_relative
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ COMMON = (  # settings that submitit calls by the same name on every cluster
 # the first task still writes files and uploads rows.
 WITH_SEVERAL_TASKS = ("--kill-on-bad-exit=1", "--wait=0")
 AT_ONCE = 256  # submitit's default for array_parallelism
+SIGNAL_DELAY = 90  # submitit's default for signal_delay_s
 
 
 class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
@@ -55,6 +58,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         wait: whether to wait until the last job has ended.
         poll_seconds: time between two checks of the jobs.
         max_array_size: largest number of jobs in an array; a longer sweep becomes several arrays.
+        runs_per_job: how many runs a job runs side by side.
         params: settings of hydra-submitit-launcher, under its names.
     """
 
@@ -64,13 +68,15 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         wait: bool = True,
         poll_seconds: float = 10.0,
         max_array_size: int = 1000,
+        runs_per_job: int = 1,
         **params: Any,
     ) -> None:
         own = {"cluster": cluster, "wait": wait, "poll_seconds": poll_seconds, "max_array_size": max_array_size}
-        check_settings({**own, **params})
-        self.tasks = Tasks.of(params, cluster)
+        check_settings({**own, "runs_per_job": runs_per_job, **params})
+        self.tasks = Tasks.of(params, cluster, runs_per_job)
         super().__init__(**params)
         self.cluster, self.wait, self.poll_seconds, self.max_array_size = cluster, wait, poll_seconds, max_array_size
+        self.runs_per_job = runs_per_job
         self.kind, self.in_process = cluster, cluster != "slurm"
         self.elsewhere: str | None = None  # name of the cluster, if it is not the default of SLURM's tools
 
@@ -130,7 +136,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         return executor
 
     def check(self, jobs: Sequence[FrozenJob] = ()) -> str:
-        """Check the settings as far as this machine can, without submitting anything; return the tasks of a job.
+        """Check the settings as far as this machine can, without submitting anything; return what a job uses.
 
         Raises:
             ConfigError: sbatch does not have a setting, or a job cannot use several tasks.
@@ -140,7 +146,21 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
             log.warning("there is no SLURM on this machine: the launcher's settings were not checked")
         else:
             self.executor()
-        return f"each job has {self.tasks}{self.tasks.cost(self.params.get('timeout_min'))}"
+        line = f"each job has {self.tasks}{self.tasks.cost(self.params.get('timeout_min'))}"
+        if self.runs_per_job > 1:
+            shared = shares(self.runs_per_job, self.params.get("cpus_per_task") or 1)
+            line = f"{counted(len(jobs), 'run')} in {in_jobs(len(jobs), self.runs_per_job)}; {line}; {shared}"
+        return line
+
+    def check_number(self, number: int) -> None:
+        """Refuse a sweep with fewer runs than one job would hold: the shares of the missing runs would be wasted.
+
+        Raises:
+            ConfigError: `runs_per_job` is larger than the number of runs of the sweep.
+        """
+        if self.runs_per_job > number:
+            allowed = f"the sweep has {counted(number, 'run')}: use at most {number}"
+            raise ConfigError("hydra.launcher.runs_per_job", self.runs_per_job, allowed)
 
     def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
         """Submit the jobs, log which jobs were submitted, and wait for their end.
@@ -196,11 +216,14 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         """Log which jobs were submitted, where they write and how to stop them; return the command that stops them."""
         where = f"kill {' '.join(ids)}"
         cancel = str(cancel_command(ids, cluster=self.elsewhere)) if self.cluster == "slurm" else where
-        arrays = Counter(base_id(i) for i in ids)
+        arrays = Counter(base_id(i) for i in dict.fromkeys(ids))
         names = ", ".join(f"{base}_[0-{n - 1}]" if n > 1 else base for base, n in arrays.items())
         sweep_dir = self._sweep_dir()
-        each = f"; each has {self.tasks}" if self.tasks.number > 1 else ""
-        log.info("%d jobs submitted: %s%s", len(ids), names, each)
+        if self.runs_per_job > 1:
+            log.info("%s submitted in %s: %s", counted(len(ids), "run"), in_jobs(len(ids), self.runs_per_job), names)
+        else:
+            each = f"; each has {self.tasks}" if self.tasks.number > 1 else ""
+            log.info("%d jobs submitted: %s%s", len(ids), names, each)
         log.info("  directories  %s/", sweep_dir)
         run = "RUN" if all_train(jobs) else f"RUN/{jobs[0].directory.name}"
         log.info("  logs         %s/%s/run.log, %s/.submitit/JOB/", sweep_dir, run, sweep_dir)
@@ -219,7 +242,14 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         """
         executor = self.executor()
         folder = Path(str(self.params["submitit_folder"])).parent
-        parts = arrays_of(len(jobs), self.max_array_size, self.params.get("array_parallelism") or AT_ONCE)
+        runner: Any = JobRunner()
+        units: Sequence[Any] = jobs  # what one SLURM job runs
+        sizes = [1] * len(jobs)
+        if self.runs_per_job > 1:
+            delay = self.params.get("signal_delay_s")
+            runner, units = PackRunner(), packs_of(jobs, self.runs_per_job, SIGNAL_DELAY if delay is None else delay)
+            sizes = [len(pack.jobs) for pack in units]
+        parts = arrays_of(len(units), self.max_array_size, self.params.get("array_parallelism") or AT_ONCE)
         first_ids: list[str] = []
         for part in parts:
             before = set(folder.glob("*.pkl"))
@@ -227,7 +257,7 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 self._bound(executor, part, first_ids)
             try:
                 with outside_of_a_job():
-                    accepted = executor.map_array(JobRunner(), jobs[part.start : part.stop])
+                    accepted = executor.map_array(runner, units[part.start : part.stop])
             except Exception as e:  # for example a partition, an account or a number of GPUs that sbatch refuses
                 for pickle in set(folder.glob("*.pkl")) - before:  # files of jobs that were not submitted
                     pickle.unlink(missing_ok=True)
@@ -236,10 +266,10 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
                 last = [line for line in str(e).splitlines() if line.strip()][-1]
                 if handles:
                     refused = f"the other {len(jobs) - len(handles)} were refused: {last}"
-                    later = "`fsamlab resubmit` submits the refused jobs"
-                    raise SweepFailed(f"{len(handles)} jobs were submitted and continue, {refused}; {later}") from e
+                    later = "`fsamlab resubmit` submits the refused runs"
+                    raise SweepFailed(f"{len(handles)} runs were submitted and continue, {refused}; {later}") from e
                 raise refusal(last) from e
-            handles += accepted
+            handles += [handle for handle, size in zip(accepted, sizes[part.start : part.stop]) for _ in range(size)]
             first_ids.append(base_id(str(accepted[0].job_id)))
             if not self.in_process:
                 on_submitted([str(handle.job_id) for handle in handles])

@@ -30,7 +30,9 @@ class CheckedSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        return compose_all(loader, self.config, jobs_of(loader, self.config.hydra.sweeper, arguments))
+        plans = compose_all(loader, self.config, jobs_of(loader, self.config.hydra.sweeper, arguments))
+        checked(self.launcher).check_number(len(plans))
+        return plans
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid."""

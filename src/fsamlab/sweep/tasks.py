@@ -33,13 +33,24 @@ class Tasks:
     gpus_per_node: int = 0
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], cluster: str = "slurm") -> Tasks:
+    def of(cls, params: Mapping[str, Any], cluster: str = "slurm", runs_per_job: int = 1) -> Tasks:
         """Return the tasks that the settings of a launcher ask for: one for each GPU, else `tasks_per_node`.
+
+        A job that holds several runs has one task, which starts a process for each run.
 
         Raises:
             ConfigError: two settings contradict each other.
         """
         nodes, gpus, asked = (params.get(name) for name in ("nodes", "gpus_per_node", "tasks_per_node"))
+        if runs_per_job > 1:
+            for name, value in (("nodes", nodes), ("tasks_per_node", asked)):
+                if (value or 1) > 1:
+                    allowed = f"each run of the job is one process on one node: use {PREFIX}{name}=1"
+                    raise ConfigError(f"{PREFIX}runs_per_job", runs_per_job, allowed)
+            if (gpus or 0) > runs_per_job:
+                allowed = f"each of the {runs_per_job} runs of a job uses one GPU at most"
+                raise ConfigError(f"{PREFIX}gpus_per_node", gpus, allowed)
+            asked = gpus = None
         if gpus and asked is not None and asked != gpus:
             allowed = f"a task uses one GPU: with gpus_per_node={gpus} use {gpus}, or null, one task for each GPU"
             raise ConfigError(f"{PREFIX}tasks_per_node", asked, allowed)
@@ -50,7 +61,7 @@ class Tasks:
                 key = f"{PREFIX}additional_parameters.{flag}"
                 allowed = "say the number of tasks with hydra.launcher.nodes and hydra.launcher.tasks_per_node"
                 raise ConfigError(key, params["additional_parameters"][flag], allowed)
-        return cls(nodes or 1, asked or gpus or 1, gpus or 0)
+        return cls(nodes or 1, asked or gpus or 1, params.get("gpus_per_node") or 0)
 
     @property
     def number(self) -> int:

@@ -17,8 +17,8 @@ def wait_for(
 ) -> list[str | None]:
     """Wait until all jobs have ended, and show the progress of each job.
 
-    The scheduler alone does not tell how a job ended, and a run that has finished needs no more waiting, even if the
-    scheduler still shows its job. So both are asked.
+    The scheduler alone does not tell how a job ended, and a run that has finished or failed needs no more waiting, even
+    if the scheduler still shows its job. So both are asked.
 
     Args:
         jobs: the submitted jobs.
@@ -44,7 +44,8 @@ def wait_for(
                 quiet[i] = 0 if i in still_active else quiet[i] + 1
                 of_now = status.get("updated", "") >= since
                 finished = of_now and status["status"] == "finished"
-                over = finished or quiet[i] >= QUIET_POLLS
+                # A run that has failed is over, also where its job goes on for other runs.
+                over = finished or (of_now and status["status"] == "failed") or quiet[i] >= QUIET_POLLS
                 if i not in board.tasks and (over or (of_now and status["status"] == "running")):
                     board.started(i)
                 if over:

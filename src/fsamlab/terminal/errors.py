@@ -193,6 +193,9 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
         owner: the class name of the file's schema, where it is known.
     """
     where, _, name = key.rpartition(".")
+    if where == "hydra.launcher":
+        has = "hydra/launcher=local has num_jobs and threads_per_job; the settings of SLURM need hydra/launcher=slurm"
+        return f"{shown(key)}: the chosen launcher has no such setting; {has}"
     if not where or where.split(".")[0] not in (f.name for f in fields(Config)):
         known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
         return unknown_key(key, key, known, "the config")

@@ -45,6 +45,8 @@ class SignalFlag:
         if threading.current_thread() is threading.main_thread():
             for s in HANDLED:
                 self._previous[s] = signal.signal(s, self._handle)
+            # A run that shares its SLURM job with other runs begins with these signals blocked (sweep/pool.py).
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
