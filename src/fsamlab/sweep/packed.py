@@ -51,8 +51,7 @@ class PackRunner:
             failed += work.until_end()
             if work.unfinished and not work.stopping:
                 work.restart(previous[signal.SIGUSR2])
-        if work.unfinished:
-            failed += work.unfinished
+        failed += work.unfinished
         if failed:
             names = ", ".join(job.directory.name for job in failed)
             raise JobFailed(f"{len(failed)} of {len(pack.jobs)} runs of this job did not finish: {names}")
@@ -137,6 +136,8 @@ class _Work:
         except BaseException:
             self.pool.send(signal.SIGKILL)
             raise
+        for index, (_, why) in self._killed.items():
+            self._fail(index, why)
         late = [self.jobs[index] for index in self.pool.running]
         for job in late:
             log.warning("%s has not left in time; it continues from its last checkpoint", job.directory.name)
@@ -166,9 +167,8 @@ class _Work:
         elif exitcode in ASKS_FOR_RESTART and not self.stopping:
             log.info("%s has left after its checkpoint", job.directory.name)
             self.unfinished.append(job)
-            self._ask_to_leave(
-                signal.SIGUSR2
-            )  # the signal may have reached only this run, but a job restarts as a whole
+            # The signal may have reached this run alone, but a job restarts as a whole.
+            self._ask_to_leave(signal.SIGUSR2)
         elif self.stopping:
             log.info("%s has stopped", job.directory.name)
             self.unfinished.append(job)
@@ -226,7 +226,7 @@ def signals_kept() -> Iterator[tuple[list[int], dict[int, Any]]]:
     """
     pending: list[int] = []
     kept = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    previous = {s: signal.signal(s, lambda signum, frame: pending.append(signum)) for s in kept}
+    previous: dict[int, Any] = {s: signal.signal(s, lambda signum, frame: pending.append(signum)) for s in kept}
     try:
         yield pending, previous
     except SystemExit:
