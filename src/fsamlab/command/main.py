@@ -144,7 +144,11 @@ def _collect(args: argparse.Namespace) -> int:
     check_writable(csv)
     frame = collect(runs)
     # relative to the CSV file, so that the paths stay right when the sweep is moved or copied
-    where = [os.path.relpath(run.resolve(), csv.parent.resolve()) for run in runs]
+    here, parents = csv.parent.resolve(), {run.parent: run.parent.resolve() for run in runs}
+    resolved = [
+        run.resolve() if run.is_symlink() or run.name == ".." else parents[run.parent] / run.name for run in runs
+    ]
+    where = [os.path.relpath(run, here) for run in resolved]
     try:
         frame.assign(directory=where).to_csv(csv, index=False, encoding="utf-8", errors="surrogateescape")
     except OSError as e:  # pandas reports a full disk without the name of the file

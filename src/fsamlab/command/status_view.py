@@ -70,8 +70,8 @@ def show_status(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: fl
     shown = state.bad if failed else state.runs
     if shown:
         screen.print(table(shown, screen.width))
-    for line in notes(state, paths):
-        screen.print(Text(wrapped(screen, line.plain), style=line.style), soft_wrap=True)
+    lines = [Text(wrapped(screen, line.plain), style=line.style) for line in notes(state, paths)]
+    screen.print(Group(*lines), soft_wrap=True)  # at once: a call for each of some thousand lines takes a second
     for command in commands(state, paths):  # one line for each command, so that it can be copied
         screen.print(command, soft_wrap=True)
     return state.exit_code
@@ -184,9 +184,10 @@ def age(seconds: float | None) -> str:
 def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
     """Return the lines below the table: failed runs with their logs, and warnings."""
     lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
-    settings = dict(zip((r.run.directory for r in state.runs), what_varies([r.run.overrides for r in state.runs])))
-    for r in state.bad:
-        setting = settings[r.run.directory]
+    settings = what_varies([r.run.overrides for r in state.runs]) if state.bad else []
+    for r, setting in zip(state.runs, settings):
+        if r.status not in BAD:
+            continue
         name = r.run.directory.name + (f" ({setting})" if setting else "")
         lines.append(Text(f"{r.status:>9}  {name}: {r.reason or 'ended without giving a reason'}", style="red"))
         if r.log is not None:
@@ -217,6 +218,8 @@ def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
 def cancel_commands(state: SweepState) -> list[str]:
     """Return the `scancel` commands for the active jobs, one for each cluster."""
     active = [r.job_ref for r in state.runs if r.active and r.job_ref]
+    if not active:
+        return []
     # an array is only named as a whole when all of its tasks are shown here, not for one run out of a sweep
     siblings = [ref for d in {r.run.sweep_dir for r in state.runs} for s in sweep_runs(d) for ref, _ in s.jobs]
     here = local_cluster() if any(ref.cluster for ref in active) else None

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fsamlab.rundir.row_file import Rows
+
 AXES = ("step", "epoch", "time")
 MAX_POINTS, MIN_POINTS = 400, 24  # of a curve: about one for each pixel of a chart; enough to see the shape
 DIGITS = 4
@@ -34,11 +36,12 @@ def points_per_curve(num_curves: int) -> int:
     return max(MIN_POINTS, min(MAX_POINTS, int(3000 / math.sqrt(max(1, num_curves)))))
 
 
-def thin(indices: Sequence[int], num_points: int) -> list[int]:
+def thin(indices: Sequence[int] | np.ndarray, num_points: int) -> list[int]:
     """Return at most `num_points` of `indices`, evenly spaced, with the first and the last."""
-    if len(indices) <= num_points:
-        return list(indices)
-    return [indices[i] for i in np.linspace(0, len(indices) - 1, num_points).round().astype(int)]
+    found = np.asarray(indices)
+    if len(found) > num_points:
+        found = found[np.linspace(0, len(found) - 1, num_points).round().astype(int)]
+    return [int(i) for i in found]
 
 
 @dataclass
@@ -63,29 +66,27 @@ class Curves:
     not_finite: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
-    def add(self, run: int, rows: Sequence[dict[str, Any]]) -> None:
+    def add(self, run: int, rows: Rows) -> None:
         """Add the curves of run number `run`, one for every key with a slash that has numbers."""
-        kinds: dict[tuple[str, ...], list[int]] = defaultdict(list)  # rows with the same keys
-        for i, row in enumerate(rows):
-            kinds[tuple(row)].append(i)
         having: dict[str, tuple[int, ...]] = defaultdict(tuple)  # key -> the kinds of rows that have it
-        for kind, keys in enumerate(kinds):
+        for keys, kind in rows.kinds.items():
             for key in keys:
                 having[key] += (kind,)
-        by_kinds = list(kinds.values())
-        kept: dict[tuple[int, ...], list[int]] = {}
+        kind_of = np.asarray(rows.kind_of)
+        kept: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         for key, which in having.items():
             if "/" not in key:
                 continue
             if which not in kept:
-                indices = sorted(i for kind in which for i in by_kinds[kind])
+                indices = np.flatnonzero(np.isin(kind_of, which))
                 self.longest = max(self.longest, len(indices))
-                kept[which] = thin(indices, self.num_points)
-            values = [rows[i][key] for i in kept[which]]
+                # of a large file, only the rows of the points that the page keeps are in memory
+                kept[which] = [rows[i] for i in thin(indices, self.num_points)]
+            values = [row[key] for row in kept[which]]
             numbers = [number(value) for value in values]
             self.not_finite[key] += sum(n is None and isinstance(v, float) for n, v in zip(numbers, values))
             if any(n is not None for n in numbers):
-                grid = self._grid(run, [rows[i] for i in kept[which]])
+                grid = self._grid(run, kept[which])
                 self.by_metric[key].append((run, grid, numbers))
 
     def _grid(self, run: int, rows: Sequence[dict[str, Any]]) -> int:

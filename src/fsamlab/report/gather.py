@@ -17,6 +17,7 @@ from fsamlab.results.duplicates import best_first, copies, notes_of
 from fsamlab.results.study import Study
 from fsamlab.rundir.find import read_whole
 from fsamlab.rundir.reading import read_environment
+from fsamlab.rundir.row_file import Rows
 from fsamlab.sweep.launches import Launches, read_launches
 from fsamlab.sweep.run_state import RunState
 from fsamlab.sweep.status import sweep_state
@@ -81,7 +82,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
         directories.append(run.run.directory)
         rows.append(row)
         if metrics and curves is None:
-            curves = Curves(points_per_curve(len(groups) * len(set().union(*metrics))))
+            curves = Curves(points_per_curve(len(groups) * len(set().union(*metrics.kinds))))
         if metrics and curves is not None:
             curves.add(number, metrics)
     hidden, only_there = notes_of(found)
@@ -110,9 +111,7 @@ def _planned(launches: dict[Path, Launches]) -> tuple[dict[tuple[Path, str], dic
     return planned, problems
 
 
-def _read(
-    state: RunState, planned: dict[str, Any] | None
-) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:
+def _read(state: RunState, planned: dict[str, Any] | None) -> tuple[dict[str, Any], Rows, dict[str, Any] | None]:
     """Return the row of a run, its rows of metrics and its environment. Damage of files becomes the row's reason."""
     directory, reasons = state.run.directory, [state.reason] if state.reason else []
     row: dict[str, Any] = {"directory": str(directory), **flatten(planned or {})}
@@ -130,13 +129,14 @@ def _read(
     row["status"], row["reason"] = state.status, "; ".join(reasons) or None
     row["last_step"], row["num_steps"] = state.disk.get("step"), state.disk.get("last_step")
     row["started"], row["updated"] = state.disk.get("started"), state.disk.get("updated")
-    return row, [*found.metrics, *by_step(found.measured)], environment
+    for measured in by_step(found.measured):
+        found.metrics.add(measured)
+    return row, found.metrics, environment
 
 
-def _gaps(directory: Path, metrics: Sequence[dict[str, Any]], last_step: int | None) -> list[str]:
+def _gaps(directory: Path, metrics: Rows, last_step: int | None) -> list[str]:
     """Return a text for each thing that a finished run should have but does not have."""
     found = [] if (directory / "summary.json").exists() else ["summary.json is missing"]
-    reached = max((row["step"] for row in metrics), default=0)
-    if last_step is not None and reached < last_step:
-        found.append(f"metrics.jsonl ends at step {reached} of {last_step}")
+    if last_step is not None and metrics.last_step < last_step:
+        found.append(f"metrics.jsonl ends at step {metrics.last_step} of {last_step}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +17,8 @@ from fsamlab.metrics import EVALUATED
 from fsamlab.rundir.find import current_status, read_whole
 from fsamlab.rundir.measurements import latest, latest_evaluations, read_measurements
 from fsamlab.rundir.reading import read_config, read_summary
-from fsamlab.rundir.rows import read_rows
-
-Row = dict[str, Any]
+from fsamlab.rundir.row_file import Row, Rows
+from fsamlab.rundir.rows import open_rows
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class RunRows:
     """The rows of one run.
 
     Attributes:
-        metrics: the rows of metrics.jsonl.
+        metrics: the rows of metrics.jsonl, which stay in the file if the file is large.
         measured: the rows of `fsamlab measure`, with keys `measured/...`.
         damage: a line for each file that cannot be read, with the reason. The content of the file is left out.
     """
 
-    metrics: list[Row]
+    metrics: Rows
     measured: list[Row]
     damage: list[str]
 
@@ -39,6 +39,10 @@ class RunRows:
     def all(self) -> list[Row]:
         """The rows of training, then the rows of `fsamlab measure`."""
         return [*self.metrics, *self.measured]
+
+    def __bool__(self) -> bool:
+        """Whether the run has any rows."""
+        return bool(self.metrics or self.measured)
 
 
 def collect(directories: Iterable[Path]) -> pd.DataFrame:
@@ -62,7 +66,7 @@ def collect_run(directory: Path) -> Row:
         config = flatten(read_whole(read_config, directory, damage) or {})
         missing = {k: v for k, v in of_earlier_versions().items() if k not in config} if config else {}
         row.update({**config, **missing})
-    row.update(read_whole(read_summary, directory, damage) or {})
+    row.update({sys.intern(k): v for k, v in (read_whole(read_summary, directory, damage) or {}).items()})
     row.update({f"measured/{key}": value for key, value in (read_whole(latest, directory, damage) or {}).items()})
     row.update({f"{EVALUATED}{k}": v for k, v in (read_whole(latest_evaluations, directory, damage) or {}).items()})
     status = current_status(directory)
@@ -99,7 +103,7 @@ def of_earlier_versions() -> Row:
 def read_run_rows(directory: Path) -> RunRows:
     """Return the rows of a run. A damaged file raises no error, so that other runs can be shown; it is named."""
     damage: list[str] = []
-    metrics = read_whole(read_rows, directory, damage) or []
+    metrics = read_whole(open_rows, directory, damage) or Rows()
     measured = read_whole(read_measurements, directory, damage) or []
     return RunRows(metrics, [measured_row(row) for row in measured], damage)
 
@@ -124,6 +128,6 @@ def flatten(node: dict[str, Any], prefix: str = "") -> Row:
     for key, value in node.items():
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+        else:  # one text for the key in all runs: ten thousand runs have a million keys
+            flat[sys.intern(prefix + key)] = tuple(value) if isinstance(value, list) else value
     return flat

@@ -231,12 +231,11 @@ def _own(run: Mapping[Any, Any], metric: str, percent: bool, declared: Declared,
         last = run.get(f"final/test/{metric}")
         if _is_number(last):
             values[LAST] = scale * last
-        evaluated = [
-            row for row in read_run_rows(Path(run["directory"])).metrics if _is_number(row.get(f"test/{metric}"))
-        ]
-        if evaluated:
-            choose = max if higher_is_better(f"test/{metric}", declared) else min
-            best = choose(evaluated, key=lambda row: row[f"test/{metric}"])
+        rows = read_run_rows(Path(run["directory"])).metrics
+        evaluated = (row for row in rows if _is_number(row.get(f"test/{metric}")))
+        choose = max if higher_is_better(f"test/{metric}", declared) else min
+        best = choose(evaluated, key=lambda row: row[f"test/{metric}"], default=None)
+        if best is not None:
             values[BEST], epoch = scale * best[f"test/{metric}"], best.get("epoch")
     return OwnRun(str(run["directory"]), run.get("seed"), status, values, epoch)
 

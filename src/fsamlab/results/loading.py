@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from fsamlab.results.collect import Row, collect_run, read_run_rows
+from fsamlab.results.collect import collect_run, read_run_rows
 from fsamlab.results.duplicates import best_first, copies, notes_of
 from fsamlab.results.study import Study, warn_caller
 from fsamlab.rundir.find import find_runs
+from fsamlab.rundir.row_file import Row
 from fsamlab.storage.reading import Damaged
 
 
@@ -59,4 +60,4 @@ def load(*directories: str | Path, strict: bool = False) -> Study:
 
 
 def _is_whole(row: Row) -> bool:
-    return any(key.startswith("final/") for key in row) and bool(read_run_rows(Path(row["directory"])).all)
+    return any(key.startswith("final/") for key in row) and bool(read_run_rows(Path(row["directory"])))

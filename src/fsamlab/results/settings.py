@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
@@ -106,14 +107,17 @@ def by_setting(
     unknown = pd.Series(math.nan, index=finished.index)
     table["step_ms"] = numbers(finished.get("cost/step_ms", unknown)).groupby(setting_of).median()
     table["steps"] = numbers(finished.get("cost/steps", unknown)).groupby(setting_of).mean()
-    table = table.join(_costs_vs_sgd(table, keys))
-    control_of = _control_of(table, keys, control)
+    alike = _conditions(table, keys)
+    table = table.join(_costs_vs_sgd(table, alike))
+    control_of = _control_of(table, alike, control)
+    runs_of = places_of(setting_of)
+    seeds = [None if seed != seed else seed for seed in finished["seed"]] if control_of else []
     for metric in present:
-        differences = [
-            _differences(finished[setting_of == setting], finished[setting_of == other], metric)
-            for setting, other in control_of.items()
-        ]
-        found = pd.concat([pd.Series(dtype=float), *differences]).dropna()
+        values = finished[metric].to_list()
+        differences: dict[int, float] = {}
+        for setting, other in control_of.items():
+            differences.update(_differences(runs_of[setting], runs_of[other], seeds, values))
+        found = pd.Series(differences, dtype=float).dropna()
         if len(found):
             groups = found.groupby(setting_of)
             better = found > 0 if higher_is_better(metric, declared) else found < 0
@@ -122,41 +126,66 @@ def by_setting(
     return table
 
 
-def _alike(table: pd.DataFrame, setting: pd.Series, keys: Sequence[str], method: str = "sgd") -> pd.DataFrame:
-    """Return the settings of a method that agree with a setting in all keys except the optimizer's."""
-    others, found = conditions_of(keys), table[table[METHOD] == method]
-    same = (found[others] == setting[others]) | (found[others].isna() & setting[others].isna())
-    return found[same.all(axis=1)]
+def places_of(groups: pd.Series) -> dict[int, np.ndarray]:
+    """Return {group: positions of its rows} from the number of each row's group, sorted by the number."""
+    found = groups.to_numpy()
+    order = np.argsort(found, kind="stable")
+    numbers_, starts = np.unique(found[order], return_index=True)
+    return dict(zip(numbers_.tolist(), np.split(order, starts[1:])))
 
 
-def _costs_vs_sgd(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    rows = []
-    for _, setting in table.iterrows():
-        sgd = _alike(table, setting, keys)
-        ratio = setting["step_ms"] / sgd["step_ms"].median()
-        num_steps = sgd["steps"].iloc[0] if sgd["steps"].nunique() == 1 else math.nan
-        rows.append({"step_vs_sgd": ratio, "total_vs_sgd": ratio * setting["steps"] / num_steps})
-    return pd.DataFrame(rows, index=table.index)
+def _conditions(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """Return for each setting a value that equals that of another setting if both may be compared.
+
+    Two settings may be compared if they agree in all keys except the optimizer's; missing values agree.
+    """
+    columns = [table[key].to_list() for key in conditions_of(keys)]
+    found = [tuple(None if value != value else value for value in row) for row in zip(*columns)]
+    return pd.Series(found if columns else [()] * len(table), index=table.index, dtype=object)
 
 
-def _control_of(table: pd.DataFrame, keys: Sequence[str], control: str) -> dict[Any, Any]:
+def _costs_vs_sgd(table: pd.DataFrame, conditions: pd.Series) -> pd.DataFrame:
+    """Return the time of a step and of the training, divided by that of SGD under the same conditions."""
+    step_ms, steps = {}, {}
+    for condition, settings in _settings_under(conditions[table[METHOD] == "sgd"]).items():
+        same = table.loc[settings, ["step_ms", "steps"]]
+        step_ms[condition] = same["step_ms"].median()
+        steps[condition] = same["steps"].iloc[0] if same["steps"].nunique() == 1 else math.nan
+    ratio = table["step_ms"] / pd.Series([step_ms.get(c, math.nan) for c in conditions], index=table.index)
+    num_steps = pd.Series([steps.get(c, math.nan) for c in conditions], index=table.index)
+    return pd.DataFrame({"step_vs_sgd": ratio, "total_vs_sgd": ratio * table["steps"] / num_steps})
+
+
+def _control_of(table: pd.DataFrame, conditions: pd.Series, control: str) -> dict[Any, Any]:
     """Return {setting: the setting of `control` to compare with}, for each setting with exactly one such setting."""
-    found = {}
-    for index, setting in table.iterrows():
-        alike = _alike(table, setting, keys, control).index
-        if len(alike) == 1 and setting[METHOD] != control:
-            found[index] = alike[0]
+    controls = _settings_under(conditions[table[METHOD] == control])
+    others = conditions[table[METHOD] != control]
+    return {s: controls[condition][0] for s, condition in others.items() if len(controls.get(condition, ())) == 1}
+
+
+def _settings_under(conditions: pd.Series) -> dict[Any, list[Any]]:
+    """Return {condition: its settings}. A groupby of pandas would take the tuples apart."""
+    found: dict[Any, list[Any]] = {}
+    for setting, condition in conditions.items():
+        found.setdefault(condition, []).append(setting)
     return found
 
 
-def _differences(runs: pd.DataFrame, control: pd.DataFrame, metric: str) -> pd.Series:
-    """Return each run's metric minus the metric of the control's run with the same seed.
+def _differences(
+    runs: np.ndarray, control: np.ndarray, seeds: Sequence[Any], values: Sequence[float]
+) -> dict[int, float]:
+    """Return {run: its value minus the value of the control's run with the same seed}.
 
     If several runs have one seed, the pairs are not defined and the result is empty.
+
+    Args:
+        runs, control: positions of the runs of a setting and of its control.
+        seeds, values: of all runs; the values are numbers or NaN.
     """
-    if runs["seed"].duplicated().any() or control["seed"].duplicated().any():
-        return pd.Series(dtype=float)
-    return runs[metric] - runs["seed"].map(control.set_index("seed")[metric])
+    of_control = {seeds[i]: values[i] for i in control}
+    if len(of_control) < len(control) or len({seeds[i] for i in runs}) < len(runs):
+        return {}
+    return {i: values[i] - of_control.get(seeds[i], math.nan) for i in runs}
 
 
 def keys_of(table: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -129,19 +129,23 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
     """Print a line for each run that did not finish, with the reason and the log."""
+    if not (frame["status"] != "finished").any():
+        return
     directories = [Path(d) for d in frame["directory"]]
-    settings = dict(zip(directories, settings_of(directories))) if (frame["status"] != "finished").any() else {}
-    for _, row in frame[frame["status"] != "finished"].iterrows():
-        directory = Path(row["directory"])
-        known = isinstance(row["exception"], str)
-        reason = row["exception"] if known else why_unfinished(current_status(directory))
-        setting = settings[directory]
+    lines: list[Text] = []
+    for directory, setting, status, exception in zip(
+        directories, settings_of(directories), frame["status"], frame["exception"]
+    ):
+        if status == "finished":
+            continue
+        reason = exception if isinstance(exception, str) else why_unfinished(current_status(directory))
         name = directory.name + (f" ({setting})" if setting else "")
         # "not begun" and not "queued": the directory does not show whether something will start the run
-        status = "not begun" if row["status"] == "queued" else row["status"]
-        screen.print(wrapped(screen, f"{status:>9}  {name}: {reason}"), style="red", soft_wrap=True)
+        word = "not begun" if status == "queued" else status
+        lines.append(Text(wrapped(screen, f"{word:>9}  {name}: {reason}"), style="red"))
         if (directory / "run.log").exists():
-            screen.print(f"           log: {project_relative(directory / 'run.log')}", soft_wrap=True)
+            lines.append(Text(f"           log: {project_relative(directory / 'run.log')}"))
+    screen.print(Group(*lines), soft_wrap=True)  # at once: a call for each of some thousand lines takes a second
 
 
 def print_sweep(sweep_dir: Path, directories: Sequence[Path]) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fsamlab.metrics import Headline
 from fsamlab.results.choice import best_value
 from fsamlab.results.methods import label
-from fsamlab.results.settings import METHOD, by_setting, gain, in_order, numbers, own_n, plain, values_of
+from fsamlab.results.settings import METHOD, by_setting, gain, in_order, numbers, own_n, places_of, plain, values_of
 from fsamlab.results.study import Study
 from fsamlab.terminal.text import fixed, spread
 
@@ -132,19 +133,23 @@ def _chosen(
     """Return the runs at the chosen values, and {directory: (value, which end of the tried ones, number of them)}."""
     runs = done.runs.assign(**{headline.chosen_at_end: numbers(done.runs[headline.chosen_at_end])})
     further = [str(name) for name in done.texts if name not in (*names, key)]
-    parts, found = [], {}
-    for _, group in runs.groupby(names, sort=False, dropna=False):
-        what = label(str(group[METHOD].iloc[0]))
-        values = values_of(group, key)
+    # the groups are frames of the few columns that the choice needs; a sweep may have hundreds of groups
+    narrow = pd.DataFrame({"method": runs[METHOD], "value": values_of(runs, key), "seed": runs["seed"]})
+    narrow[headline.chosen_at_end] = runs[headline.chosen_at_end]
+    positions, found = [], {}
+    for places in places_of(runs.groupby(names, sort=False, dropna=False).ngroup()).values():
+        group = narrow.iloc[places]
+        what = label(str(group["method"].iloc[0]))
+        values = group["value"]
         for name in further:
-            if done.texts.loc[group.index, name].nunique() > 1:
+            if done.texts[name].iloc[places].nunique() > 1:
                 raise ValueError(
                     f"runs of {what} differ in {name} beside {key}: no choice among them; choose some runs"
                 )
         value: Any = best_value(group, values, headline, what, key)
         tried = sorted(values.dropna().unique())
-        kept = group if value is None else group[values == value]
+        kept = places if value is None else places[(values == value).to_numpy()]
         side = "" if len(tried) < 2 else {tried[0]: "smallest", tried[-1]: "largest"}.get(value, "")
-        parts.append(kept)
-        found.update(dict.fromkeys(kept["directory"], (value, side, len(tried))))
-    return pd.concat(parts).reset_index(drop=True), found
+        positions.append(kept)
+        found.update(dict.fromkeys(runs["directory"].iloc[kept], (value, side, len(tried))))
+    return runs.iloc[np.concatenate(positions)].reset_index(drop=True), found

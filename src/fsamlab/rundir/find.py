@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +25,17 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         if (path / "config.yaml").exists():
             found.add(path)
         else:
-            found.update(p.parent for p in path.glob("*/config.yaml"))
-    return sorted(found)
+            found.update(path / name for name in _names_of_runs(path))
+    return sorted(found, key=lambda path: path.parts)
+
+
+def _names_of_runs(path: Path) -> Iterator[str]:
+    """Yield the names of the run directories in a directory; none where it is no directory or cannot be read."""
+    with suppress(NotADirectoryError, FileNotFoundError, PermissionError), os.scandir(path) as entries:
+        for entry in entries:
+            # strings, not paths: a sweep may have ten thousand runs
+            if os.path.exists(f"{entry.path}/config.yaml"):
+                yield entry.name
 
 
 def runs_at(paths: Sequence[Path]) -> list[Path]:
@@ -146,4 +157,4 @@ def what_varies(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def as_typed(value: str) -> str:
     """Return the value of an override as it was typed: Hydra records `my_tasks\\:focal` for `my_tasks:focal`."""
-    return re.sub(r"\\(.)", r"\1", value)
+    return re.sub(r"\\(.)", r"\1", value) if "\\" in value else value

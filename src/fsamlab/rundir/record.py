@@ -26,7 +26,7 @@ from fsamlab.config.identity import config_hash, run_id
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.ownership import Ownership, Superseded
 from fsamlab.rundir.reading import STATUSES, read_status
-from fsamlab.rundir.rows import DAMAGED_ROWS, mend_rows
+from fsamlab.rundir.rows import DAMAGED_ROWS, Mended
 from fsamlab.storage.reading import CannotResume, Damaged
 from fsamlab.storage.writing import naming, replacing, sync_directory, write_atomic, write_json, write_last_word
 
@@ -182,35 +182,40 @@ class RunRecord:
             CannotResume: the file is shorter than `offset`, or has no readable row.
         """
         path = self.directory / "metrics.jsonl"
-        content = path.read_bytes()
-        if len(content) < offset:
-            raise CannotResume(
-                f"{path} has {len(content)} bytes, but had {offset} at the checkpoint: "
-                "another program has changed the file; restore the file or start over with force=true"
-            )
-        # The length in bytes, not a step, says where to cut: the length is right even where a row cannot be read. The
-        # CRC then finds what parsing cannot find: a changed digit in a row that is still valid JSON.
-        mended, damaged = mend_rows(content[:offset])
-        if damaged:
-            aside = self.directory / DAMAGED_ROWS
-            with naming(aside), aside.open("ab") as f:
-                f.writelines(line + b"\n" for line in damaged.values())
-                f.flush()
-                os.fsync(f.fileno())
-            numbers = ", ".join(map(str, damaged))
-            log.warning(
-                "%s: damaged, and moved to %s: line %s; the run continues without these rows", path, aside.name, numbers
-            )
-        elif checksum is not None and zlib.crc32(mended) != checksum:
-            log.warning("%s: the checksum differs from the checksum at the checkpoint; the rows stay as they are", path)
-        if offset and not mended.strip():
-            raise CannotResume(f"{path} has no readable row; restore the file or start over with force=true")
-        with replacing(path, self.ownership.check) as f:
-            f.write(mended)
-        self._checksum = zlib.crc32(mended)
+        with path.open("rb") as old, replacing(path, self.ownership.check) as new:
+            size = os.fstat(old.fileno()).st_size
+            if size < offset:
+                raise CannotResume(
+                    f"{path} has {size} bytes, but had {offset} at the checkpoint: "
+                    "another program has changed the file; restore the file or start over with force=true"
+                )
+            # The length in bytes, not a step, says where to cut: the length is right even where a row cannot be read.
+            # The CRC then finds what parsing cannot find: a changed digit in a row that is still valid JSON.
+            mended, found = Mended(old, offset), 0
+            for piece in mended:
+                new.write(piece)
+                found = zlib.crc32(piece, found)
+            if mended.damaged:
+                self._set_aside(mended.damaged)
+            elif checksum is not None and found != checksum:
+                differs = "the checksum differs from the checksum at the checkpoint; the rows stay as they are"
+                log.warning("%s: %s", path, differs)
+            if offset and not mended.num_rows:
+                raise CannotResume(f"{path} has no readable row; restore the file or start over with force=true")
+        self._checksum = found
         assert self._metrics is not None
         os.close(self._metrics)
         self._metrics = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def _set_aside(self, damaged: dict[int, bytes]) -> None:
+        """Append damaged lines of metrics.jsonl to a file of their own, and warn of them."""
+        aside = self.directory / DAMAGED_ROWS
+        with naming(aside), aside.open("ab") as f:
+            f.writelines(line + b"\n" for line in damaged.values())
+            f.flush()
+            os.fsync(f.fileno())
+        words = "%s: damaged, and moved to %s: line %s; the run continues without these rows"
+        log.warning(words, self.directory / "metrics.jsonl", aside.name, ", ".join(map(str, damaged)))
 
     def write_env(self, env: dict[str, Any]) -> None:
         """Write env.json."""

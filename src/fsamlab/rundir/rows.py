@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from fsamlab.rundir.reading import NUMBER
-from fsamlab.storage.reading import read_json_lines
+from fsamlab.rundir.row_file import Rows
 
 DAMAGED_ROWS = "metrics.jsonl.damaged"
 
 
-def read_rows(directory: Path) -> list[dict[str, float]]:
+def open_rows(directory: Path) -> Rows:
     """Return the rows of metrics.jsonl. An unfinished last line (the run writes, or was killed) is left out.
 
     Raises:
         Damaged: a finished line is not a JSON object with a step.
     """
-    return read_json_lines(directory / "metrics.jsonl", {"step": NUMBER})
+    return Rows.of_file(directory / "metrics.jsonl")
 
 
-def mend_rows(content: bytes) -> tuple[bytes, dict[int, bytes]]:
-    """Replace the damaged lines in the content of a metrics.jsonl by blanks; the length stays the same.
+def read_rows(directory: Path) -> list[dict[str, float]]:
+    """Return the rows of :func:`open_rows` as a list, for a file that fits into the memory."""
+    return list(open_rows(directory))
+
+
+class Mended:
+    """The content of a metrics.jsonl in pieces, with blanks in place of the damaged lines; the length stays the same.
 
     A line is damaged when it is not a JSON object with a step above the step of the row before. The blanks go to the
     end of the line before (for a damaged first line: to the start of the line after), where JSON allows blanks. The
     length must stay, because the checkpoint stores the length of its rows in bytes.
 
-    Returns:
-        The mended content, and the damaged lines by their numbers, counted from 1.
+    Attributes:
+        damaged: the damaged lines by their numbers, counted from 1; complete after the last piece.
+        num_rows: the number of whole lines so far.
     """
-    kept: list[bytes] = []
-    damaged: dict[int, bytes] = {}
-    blanks, last = 0, float("-inf")
-    for number, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+", content), start=1):
-        step = _step(line)
-        if step is not None and step > last and line.endswith(b"\n"):
-            kept.append(b" " * blanks + line)
-            blanks, last = 0, step
-            continue
-        damaged[number] = line.removesuffix(b"\n")
-        if kept:
-            kept[-1] = kept[-1][:-1] + b" " * len(line) + b"\n"
-        else:
-            blanks += len(line)
-    return b"".join(kept) + b" " * blanks, damaged
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self._file, self._left = file, length
+        self.damaged: dict[int, bytes] = {}
+        self.num_rows = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        last = float("-inf")
+        number = 0
+        while self._left and (line := self._file.readline(self._left)):
+            self._left -= len(line)
+            number += 1
+            step = _step(line)
+            if step is not None and step > last and line.endswith(b"\n"):
+                # the line break of a row is written with the next row: until then blanks may have to stand before it
+                yield b"\n" + line[:-1] if self.num_rows else line[:-1]
+                self.num_rows += 1
+                last = step
+            else:
+                self.damaged[number] = line.removesuffix(b"\n")
+                yield b" " * len(line)
+        if self.num_rows:
+            yield b"\n"
 
 
 def _step(line: bytes) -> float | None:

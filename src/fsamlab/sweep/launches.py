@@ -69,20 +69,20 @@ class Launch:
     @property
     def jobs(self) -> list[RecordedJob]:
         """The jobs, in the order of the launch."""
-        found = []
+        found, sweep_dir = [], self.sweep_dir
         for job in self.entry["jobs"]:
-            relative = Path(job["directory"])
-            if relative.is_absolute():  # an older record: where the sweep lay when it was launched
-                relative = Path(relative.name)
+            relative = job["directory"]
+            if relative.startswith("/"):  # an older record: where the sweep lay when it was launched
+                relative = Path(relative).name
             hash_, slurm = job.get("config_hash", ""), job.get("slurm_job_id")
-            found.append(RecordedJob(self.sweep_dir / relative, job["overrides"], job["run_id"], hash_, slurm))
+            found.append(RecordedJob(sweep_dir / relative, job["overrides"], job["run_id"], hash_, slurm))
         return found
 
     @property
     def is_of_a_copied_sweep(self) -> bool:
         """Whether this sweep is a copy of a sweep that still exists: the jobs of the launch write there, not here."""
-        absolute = [Path(job["directory"]).parent for job in self.entry["jobs"] if Path(job["directory"]).is_absolute()]
-        before = Path(self.entry["sweep_dir"]) if "sweep_dir" in self.entry else next(iter(absolute), self.sweep_dir)
+        absolute = (Path(job["directory"]).parent for job in self.entry["jobs"] if job["directory"].startswith("/"))
+        before = Path(self.entry["sweep_dir"]) if "sweep_dir" in self.entry else next(absolute, self.sweep_dir)
         try:
             return not before.samefile(self.sweep_dir)
         except OSError:  # moved, or seen under another path from here

@@ -57,8 +57,11 @@ def sweep_runs(sweep_dir: Path, damage: list[str] | None = None) -> list[SweepRu
         same = [r for r in recorded if r.directory.resolve() == sweep_dir.resolve()]
         return same or [_unrecorded(sweep_dir, damage)]
     runs = _recorded(sweep_dir, damage)
-    known = {d.resolve() for d in runs}
-    return [*runs.values(), *(_unrecorded(d, damage) for d in find_runs([sweep_dir]) if d.resolve() not in known)]
+    others = [directory for directory in find_runs([sweep_dir]) if directory not in runs]
+    if others:  # under another path, such as one through a link, a run may be recorded too
+        known = {directory.resolve() for directory in runs}
+        others = [directory for directory in others if directory.resolve() not in known]
+    return [*runs.values(), *(_unrecorded(directory, damage) for directory in others)]
 
 
 def _recorded(sweep_dir: Path, damage: list[str]) -> dict[Path, SweepRun]:

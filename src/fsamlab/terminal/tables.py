@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fsamlab.terminal.grid import Grid, width_of
+
 ELSE = "*"  # in a shortened name; a shell expands the star, so the name still finds its directory
 TAIL = 12  # characters at the end of a name that are kept: seed and hash of a run
 LEAST = 16  # characters of a name that are always kept
@@ -43,11 +45,14 @@ def table(
     all names share, columns are left out by rank, names are shortened.
     """
     body: list[list[str | Text]] = [list(row) for row in rows]
+    widths: dict[int, int] = {}  # of the widest cell of a column; there may be thousands of rows
     headings = [c.heading for c in columns]
     kept = list(range(len(columns)))
 
     def widest(i: int) -> int:
-        return max((cell_len(str(row[i])) for row in body), default=0)
+        if i not in widths:
+            widths[i] = max((width_of(str(row[i])) for row in body), default=0)
+        return widths[i]
 
     def excess() -> int:
         lines = {i: max(map(cell_len, headings[i].split("\n"))) for i in kept}
@@ -55,6 +60,7 @@ def table(
         return 0 if width is None else sum(3 + max(widest(i), lines[i]) for i in kept) + 1 - width
 
     def rename(new: Sequence[str], i: int) -> None:
+        widths.pop(i, None)
         for row, name in zip(body, new):
             row[i] = name
 
@@ -76,7 +82,7 @@ def table(
         if (over := excess()) > 0:
             rename([shortened(str(row[i]), widest(i) - over) for row in body], i)
     left_out = [c.heading for i, c in enumerate(columns) if i not in kept]
-    found = Table(title=title, title_justify="left", caption_justify="left")
+    found = Grid(title=title, title_justify="left", caption_justify="left")
     if left_out:
         found.caption = f"no room for {', '.join(left_out)}"
     for i in kept:

@@ -11,7 +11,8 @@ from fsamlab.metrics import AT_CHECKPOINT, EVALUATED
 from fsamlab.rundir.find import current_status
 from fsamlab.rundir.measurements import latest, latest_evaluations
 from fsamlab.rundir.reading import read_config, read_summary
-from fsamlab.rundir.rows import read_rows
+from fsamlab.rundir.row_file import Rows
+from fsamlab.rundir.rows import open_rows
 from fsamlab.storage.reading import Damaged
 from fsamlab.tracking import wandb_arguments
 from fsamlab.tracking.wandb_session import wandb_id
@@ -35,7 +36,7 @@ class LocalRun:
     directory: Path
     arguments: dict[str, Any]
     tracker: TrackerConfig
-    rows: list[dict[str, Any]]
+    rows: Rows
     summary: dict[str, Any]
     exit_code: int
     resumed_at: int
@@ -70,12 +71,12 @@ def read_run(run: Path, project: str | None, entity: str | None, timeout: float)
     if status["status"] == "damaged":
         raise Damaged(status["exception"])
     own, tracker = _place(run, status, project, entity, timeout)
-    rows = read_rows(run)
+    rows = open_rows(run)
     step = -1.0
-    for number, row in enumerate(rows, start=1):
-        here = row.get("step")
-        if not isinstance(here, int | float) or not here > step:
-            raise Damaged(f"{run / 'metrics.jsonl'}, line {number}: step {here} after {step:g}: steps have to grow")
+    for number, here in enumerate(rows.steps):
+        if not here > step:
+            words = f"line {number + 1}: step {rows[number]['step']} after {step:g}: steps have to grow"
+            raise Damaged(f"{run / 'metrics.jsonl'}, {words}")
         step = here
     return LocalRun(
         run,

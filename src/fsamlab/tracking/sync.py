@@ -12,6 +12,7 @@ import json
 import math
 import tempfile
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,16 +109,17 @@ def sync_run(local: LocalRun, server: WandbServer, scratch: Path, dry_run: bool)
     num_there = before.num_rows if before else 0
     if before is not None:
         check_belongs(local, before)
-    missing = [row for row in local.rows if before is None or row["step"] > before.last_step]
-    gap = len(local.rows) - len(missing) - num_there
+    first = 0 if before is None else bisect_right(local.rows.steps, before.last_step)  # the first row that is missing
+    num_missing = len(local.rows) - first
+    gap = first - num_there
     after: ServerRun | None
-    if before is not None and not missing and not _differs(local, before, num_there):
+    if before is not None and not num_missing and not _differs(local, before, num_there):
         sent, after = 0, before  # complete: to open the W&B run would set its state to running for a while
     elif dry_run:
-        sent, after = len(missing), before
+        sent, after = num_missing, before
     else:
-        problems = upload(local, missing, server, scratch)
-        sent, after = len(missing), _shown(local, server, num_there + len(missing), problems)
+        problems = upload(local, first, server, scratch)
+        sent, after = num_missing, _shown(local, server, num_there + num_missing, problems)
     if gap:
         what = f"{abs(gap)} rows up to step {before.last_step if before else 0}"
         where = "are in the files and not there" if gap > 0 else "are there and not in the files"
@@ -138,7 +140,8 @@ def check_belongs(local: LocalRun, there: ServerRun) -> None:
     over = "the run was started over (force=true), or resumed from before that"
     if step > local.last_step:
         raise CannotSync(f"W&B has step {step}, the files end at {local.last_step}: {over}; {OTHER_PLACE}")
-    row = next((row for row in local.rows if row["step"] == step), None)
+    place = bisect_left(local.rows.steps, step)
+    row = local.rows[place] if place < len(local.rows) and local.rows.steps[place] == step else None
     # Past the step of the last resume, the server's row is from an earlier attempt; its last bits may differ.
     if row is None or step > local.resumed_at > 0:
         return
@@ -149,8 +152,14 @@ def check_belongs(local: LocalRun, there: ServerRun) -> None:
         raise CannotSync(f"W&B has another history under this id: at step {step} {values}: {over}; {OTHER_PLACE}")
 
 
-def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scratch: Path) -> list[str]:
+def upload(local: LocalRun, first: int, server: WandbServer, scratch: Path) -> list[str]:
     """Send rows, summary and exit code, and return the warnings of wandb. No files of wandb remain.
+
+    Args:
+        local: the run.
+        first: number of the first row to send; all rows after this one are sent too.
+        server: the server.
+        scratch: a directory for the files of wandb while it sends.
 
     Raises:
         CannotUpload: wandb failed or took too long.
@@ -159,12 +168,17 @@ def upload(local: LocalRun, rows: list[dict[str, Any]], server: WandbServer, scr
 
         def send() -> list[str]:
             session = WandbSession(local.tracker, "online", **local.arguments, directory=Path(directory), machine=False)
-            for row in rows:
+            for row in local.rows.since(first):
                 session.log(row, int(row["step"]))
             session.finish(local.summary, local.exit_code)
             return session.problems
 
-        seconds = local.tracker.init_timeout + GRACE_SECONDS + ROW_SECONDS * len(rows) + local.tracker.finish_timeout
+        seconds = (
+            local.tracker.init_timeout
+            + GRACE_SECONDS
+            + ROW_SECONDS * (len(local.rows) - first)
+            + local.tracker.finish_timeout
+        )
         try:
             return list(within(seconds, send, "upload"))
         except BaseException as e:

@@ -1,0 +1,48 @@
+"""What the commands read of a sweep of many runs: each file once, and of YAML only what is new."""
+
+from collections import Counter
+
+import pytest
+import yaml
+from support.made_runs import make_run, make_sweep
+
+from fsamlab.command import main
+from fsamlab.storage import reading, yaml_blocks
+
+METHODS, SEEDS = ("sgd", "sam", "fsam"), 10
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    root = make_sweep(tmp_path / "made", METHODS, SEEDS)
+    make_run(root / "sam-s99", "sam", 99, status="failed", exception="Diverged: loss is nan")
+    return root
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Counts how often files of a name are read as a whole."""
+    names = Counter()
+    real = reading.read_bytes
+    monkeypatch.setattr(reading, "read_bytes", lambda path, *rest: names.update([path.name]) or real(path, *rest))
+    return names
+
+
+@pytest.mark.usefixtures("capsys")
+def test_collect_reads_a_file_once_and_parses_what_is_new(sweep, read, monkeypatch):
+    parsed, real = [], yaml.load
+    monkeypatch.setattr(yaml, "load", lambda text, Loader: parsed.append(text) or real(text, Loader))
+    yaml_blocks._entry.cache_clear()
+    assert main.main(["collect", str(sweep)]) == 0
+    number = len(METHODS) * SEEDS + 1
+    assert read == {name: number for name in ("config.yaml", "status.json", "summary.json", "overrides.yaml")}
+    assert len(parsed) == len(set(parsed)) == SEEDS + 1 + len(METHODS) + 3  # seeds, optimizers; name, model, data
+
+
+@pytest.mark.usefixtures("capsys")
+def test_status_reads_the_status_alone_of_a_run_with_a_record(sweep, read):
+    for command in (["status", str(sweep)], ["status", str(sweep), "--json"]):
+        read.clear()
+        assert main.main(command) == 1  # one run failed
+        number = len(METHODS) * SEEDS + 1
+        assert read == {"status.json": number, "overrides.yaml": number}  # without a record of the launch
