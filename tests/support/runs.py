@@ -64,13 +64,13 @@ def compose_diabetes(*overrides: str) -> Config:
         return typed(compose("config", overrides=[*DIABETES, *overrides]))
 
 
-def build_trainer(config: Config) -> Any:
+def build_trainer(config: Config, device: Any = "cpu") -> Any:
     """Build the trainer exactly as a run does."""
     import torch
 
     from fsamlab.run import build
 
-    return build(config, torch.device("cpu"))[0]
+    return build(config, torch.device(device))[0]
 
 
 class Rows:
@@ -90,3 +90,12 @@ class Rows:
 
     def boundary(self):
         pass
+
+
+def precisions() -> tuple[str, ...]:
+    """Return the values that `train.precision` may have."""
+    from fsamlab.checks import Choice
+    from fsamlab.config import TrainConfig
+
+    metadata = TrainConfig.__dataclass_fields__["precision"].metadata
+    return next(value for value in metadata.values() if isinstance(value, Choice)).allowed

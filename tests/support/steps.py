@@ -17,10 +17,16 @@ def batch(k: int, n: int = 16) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)
 
 
+def batch_for(model: nn.Module, k: int) -> tuple[Tensor, Tensor]:
+    """Return batch k on the device of the model, its inputs in the dtype of the model."""
+    x, y = batch(k)
+    w = next(model.parameters())
+    return x.to(w), y.to(w.device)
+
+
 def plain_closure(model: nn.Module, k: int) -> Callable[[], Tensor]:
     """Return a closure on batch k, in the dtype of the model, that leaves zero_grad() to the loop."""
-    x, y = batch(k)
-    x = x.to(next(model.parameters()).dtype)
+    x, y = batch_for(model, k)
 
     def closure() -> Tensor:
         loss = F.cross_entropy(model(x), y)
@@ -34,8 +40,7 @@ def sample_closure_of(
     model: nn.Module, k: int, zero_grad: Callable[[], None], scale: Callable[[Tensor], Tensor] | None = None
 ) -> SampleClosure:
     """Return a closure on batch k that can run on a part of the batch."""
-    x, y = batch(k)
-    x = x.to(next(model.parameters()).dtype)
+    x, y = batch_for(model, k)
     return SampleClosure(lambda i: F.cross_entropy(model(x[i]), y[i], reduction="none"), zero_grad, scale)
 
 
