@@ -34,7 +34,8 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "sweep": "checks config storage rundir terminal results",
     "run": "ranks config seeding optim models data rundir terminal diagnostics train tracking task",
     "report": "storage rundir terminal results figures sweep metrics",
-    "command": "checks metrics config optim storage models data rundir terminal results tracking sweep run report",
+    "command": "ranks checks metrics config optim storage models data rundir terminal results tracking sweep run"
+    " report",
 }
 BACK_UP: dict[tuple[str, str], str] = {}
 LIGHT = ("hydra", "omegaconf", "wandb", "submitit", "pandas", "rich", "matplotlib", "timm")

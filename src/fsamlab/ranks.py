@@ -8,6 +8,7 @@ no step waits for a GPU because of them; tensors go over the backend of their de
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,6 +212,15 @@ class Ranks:
         """Wait until all ranks are here."""
         self.max([0])
 
+    @contextmanager
+    def main_first(self, on: bool) -> Iterator[None]:
+        """Run the context on rank 0 first and then on the others, if `on`: rank 0 downloads, the others find."""
+        if on and not self.is_main:
+            self.barrier()
+        yield
+        if on and self.is_main:
+            self.barrier()
+
     def on_main(self, work: Callable[[Callable[[], bool]], T], stops: Callable[[], bool]) -> T | None:
         """Let rank 0 alone do long work, and return its result there; the other ranks wait, and get None.
 
@@ -281,4 +291,6 @@ def _is_of_connection(error: Exception) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
+    """Return the first line of a message, without the place in gloo's source and without gloo's advice."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", line).split(". This is typically")[0][:300]

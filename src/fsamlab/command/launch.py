@@ -12,9 +12,10 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.experimental.callback import Callback
 
-from fsamlab.config import typed
+from fsamlab.config import ConfigError, typed
 from fsamlab.config.compose import check_words, register
 from fsamlab.config.project import check_project, name_to_jobs
+from fsamlab.ranks import place
 from fsamlab.rundir.reading import is_finished
 from fsamlab.storage.writing import check_writable
 from fsamlab.terminal import output
@@ -36,6 +37,9 @@ def enter(main: Callable[[], Any], script: str) -> None:
         from fsamlab.command.help import page
 
         sys.exit(call(lambda: output.show(page())))
+    refused = call(as_a_rank)
+    if refused:
+        sys.exit(refused)
     name_to_jobs()
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own message and exits
@@ -47,6 +51,27 @@ def enter(main: Callable[[], Any], script: str) -> None:
     # These words only print: a closed pipe may end the program. A training goes on when its output has no reader.
     asks = any(word.split("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help") for word in sys.argv[1:])
     sys.exit(call(checked, work=not asks))
+
+
+def as_a_rank() -> None:
+    """Prepare this process to be one of several ranks of a run, if torchrun or a job of SLURM has started it as one.
+
+    Raises:
+        ConfigError: `-m` starts runs of its own, and would do so in each process.
+    """
+    here = place()
+    if here.size == 1:
+        return
+    if get_args_parser().parse_known_args()[0].multirun:
+        allowed = (
+            f"starts the runs of a sweep, and here {here.size} processes start one run: leave out -m, or submit the "
+            "sweep with hydra/launcher=slurm hydra.launcher.gpus_per_node=N"
+        )
+        raise ConfigError("--multirun", True, allowed)
+    # Before torch is imported: DistributedDataParallel notes that it looks for unused parameters and found none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if here.rank > 0:
+        sys.argv.append("hydra/job_logging=other_rank")
 
 
 class CheckBeforeRun(Callback):
@@ -69,4 +94,6 @@ class CheckBeforeRun(Callback):
             if (directory / "run.log").exists():
                 check_writable(directory / "run.log")
         except Exception as e:
+            if place().rank > 0:
+                sys.exit(1)  # rank 0 prints the line
             sys.exit(report(e))  # raises SystemExit: other exceptions of a callback become warnings in Hydra

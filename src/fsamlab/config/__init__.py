@@ -109,6 +109,9 @@ class Config:
         if self.train.perturbation == "per_rank" and not self.optimizer.chosen().per_micro_batch:
             allowed = f"needs a perturbation from the rank's own samples; optimizer={self.optimizer.name} has none"
             raise ConfigError("train.perturbation", "per_rank", allowed)
+        if self.train.perturbation == "per_rank" and self.train.accumulate_mode == "per_micro_batch":
+            allowed = "has one perturbation for each rank already with train.perturbation=per_rank; use joint"
+            raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
         if self.train.save_best and self.data.val_size == 0:
             raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
 

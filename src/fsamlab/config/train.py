@@ -74,6 +74,13 @@ class TrainConfig:
         if self.compile and self.activation_checkpointing:
             allowed = "does not go with train.compile, which decides itself what to make again; switch one off"
             raise ConfigError("train.activation_checkpointing", True, allowed)
+        if self.perturbation == "per_rank" and self.sync_batchnorm:
+            allowed = "mixes the samples of the ranks, which train.perturbation=per_rank keeps apart; leave it false"
+            raise ConfigError("train.sync_batchnorm", True, allowed)
+        for key in ("compile", "activation_checkpointing"):
+            if self.sync_batchnorm and getattr(self, key):
+                allowed = f"does not go with train.{key}: BatchNorm communicates inside the passes; switch one off"
+                raise ConfigError("train.sync_batchnorm", True, allowed)
         for name, default in (("milestones", [0.5, 0.75]), ("gamma", 0.1)):
             if self.schedule != "step" and getattr(self, name) != default:
                 allowed = (

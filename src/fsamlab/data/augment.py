@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsamlab.config import AugmentConfig
+from fsamlab.data.cut import ALL, Among
 from fsamlab.data.rand_augment import RandAugment
 
 
@@ -38,13 +39,19 @@ class Draws:
     cutout_left: Tensor | None = None
 
 
-def draw(size: tuple[int, int, int], cfg: AugmentConfig, gen: torch.Generator, device: torch.device) -> Draws:
-    """Draw the augmentation of a batch.
+def draw(
+    size: tuple[int, int, int],
+    cfg: AugmentConfig,
+    gen: torch.Generator,
+    device: torch.device,
+    among: Among = ALL,
+) -> Draws:
+    """Draw the augmentation of a batch; with `among`, of a rank's samples: the values that the whole batch draws.
 
     The centre of the cutout square is uniform over the image (DeVries, Taylor 2017, arXiv 1708.04552).
 
     Args:
-        size: (batch, height, width).
+        size: (batch, height, width), of the whole batch.
         cfg: which transforms are on.
         gen: a CPU generator, so that every device gets the same values.
         device: the device of the result.
@@ -60,7 +67,7 @@ def draw(size: tuple[int, int, int], cfg: AugmentConfig, gen: torch.Generator, d
         values["cutout"] = torch.rand(batch, generator=gen) < cfg.cutout_prob
         values["cutout_top"] = torch.randint(height, (batch,), generator=gen) - cfg.cutout // 2
         values["cutout_left"] = torch.randint(width, (batch,), generator=gen) - cfg.cutout // 2
-    return Draws(**{name: value.to(device, non_blocking=True) for name, value in values.items()})
+    return Draws(**{name: among.of(value).to(device, non_blocking=True) for name, value in values.items()})
 
 
 def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
@@ -110,14 +117,16 @@ def augment(
     cfg: AugmentConfig,
     gen: torch.Generator,
     rand_augment: RandAugment | None = None,
+    among: Among = ALL,
 ) -> Tensor:
     """Return normalised and augmented images; the arguments are those of :func:`normalise` and :func:`draw`.
 
-    `rand_augment`, where it is on, changes the images after crop and flip, one by one.
+    `rand_augment`, where it is on, changes the images after crop and flip, one by one. `among` says which images of a
+    batch these are, where a rank has a part of the batch.
     """
-    draws = draw((images.shape[0], images.shape[2], images.shape[3]), cfg, gen, images.device)
+    draws = draw((among.size(len(images)), images.shape[2], images.shape[3]), cfg, gen, images.device, among)
     if cfg.crop_padding or cfg.flip:
         images = crop_and_flip(images, cfg.crop_padding, draws)
     if rand_augment is not None:
-        images = rand_augment.batch(images, gen)
+        images = rand_augment.batch(images, gen, among)
     return cut_out(normalise(images, mean, std), cfg.cutout, draws)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
 from fsamlab.data.augment import augment, normalise
+from fsamlab.data.cut import EVERYTHING, Cut
 from fsamlab.data.instance_noise import add_instance_noise
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
@@ -71,6 +72,8 @@ def plain_batch(images: Images, indices: Tensor, to: Normalisation) -> Batch:
 class InMemoryTrain:
     """Implements :class:`~fsamlab.data.interface.TrainSource` on tensors."""
 
+    takes_cut = True
+
     def __init__(self, images: Images, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(images.labels)
         self._cfg, self._seed, self._device = cfg, seed, device
@@ -82,26 +85,27 @@ class InMemoryTrain:
         """Return the number of batches in an epoch."""
         return num_batches(self.num_samples, self._cfg)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0, cut: Cut = EVERYTHING) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on."""
         order = epoch_order(self.num_samples, self._seed, epoch).to(self._device)
         size = self._cfg.batch_size
         for number in range(start, self.num_batches()):
-            yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number)
+            yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number, cut=cut)
 
-    def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
+    def other(self, step: int, size: int, nested_in: Batch | None = None, cut: Cut = EVERYTHING) -> Batch:
         """Return the ascent batch of a global step; with `nested_in` the two batches share samples."""
         if nested_in is None:
-            return self._batch(draw_other(self.num_samples, size, self._seed, step), Stream.OTHER_BATCH, step)
+            drawn = draw_other(self.num_samples, size, self._seed, step)
+            return self._batch(drawn, Stream.OTHER_BATCH, step, cut=cut)
         if size <= len(nested_in):
             return nested_in.first(size)
         more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
         return concatenate([nested_in, self._batch(more, Stream.OTHER_BATCH, step)])
 
-    def full(self, step: int) -> Iterator[Batch]:
+    def full(self, step: int, cut: Cut = EVERYTHING) -> Iterator[Batch]:
         """Yield the whole training set once, augmented from (seed, step)."""
         for number, indices in enumerate(even_chunks(self.num_samples, self._cfg.eval_batch_size)):
-            yield self._batch(indices, Stream.FULL_PASS, step, number)
+            yield self._batch(indices, Stream.FULL_PASS, step, number, cut=cut)
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
         """Return the samples at these positions, without augmentation or with one fixed augmentation for each."""
@@ -111,13 +115,13 @@ class InMemoryTrain:
         images = Images(self._pixels, self._labels)
         return concatenate([plain_batch(images, piece.to(self._device), self._normalisation) for piece in pieces])
 
-    def _batch(self, indices: Tensor, *stream: int) -> Batch:
-        indices = indices.to(self._device)
+    def _batch(self, indices: Tensor, *stream: int, cut: Cut = EVERYTHING) -> Batch:
+        indices, among = cut.taken(indices.to(self._device))
         # A fresh generator for each batch: a resumed epoch makes batch 7 without having made batches 0 to 6.
         gen = generator(self._seed, *stream)
         to = self._normalisation
-        images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen, self._rand_augment)
-        return Batch(images, self._labels[indices], indices)
+        images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen, self._rand_augment, among)
+        return Batch(images, self._labels[indices], indices, among.whole)
 
 
 class InMemoryEval:

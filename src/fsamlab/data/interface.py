@@ -22,9 +22,17 @@ class Batch(Samples):
         targets: int64 (batch,) labels, which carry the label noise in training; float32 (batch, values) of a
             regression.
         indices: int64 (batch,); positions in the training (or evaluation) set.
+        whole: the number of samples on all ranks, where these samples are what a rank computes of a batch of the whole
+            run; else None.
     """
 
     indices: Tensor
+    whole: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Return the number of samples of the batch of the whole run."""
+        return len(self) if self.whole is None else self.whole
 
     @property
     def images(self) -> Tensor:
@@ -38,7 +46,11 @@ class Batch(Samples):
 
     def first(self, size: int) -> Batch:
         """Return the first `size` samples; views, not copies."""
-        return Batch(self.inputs[:size], self.targets[:size], self.indices[:size])
+        return self.between(0, size)
+
+    def between(self, start: int, stop: int) -> Batch:
+        """Return the samples at the positions from `start` to `stop`; views, not copies."""
+        return Batch(self.inputs[start:stop], self.targets[start:stop], self.indices[start:stop])
 
 
 def concatenate(batches: list[Batch]) -> Batch:
@@ -48,7 +60,12 @@ def concatenate(batches: list[Batch]) -> Batch:
 
 
 class TrainSource(Protocol):
-    """The training set. No method changes its state: the same arguments give the same batches."""
+    """The training set. No method changes its state: the same arguments give the same batches.
+
+    Each rank of a training by several ranks computes a part of each batch. A set with an attribute `takes_cut = True`
+    is given a further argument `cut` (fsamlab.data.cut) in :meth:`batches`, :meth:`other` and :meth:`full`, and returns
+    `cut.taken` of each batch. Of other sets the loop cuts the batches.
+    """
 
     num_samples: int
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
+from fsamlab.data.cut import ALL, Among
 from fsamlab.data.foreign_random import drawing_from
 
 if TYPE_CHECKING:
@@ -53,15 +54,16 @@ class RandAugment:
             changed: Image.Image = self._transform(image)
             return changed
 
-    def batch(self, images: Tensor, gen: torch.Generator) -> Tensor:
+    def batch(self, images: Tensor, gen: torch.Generator, among: Among = ALL) -> Tensor:
         """Return changed images: uint8 (n, channels, height, width) with 1 or 3 channels, on the device of `images`.
 
         Args:
             gen: a CPU generator, for the seeds of the images.
+            among: which images of a batch these are.
         """
         from PIL import Image
 
-        seeds = torch.randint(SEEDS, (len(images),), generator=gen).tolist()
+        seeds = among.of(torch.randint(SEEDS, (among.size(len(images)),), generator=gen)).tolist()
         changed = []
         for pixels, seed in zip(images.permute(0, 2, 3, 1).cpu().numpy(), seeds):
             image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)

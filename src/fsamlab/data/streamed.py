@@ -7,6 +7,7 @@ that draws it, on the number of workers, or on the batch at which a run resumed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torchvision.transforms import v2
 
 from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig
 from fsamlab.config.data import WITH_LABEL_FILES
+from fsamlab.data.cut import EVERYTHING, Cut
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
@@ -72,6 +74,19 @@ class _Loader:
     def __init__(self, samples: _Samples, num_workers: int, device: torch.device) -> None:
         self.samples, self.num_workers, self.device = samples, num_workers, device
 
+    def load_parts(self, batches: Iterable[Tensor], cut: Cut, *stream: int) -> Iterator[Batch]:
+        """Load what this rank computes of each batch of samples."""
+        sizes: list[int] = []  # of the batches that the loader has asked for
+
+        def keys() -> Iterator[list[Key]]:
+            for indices in batches:
+                sizes.append(len(indices))
+                yield _keys(cut.taken(indices)[0], *stream)
+
+        for batch in self.load(keys()):
+            whole = sizes.pop(0)
+            yield batch if cut.size == 1 else replace(batch, whole=whole)
+
     def load(self, batches_of_keys: Iterable[list[Key]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.samples,
@@ -95,6 +110,8 @@ class _Loader:
 class StreamedTrain:
     """Implements :class:`~fsamlab.data.interface.TrainSource` on files; `plain` has no augmentation."""
 
+    takes_cut = True
+
     def __init__(self, samples: _Samples, plain: _Samples, cfg: DataConfig, seed: int, device: torch.device) -> None:
         self.num_samples = len(samples.positions)
         self._cfg, self._seed = cfg, seed
@@ -105,25 +122,26 @@ class StreamedTrain:
         """Return the number of batches in an epoch."""
         return num_batches(self.num_samples, self._cfg)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0, cut: Cut = EVERYTHING) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on; earlier images are not decoded."""
         order, size = epoch_order(self.num_samples, self._seed, epoch), self._cfg.batch_size
         chunks = (order[n * size : (n + 1) * size] for n in range(start, self.num_batches()))
-        return self._loader.load(_keys(chunk, Stream.AUGMENT, epoch) for chunk in chunks)
+        return self._loader.load_parts(chunks, cut, Stream.AUGMENT, epoch)
 
-    def other(self, step: int, size: int, nested_in: Batch | None = None) -> Batch:
+    def other(self, step: int, size: int, nested_in: Batch | None = None, cut: Cut = EVERYTHING) -> Batch:
         """Return the ascent batch of a global step; with `nested_in` the two batches share samples."""
         if nested_in is None:
-            return self._draw(draw_other(self.num_samples, size, self._seed, step), step)
+            own, among = cut.taken(draw_other(self.num_samples, size, self._seed, step))
+            return replace(self._draw(own, step), whole=among.whole)
         if size <= len(nested_in):
             return nested_in.first(size)
         more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
         return concatenate([nested_in, self._draw(more, step)])
 
-    def full(self, step: int) -> Iterator[Batch]:
+    def full(self, step: int, cut: Cut = EVERYTHING) -> Iterator[Batch]:
         """Yield the whole training set once, augmented from (seed, step)."""
         chunks = even_chunks(self.num_samples, self._cfg.eval_batch_size)
-        return self._loader.load(_keys(chunk, Stream.FULL_PASS, step) for chunk in chunks)
+        return self._loader.load_parts(chunks, cut, Stream.FULL_PASS, step)
 
     def at(self, indices: Tensor, augmented: bool = False) -> Batch:
         """Return the samples at these positions, without augmentation or with one fixed augmentation for each."""

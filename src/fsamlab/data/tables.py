@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
+from fsamlab.data.cut import EVERYTHING, Cut
 from fsamlab.data.in_memory import InMemoryEval, InMemoryTrain
 from fsamlab.data.interface import Batch, Data
 from fsamlab.data.split import check_batch_size, facts_of, make_split
@@ -71,8 +72,9 @@ class TableTrain(InMemoryTrain):
         """Return the samples at these positions."""
         return self._batch(indices)
 
-    def _batch(self, indices: Tensor, *stream: int) -> Batch:
-        return self._rows.batch(indices.to(self._device))
+    def _batch(self, indices: Tensor, *stream: int, cut: Cut = EVERYTHING) -> Batch:
+        indices, among = cut.taken(indices.to(self._device))
+        return replace(self._rows.batch(indices), whole=among.whole)
 
 
 class TableEval(InMemoryEval):

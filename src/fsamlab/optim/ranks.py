@@ -42,6 +42,12 @@ class Ranks:
         """The rank of this process in the group."""
         return dist.get_rank(self.group) if self.number > 1 else 0
 
+    def average_(self, x: Tensor) -> None:
+        """Set x to its mean over the ranks, in place."""
+        if self.number > 1:
+            dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)
+            x.div_(self.number)
+
     def all_agree(self, answer: bool) -> bool:
         """Return whether the answer is yes on all ranks: a decision at the edge may differ by rounding."""
         return answer if self.number == 1 else bool(self._reduced([torch.tensor(float(answer))])[0] > 0)

@@ -12,8 +12,6 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from fsamlab.models import build_model, make_checkpointable, pretrained_file
 from fsamlab.optim import build_optimizer
 from fsamlab.ranks import Ranks, place
 from fsamlab.run.bookkeeper import Bookkeeper
+from fsamlab.run.follow import COMMON, AtRankZero, Leader, Start, follow, joined
 from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
 from fsamlab.rundir.environment import environment, slurm_job_id
@@ -43,6 +42,7 @@ from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
 from fsamlab.tracking import build_tracker, wandb_arguments
 from fsamlab.train.closures import AscentBatch
+from fsamlab.train.parallel import check_cut, check_ranks
 from fsamlab.train.precision import check_device, scaler_for
 from fsamlab.train.signals import Preempted, SignalFlag
 from fsamlab.train.trainer import Trainer
@@ -69,10 +69,12 @@ def run_composed(cfg: Any) -> None:
     is_new = not (directory / "status.json").exists()
     try:
         config = typed(cfg)
-        with joined(config.train) as ranks:
+        with joined(config.train, choose_device) as ranks:
             run(config, directory, list(hydra.overrides.task), ranks=ranks)
     except Exception as e:
-        if is_new and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
+        if place().rank > 0 and isinstance(e, (*COMMON, AtRankZero)):
+            sys.exit(1)  # rank 0 reports it
+        if is_new and place().rank == 0 and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
             discard_untrained(directory)
         failure: Exception = e
         if errors.one_line(e) is None:
@@ -119,7 +121,7 @@ def run_frozen(job: FrozenJob) -> None:
             # SLURM has restarted this job, and its first start has deleted the old results already.
             config = dataclasses.replace(config, force=False)
     deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
-    with joined(config.train) as ranks:
+    with joined(config.train, choose_device) as ranks:
         while True:
             try:
                 run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks)
@@ -151,20 +153,34 @@ def run(
         The summary, as in summary.json. A finished run is not run again unless `force` is set.
 
     Raises:
-        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded: the message is one line for the user. It is also
-            in status.json, if this process may still write there.
+        ConfigError, Diverged, Preempted, DirectoryBusy, Superseded, RankLost: the message is one line for the user. It
+            is also in status.json, if this process may still write there.
     """
-    if is_finished(directory) and not config.force:
-        return _skip(config, directory)
+    if ranks is not None and not ranks.is_main:
+        with SignalFlag() as signals:
+            follow(config, ranks, signals, build)
+        return {}
+    ranks = ranks or Ranks.alone(torch.device("cpu"))
+    with Leader(ranks).speaking() as leader:
+        if is_finished(directory) and not config.force:
+            return _skip(config, directory)
+        return _run(config, directory, overrides or [], submitted or {}, leader)
+
+
+def _run(
+    config: Config, directory: Path, overrides: list[str], submitted: dict[str, Any], leader: Leader
+) -> dict[str, Any]:
+    """Train as the owner of the run directory."""
     with SignalFlag() as signals:
-        record = RunRecord(directory, config, overrides or [])
+        record = RunRecord(directory, config, overrides)
         try:
             if record.was_finished:
                 return _skip(config, directory)
-            ranks = ranks or Ranks.alone(choose_device(config.train))
-            summary, url = _train(config, record, signals, submitted or {}, ranks)
+            with leader.ranks.heard():
+                summary, url = _train(config, record, signals, submitted, leader)
         except Preempted as e:
             record.end("preempted", str(e))
+            leader.ranks.barrier()
             raise
         except Superseded as e:
             log.error("%s", e)
@@ -173,6 +189,8 @@ def run(
             raise  # a requeue: submitit's handler ends the process, and the status says preempted
         except BaseException as e:
             record.end("failed", f"{type(e).__name__}: {e}".splitlines()[0])
+            if isinstance(e, COMMON):
+                leader.ranks.barrier()  # the other ranks wait: torchrun would end this process when they end
             raise
         finally:
             record.close()
@@ -194,13 +212,17 @@ def build(
     Raises:
         ConfigError: a setting does not fit the data, the model or another setting.
     """
-    data = build_data(config.data, config.seed, device, PROJECT_ROOT)
-    if not isinstance(data, Data):
-        raise ConfigError("data.import_path", config.data.import_path, f"returned a {type(data).__name__}, not a Data")
-    torch.manual_seed(derive_seed(config.seed, Stream.INIT))
-    model = build_model(
-        config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
-    ).to(device)
+    ranks = ranks or Ranks.alone(device)
+    with ranks.main_first(config.data.download or config.model.pretrained):  # the others find what rank 0 has fetched
+        data = build_data(config.data, config.seed, device, PROJECT_ROOT)
+        if not isinstance(data, Data):
+            found = f"returned a {type(data).__name__}, not a Data"
+            raise ConfigError("data.import_path", config.data.import_path, found)
+        torch.manual_seed(derive_seed(config.seed, Stream.INIT))
+        model = build_model(
+            config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
+        ).to(device)
+    check_cut(config.train, ranks, data.train.num_samples, config.data.batch_size, config.data.drop_last)
     if config.train.activation_checkpointing:
         make_checkpointable(model, config.model.name)
     epochs = config.train.epochs * config.optimizer.epoch_multiplier
@@ -229,10 +251,11 @@ def build(
 
 
 def _train(
-    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any], ranks: Ranks
+    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any], leader: Leader
 ) -> tuple[dict[str, Any], str | None]:
     """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
     directory = record.directory
+    ranks = leader.ranks if leader.ranks.size > 1 else Ranks.alone(choose_device(config.train))
     device = ranks.device
     check_device(config.train.precision, device)
     if config.train.num_threads is not None:
@@ -243,6 +266,8 @@ def _train(
         seen = inputs.look(config, memory=memory)
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     weights = inputs.start_weights(config) if state is None else None
+    check_ranks(config.train, ranks, state)
+    leader.say(Start(True, to_plain(config), state))
     trainer, facts = build(config, device, start_weights=state is None, ranks=ranks)
     seen = inputs.look(config, facts, memory, pretrained_file(config.model))
     inputs.check_start_weights(config, weights, seen)
@@ -279,16 +304,6 @@ def _train(
         weights = trainer.model.state_dict()
         checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
     return summary, tracker.url
-
-
-@contextmanager
-def joined(cfg: TrainConfig) -> Iterator[Ranks | None]:
-    """Join the other processes of the run, if the environment names any; None is a run with this process alone."""
-    if place().size == 1:
-        yield None
-        return
-    with Ranks.from_environment(choose_device(cfg), cfg.rank_timeout_minutes) as ranks:
-        yield ranks
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:

@@ -7,6 +7,7 @@ import signal
 import time
 
 from fsamlab.config import TrainConfig
+from fsamlab.run.follow import agree
 from fsamlab.rundir import checkpoint
 from fsamlab.rundir.record import RunRecord
 from fsamlab.terminal.progress import Progress
@@ -43,7 +44,7 @@ class Bookkeeper:
 
         There the state of the trainer is the state after the last step, so a checkpoint can be written.
         """
-        signum = self.signals.take()
+        signum, _ = agree(self.trainer.ranks, self.signals, False)
         if self.signals.leaves(signum):
             self._leave(signum)
         elif signum is not None:
@@ -78,14 +79,15 @@ class Bookkeeper:
             weights = {"model": trainer.model.state_dict(), "step": trainer.step}
             checkpoint.save(self.directory, weights, "best.pt", keep_previous=False, guard=self.record.ownership.check)
             trainer.best.improved = False
-        signum = self.signals.take()
-        if self.signals.leaves(signum):
-            self._leave(signum)
         every = self.cfg.checkpoint_every_steps
         due = time.monotonic() - self.last_save > 60 * self.cfg.checkpoint_every_minutes
+        due = due or (every is not None and trainer.step % every == 0)
+        signum, due = agree(trainer.ranks, self.signals, due)
+        if self.signals.leaves(signum):
+            self._leave(signum)
         if signum is not None:
             self._save_on(signum)
-        elif due or (every is not None and trainer.step % every == 0):
+        elif due:
             self.save()
 
     def save(self) -> None:

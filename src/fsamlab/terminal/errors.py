@@ -115,6 +115,8 @@ def one_line(error: BaseException) -> str | None:
         "NoRendezvous",
         "CannotUpload",
         "Damaged",
+        "RankLost",
+        "AtRankZero",
     )
     if type(error).__name__ in known:  # by name: some of these live in modules that import torch
         return tidy(str(error))

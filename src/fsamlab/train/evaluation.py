@@ -23,6 +23,8 @@ def evaluate(
         poll: called before each batch; it may raise to leave.
         model: evaluated in place of the model of the training.
 
+    With several ranks each evaluates every n-th batch, and the sums run over all ranks.
+
     Returns:
         `loss` and one key for each metric. The loss of a classification is the cross-entropy in nats without label
         smoothing, so that runs with different smoothing can be compared.
@@ -32,12 +34,12 @@ def evaluate(
     task = passes.task.evaluating()
     loss = torch.zeros((), dtype=torch.float64, device=passes.device)
     sums: dict[str, Tensor] = {}
-    for batch in source.batches():
-        poll()
+    for batch in passes.parallel.shared(source.batches(), poll):
         outputs, mean = passes.forward(batch, task, model)
         loss += mean.double() * len(batch)
         for key, value in task.metrics(outputs, batch).items():
             sums[key] = sums.get(key, 0) + value.double()
+    loss, sums = passes.parallel.total(loss, sums)
     means: dict[str, float] = {}
     for key, total in sums.items():
         parts = {key: float(total)} if total.dim() == 0 else {f"{key}/{i}": x for i, x in enumerate(total.tolist())}

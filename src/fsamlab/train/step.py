@@ -57,7 +57,9 @@ class Stepper:
             The loss that the optimizer returns, and the sums of the task's metrics in the first pass over the batch.
         """
         passes, optimizer = self.passes, self.optimizer
-        seed_generators(derive_seed(self.seed, Stream.STEP, step), passes.device)
+        ranks = passes.parallel.ranks
+        own = (ranks.rank,) if ranks.size > 1 else ()  # dropout masks of one rank are not those of another
+        seed_generators(derive_seed(self.seed, Stream.STEP, step, *own), passes.device)
         factor = lr_factor(self.cfg, step, self.total_steps, self.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -72,4 +74,6 @@ class Stepper:
             ascent, reference = passes.ascent_closure(batch, mixed, step), passes.reference_closure(step)
             loss = optimizer.step(descent, ascent, reference)
         passes.precision.after_step()
+        if passes.parallel.per_rank and not passes.parallel.own_averages:
+            optimizer.average_state()
         return loss, sums

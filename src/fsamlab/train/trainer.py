@@ -8,7 +8,7 @@ the samples is a function of (seed, epoch). Therefore no state of a random gener
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from fsamlab.train.divergence import Divergence
 from fsamlab.train.evaluation import evaluate
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.observer import Observer
-from fsamlab.train.parallel import check_ranks
+from fsamlab.train.parallel import Parallel
 from fsamlab.train.scalars import StepScalars
 from fsamlab.train.step import MetricSums, Stepper
 
@@ -72,7 +72,6 @@ class Trainer:
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks.alone(device)
-        check_ranks(cfg, self.ranks)
         self.model, self.optimizer, self.data, self.cfg = model, optimizer, data, cfg
         self.seed, self.device, self.diagnostics = seed, device, diagnostics
         self.task = task if task is not None else Classification(cfg.label_smoothing)
@@ -86,6 +85,7 @@ class Trainer:
             ascent_batch=ascent_batch or AscentBatch(),
             mixing=mixing,
             poll=lambda: self._observer.poll(),
+            parallel=Parallel(cfg, self.ranks),
         )
         self.averaged = None if cfg.ema_decay is None else AveragedWeights(model, cfg.ema_decay)
         self.steps_per_epoch = data.train.num_batches()
@@ -121,7 +121,7 @@ class Trainer:
         if not self.boundary_done:  # the run was stopped inside the evaluation of this step
             self._boundary()
         while self.step < self.last_step:
-            for batch in self.data.train.batches(self.epoch, start=self.step % self.steps_per_epoch):
+            for batch in self.passes.batches(self.epoch, self.step % self.steps_per_epoch):
                 start = time.perf_counter()
                 self._step(batch)
                 ends_epoch = self.step % self.steps_per_epoch == 0
@@ -142,7 +142,7 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.update(self.model, self.step)
         self.scalars.take(self.optimizer, loss)
-        self._count(loss, sums, len(batch))
+        self._count(loss, sums, batch.size)
 
     def _count(self, loss: Tensor, sums: MetricSums, n: int) -> None:
         if self.optimizer.has_clean_loss:
@@ -195,7 +195,11 @@ class Trainer:
         if evaluates:
             row.update(self._evaluate_all())
         if measures:
-            row.update(self._measure())
+            try:
+                row.update(self._measure())
+            except _Interrupted:
+                self._observer.poll()  # the weights are those of the step, so the state may be saved now
+                raise
         row["time"] = round(self.clock.total, 3)
         row["time/step_ms"] = self.clock.step_ms(self.step, self.steps_per_epoch)
         self._observer.row(row)
@@ -216,6 +220,7 @@ class Trainer:
     def _evaluate_all(self) -> dict[str, float]:
         found: dict[str, float] = {}
         models = {"": self.model} if self.averaged is None else {"": self.model, "ema_": self.averaged.model}
+        self.passes.parallel.share_buffers(list(models.values()))
         with self.clock.evaluating():
             for part, source in (("val", self.data.val), ("test", self.data.test)):
                 if source is not None:
@@ -229,13 +234,25 @@ class Trainer:
         return evaluate(self.passes, source, lambda: None)
 
     def _measure(self) -> dict[str, float]:
+        """Return the measured quantities on rank 0, which measures alone, as one process does; elsewhere nothing."""
+        with self.clock.measuring():
+            found = self.ranks.on_main(self._measure_here, self._observer.stopping)
+            if self.ranks.broadcast(found is None):
+                raise _Interrupted
+        return found or {}
+
+    def _measure_here(self, stopping: Callable[[], bool]) -> dict[str, float] | None:
+        """Measure at the present weights; None if the run has to stop."""
         assert self.diagnostics is not None
+
+        def leave() -> None:
+            if stopping():
+                raise _Interrupted
+
         try:
-            with self.clock.measuring():
-                return self.diagnostics.measure(self.snapshot(), self._leave_measurement)
+            return self.diagnostics.measure(self.snapshot(), leave)
         except _Interrupted:
-            self._observer.poll()  # the measurement has restored the weights, so the state may be saved now
-            raise
+            return None  # the measurement has restored the weights
 
     def snapshot(self) -> Snapshot:
         """Return the state of the training for the measurements."""
@@ -251,10 +268,6 @@ class Trainer:
             for batch in self.data.train.batches(*divmod(step, self.steps_per_epoch)):
                 yield batch
                 step += 1
-
-    def _leave_measurement(self) -> None:
-        if self._observer.stopping():
-            raise _Interrupted
 
     def summary(self) -> dict[str, float]:
         """Return the numbers of the run: at the end, at the best validation epoch, cost, and counts."""
@@ -294,12 +307,13 @@ class Trainer:
             **self.passes.precision.state_dict(),
             **({} if self.averaged is None else {"averaged": self.averaged.state_dict()}),
             "last_row": dict(self.last_row),
+            **self.passes.parallel.state_dict(self.optimizer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of the same configuration."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self.passes.parallel.optimizer_state(state))
         self.step, self.boundary_done = state["step"], state["boundary_done"]
         self.sums.load_state_dict(state["sums"])
         self.best.load_state_dict(state["best"])
