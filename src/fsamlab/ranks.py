@@ -284,7 +284,7 @@ def _is_of_connection(error: Exception) -> bool:
     """
     import torch.distributed as dist
 
-    words = ("gloo/", "Connection closed by peer", "Timed out waiting", "NCCL", "Broken pipe")
+    words = ("gloo/", "Connection closed by peer", "Timed out waiting", "caused pair closure", "NCCL", "Broken pipe")
     return isinstance(error, dist.DistError) or (
         type(error) is RuntimeError and any(word in str(error) for word in words)
     )

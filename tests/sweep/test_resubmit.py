@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import signal
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -298,6 +299,30 @@ def test_a_stale_heartbeat_of_another_node_is_waited_for(tmp_path, monkeypatch):
     run_frozen(job)
     assert waited == [5]
     assert read_status(directory)["status"] == "finished"
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_rank_0_alone_decides_that_the_directory_stays_busy(tmp_path, monkeypatch, is_main):
+    """The others come again as long as rank 0 does; a rank that gave up alone would end the job."""
+    config, directory = one(tmp_path)
+    answers = ["busy", "busy", "free"]
+
+    def busy_twice(*arguments, **keywords):
+        if answers.pop(0) == "busy":
+            raise DirectoryBusy("busy")
+
+    monkeypatch.setenv("SLURM_JOB_ID", "4")
+    monkeypatch.setattr(run_module, "run", busy_twice)
+    monkeypatch.setattr(run_module, "joined", lambda *arguments: nullcontext(SimpleNamespace(is_main=is_main)))
+    monkeypatch.setattr(run_module, "STALE_SECONDS", -1000.0)  # the time is up
+    monkeypatch.setattr(run_module.time, "sleep", lambda seconds: None)
+    job = FrozenJob("", to_plain(config), [], directory, {})
+    if is_main:
+        with pytest.raises(DirectoryBusy):
+            run_frozen(job)
+    else:
+        run_frozen(job)
+    assert len(answers) == (2 if is_main else 0)
 
 
 def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch, caplog):

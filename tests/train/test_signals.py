@@ -46,6 +46,20 @@ def test_term_inside_slurm_only_asks_for_a_checkpoint(monkeypatch):
         signal.signal(signal.SIGUSR2, before)
 
 
+@pytest.mark.parametrize(("code", "error"), [(-signal.SIGTERM, SystemExit), (1, subprocess.CalledProcessError)])
+def test_scontrol_may_be_ended_by_the_requeue_that_it_asks_for(monkeypatch, code, error):
+    def handler(signum, frame):
+        raise subprocess.CalledProcessError(code, ["scontrol", "requeue", "7"])
+
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with pytest.raises(error), SignalFlag() as flag:
+            flag.requeue(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_term_never_replaces_a_signal_that_asks_for_leaving(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with SignalFlag() as flag:

@@ -127,7 +127,8 @@ def run_frozen(job: FrozenJob) -> None:
                 run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks)
                 return
             except DirectoryBusy as e:  # SLURM's restart waits until the heartbeat of the killed process is too old
-                if time.monotonic() > deadline:
+                # rank 0 alone decides when to give up; the others come again until it has
+                if time.monotonic() > deadline and (ranks is None or ranks.is_main):
                     raise
                 log.warning("%s", e)
                 time.sleep(5)
@@ -185,8 +186,9 @@ def _run(
         except Superseded as e:
             log.error("%s", e)
             raise  # the newer attempt owns status.json
-        except SystemExit:
-            raise  # a requeue: submitit's handler ends the process, and the status says preempted
+        except SystemExit:  # a requeue: submitit's handler ends the process, and the status says preempted
+            leader.ranks.barrier()
+            raise
         except BaseException as e:
             record.end("failed", f"{type(e).__name__}: {e}".splitlines()[0])
             if isinstance(e, COMMON):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import deque
 from types import FrameType
@@ -98,4 +100,10 @@ class SignalFlag:
         handler = self._previous.get(signum)
         submitit = "SUBMITIT_EXECUTOR" in os.environ
         if submitit and signum == signal.SIGUSR2 and callable(handler):
-            handler(signum, None)
+            try:
+                handler(signum, None)
+            except subprocess.CalledProcessError as e:
+                if e.returncode != -signal.SIGTERM:
+                    raise
+                # SLURM ends all processes of a job that it requeues, and scontrol is one of them: SLURM has heard.
+                sys.exit(-1)
