@@ -69,7 +69,8 @@ WORK: dict[str, dict[str, str]] = {
     "fsamlab.rundir.checkpoint": {"save": "checkpoints"},
     "fsamlab.terminal.progress": {"print_run": "text at the end"},
     "fsamlab.results.summary": {"print_sweep": "text at the end"},
-    "fsamlab.sweep.local": {"wait": "waiting", "_job": "job: other"},
+    "fsamlab.sweep.local": {"wait": "waiting", "_job": "job: other"},  # of versions before pool.py
+    "fsamlab.sweep.pool": {"wait": "waiting", "run_job": "job: other"},
     "fsamlab.run": {"run": "run: other"},
     "fsamlab.sweep.job": {"JobRunner.__call__": "job: other"},
     "multiprocessing.popen_forkserver": {"Popen._launch": "start of a job's process"},
@@ -188,6 +189,8 @@ def patch(ledger: Ledger, name: str) -> None:
     for path, kind in WORK.get(name, {}).items():
         *owners, function = path.removesuffix("()").split(".")
         owner = functools.reduce(getattr, owners, module)
+        if function not in owner.__dict__:  # another version of the code
+            continue
         wrapped = timed(ledger, owner.__dict__[function], kind, path.endswith("()"))
         if (name, function) == ("fsamlab.train.step", "make"):
             wrapped = first_step(ledger, wrapped)
@@ -260,7 +263,8 @@ def main() -> None:
             counts.mkdir()
             hook = f"import sys; sys.path.append({str(root / 'benchmarks')!r}); import overhead; overhead.install()"
             Path(folder, "sitecustomize.py").write_text(hook)
-            env = {**os.environ, "PYTHONPATH": folder, KINDS: str(counts)}
+            path = os.pathsep.join([folder, str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+            env = {**os.environ, "PYTHONPATH": path, KINDS: str(counts)}
             command = [sys.executable, "launch.py", *(words or SHORT), f"runs_dir={folder}/runs"]
             start = time.perf_counter()
             done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
@@ -291,7 +295,7 @@ def show(wall: float, cpu: float, start: float, processes: list[dict], cores: in
             for i, value in enumerate(values):
                 entry[i] += value
     total.pop("waiting", None)
-    print(f"\n{' '.join(map(str, ['launch.py']))}: {wall:.2f} s wall on {cores} cores, {cpu:.2f} s CPU\n")
+    print(f"\n{wall:.2f} s wall on {cores} cores, {cpu:.2f} s CPU\n")
     print("| work | wall s | % of wall x cores | CPU s | calls |\n| --- | --- | --- | --- | --- |")
     capacity = wall * cores
     for kind, (seconds, used, calls) in sorted(total.items(), key=lambda item: -item[1][0]):

@@ -73,6 +73,9 @@ class JobLauncher(Launcher):
                 returns[-1].status, returns[-1]._return_value = JobStatus.FAILED, RuntimeError(failure)
         return returns
 
+    def prepare(self) -> None:
+        """Begin what jobs need and what takes long, before the jobs are composed; :meth:`run` may never be called."""
+
     def check(self, jobs: Sequence[FrozenJob] = ()) -> str | None:
         """Check the settings as far as this machine can, starting nothing.
 

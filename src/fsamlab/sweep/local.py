@@ -15,7 +15,7 @@ from typing import Any
 from fsamlab.config import ConfigError
 from fsamlab.rundir.frozen_job import FrozenJob, all_train
 from fsamlab.sweep.launcher import JobLauncher, names_on_board, terminated_like_interrupted
-from fsamlab.sweep.pool import Pool, failure, usable_cores, visible_gpus
+from fsamlab.sweep.pool import Pool, failure, start_server, usable_cores, visible_gpus
 from fsamlab.sweep.settings import check_settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ class LocalLauncher(JobLauncher):
             raise ConfigError(f"hydra.launcher.{name}", value, LOCAL_HAS)
         check_settings({"num_jobs": num_jobs, "threads_per_job": threads_per_job})
         self.num_jobs, self.threads_per_job = num_jobs, threads_per_job
+
+    def prepare(self) -> None:
+        """Start the server, which imports torch while this process composes the jobs."""
+        start_server(self._threads(self.num_jobs or len(visible_gpus()) or usable_cores()))
 
     def run(self, jobs: Sequence[FrozenJob], on_submitted: Callable[[list[str]], None]) -> list[str | None]:
         """Run all jobs and wait for their end."""
@@ -69,13 +73,14 @@ class LocalLauncher(JobLauncher):
 
     def _share(self, jobs: Sequence[FrozenJob], num_gpus: int) -> tuple[int, int]:
         """Return how many jobs run at once, and the threads of each job."""
-        cores = usable_cores()
-        num_jobs = self.num_jobs or num_gpus or cores
+        num_jobs = self.num_jobs or num_gpus or usable_cores()
         if self.num_jobs is None and not all_train(jobs):
             num_jobs = min(num_jobs, len(jobs))  # few measurements get more threads each
         # Not from the number of jobs that train now: a resumed run needs the number of threads that it began with.
-        threads = self.threads_per_job or max(1, cores // num_jobs)
-        return min(num_jobs, len(jobs)), threads
+        return min(num_jobs, len(jobs)), self._threads(num_jobs)
+
+    def _threads(self, num_jobs: int) -> int:
+        return self.threads_per_job or max(1, usable_cores() // num_jobs)
 
 
 def _stop(processes: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,17 @@ def compose_job(loader: ConfigLoader, master: DictConfig, overrides: list[str]) 
     return JobPlan.of(typed(cfg), list(overrides), Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
 
 
-def compose_all(loader: ConfigLoader, master: DictConfig, jobs: list[list[str]]) -> list[JobPlan]:
+def compose_all(
+    loader: ConfigLoader,
+    master: DictConfig,
+    jobs: list[list[str]],
+    on_first: Callable[[JobPlan], None] | None = None,
+) -> list[JobPlan]:
     """Compose and check every job of a sweep; two jobs that are the same run become one.
+
+    Args:
+        loader, master, jobs: Hydra's loader, the configuration of the sweep, and the words of each job.
+        on_first: called with the first job that can be used, before the jobs after it are composed.
 
     Raises:
         SweepFailed: some jobs cannot be used; each distinct reason is logged.
@@ -76,6 +86,8 @@ def compose_all(loader: ConfigLoader, master: DictConfig, jobs: list[list[str]])
         if plan.directory in plans:
             same = " ".join(plans[plan.directory].overrides)
             log.warning("%s is the same run as %s; it runs once", " ".join(overrides), same)
+        if not plans and on_first is not None:
+            on_first(plan)
         plans.setdefault(plan.directory, plan)
     if problems:
         *others, last = [f"{line} (job: {job})" for line, job in problems.items()]

@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fsamlab.sweep.job import JobRunner, make_directory
 from fsamlab.terminal import errors
 from fsamlab.terminal.output import outputs
 
-PRELOAD = ["fsamlab.run", "fsamlab.sweep.pool", "sklearn.datasets"]
+PRELOAD = ["fsamlab.sweep.preload"]
 HELD = (signal.SIGTERM, signal.SIGUSR2)  # SLURM sends both to all processes of a job, also to the server
 
 
@@ -38,6 +39,33 @@ def visible_gpus() -> list[str]:
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Block the signals of HELD; the server, if it starts inside, inherits the mask.
+
+    A signal that SLURM sends to all processes of a job must not end the server.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        resource_tracker.ensure_running()  # another helper of multiprocessing; its start unblocks SIGTERM here
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_server(threads: int) -> None:
+    """Start the server of this process, unless it runs; the call returns at once, while the server imports torch.
+
+    Args:
+        threads: of each job. OpenMP reads the variable once, when the server imports torch.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    forkserver.set_forkserver_preload(PRELOAD)
+    with held_back():
+        forkserver.ensure_running()
 
 
 class Pool:
@@ -63,11 +91,10 @@ class Pool:
         self.running: dict[int, Any] = {}
         self._free = list(range(slots))
         self._slot: dict[int, int] = {}
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # OpenMP reads the variable once, when the server imports torch
         # A fork of this process would copy locks that its threads hold; a fresh interpreter for each job would import
         # torch each time. The server has imported torch once and has no threads: its forks are safe and start at once.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        start_server(threads)
 
     def gpu_of(self, index: int) -> str | None:
         """Return the id of the GPU of a job that was started; None without a GPU."""
@@ -83,15 +110,8 @@ class Pool:
             env = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
             arguments = (self.jobs[index], self.threads, env, self.hold)
             process = self._context.Process(target=run_job, args=arguments, name=f"job {index}")
-            # The first start also starts the server, which inherits the mask: a signal that SLURM sends to all
-            # processes of a job must not end the server.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-            try:
-                resource_tracker.ensure_running()  # another helper of multiprocessing; its start unblocks SIGTERM here
-                signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+            with held_back():
                 process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self.running[index] = process
             started.append(index)
         return started

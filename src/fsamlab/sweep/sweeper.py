@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,32 @@ class CheckedSweeper(BasicSweeper):
     def __init__(self, max_batch_size: int | None, params: Any = None, grids: Any = None) -> None:
         super().__init__(max_batch_size, params)  # `grids` and `params` are read from the composed configuration
 
-    def plan(self, arguments: list[str]) -> list[JobPlan]:
-        """Return the checked jobs that `arguments` and the sweep file ask for (the command line wins)."""
+    def plan(self, arguments: list[str], on_first: Callable[[JobPlan], None] | None = None) -> list[JobPlan]:
+        """Return the checked jobs that `arguments` and the sweep file ask for (the command line wins).
+
+        Args:
+            arguments: the words of the command line.
+            on_first: called with the first job, before the others are composed.
+        """
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        plans = compose_all(loader, self.config, jobs_of(loader, self.config.hydra.sweeper, arguments))
+        plans = compose_all(loader, self.config, jobs_of(loader, self.config.hydra.sweeper, arguments), on_first)
         checked(self.launcher).check_number(len(plans))
         return plans
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid."""
-        from fsamlab.results.summary import print_sweep
-
         assert self.config is not None
         launcher = checked(self.launcher)
-        plans = self.plan(arguments)
+
+        def begin(first: JobPlan) -> None:
+            if not (first.directory / "summary.json").exists():  # a sweep that is repeated may have no run to start
+                launcher.prepare()
+
+        plans = self.plan(arguments, begin)
+        from fsamlab.results.summary import print_sweep  # pandas: while the launcher prepares
+
         sweep_dir = Path(self.config.hydra.sweep.dir)
         log.info("%d runs below %s", len(plans), sweep_dir)
         say_what_changed(sweep_dir, plans)
