@@ -61,6 +61,15 @@ class Choice:
     values: ClassVar[tuple[str, ...]] = ()
     total_steps: ClassVar[int | None] = None
 
+    @property
+    def reads_verdict(self) -> bool:
+        """Whether the choice has to know at once whether a step was taken or left out.
+
+        On a GPU the host then waits once a step. If not, `values` and the numbers in a parameter's state become 0-dim
+        tensors on the device, since the host does not know which steps count.
+        """
+        return False
+
     def __init_subclass__(cls) -> None:
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
@@ -112,17 +121,21 @@ class Choice:
 
         return {key: torch.zeros_like(p) for key in self.state_keys}
 
-    def logged(self, number: int) -> dict[str, float]:
+    def logged(self, number: int) -> dict[str, Number]:
         """Return {metric key: value} for each row of a run, after `number` steps; see docs/metrics.md."""
         return {}
 
     def between(self, step: Step) -> None:
-        """Act in a step that does not perturb, before the base steps; `p.grad` holds the gradient, which is finite."""
+        """Act in a step that does not perturb, before the base steps; `p.grad` holds the gradient.
+
+        The gradient is finite, or the step is taken back, as in :meth:`commit`.
+        """
 
     def commit(self, parts: list[Part], state: State, ops: Ops) -> None:
-        """Update the state after a perturbed step; called once all gradients of the step are known to be finite.
+        """Update the state after a perturbed step.
 
-        A choice must not change its state earlier: a step that is left out leaves no trace.
+        A choice must not change its state earlier: a step that is left out leaves no trace. On the CPU all gradients of
+        the step are finite. On a GPU they may not be, and the optimizer then takes the changes back.
         """
         for part in parts:
             self.update(part, state, ops)

@@ -28,6 +28,8 @@ from fsamlab.checks import ConfigError, check_fields, in_range
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fsamlab.axes._ops import Number
+
 
 class Choices:
     """One choice on each axis, with its parameters and its state.
@@ -109,7 +111,7 @@ class Choices:
         """Return whether a choice acts in the step after `number` steps, if this step does not perturb."""
         return self.when.inside(number) and any(type(choice).between is not Choice.between for choice in self.made())
 
-    def logged(self, number: int) -> dict[str, float]:
+    def logged(self, number: int) -> dict[str, Number]:
         """Return what the choices add to each row of a run, after `number` steps."""
         return {key: value for choice in self.made() for key, value in choice.logged(number).items()}
 
@@ -155,7 +157,7 @@ class Choices:
     def state(self) -> dict[str, Any]:
         """Return the names, the parameters and the changing values of the choices."""
         parameters = {name: getattr(c, name) for c in self.made() for name in c.of_the_optimizer()}
-        values = {axis: {name: getattr(c, name) for name in c.values} for axis, c in self.by_axis().items() if c}
+        values = {axis: {n: _read(getattr(c, n)) for n in c.values} for axis, c in self.by_axis().items() if c}
         names = {axis: c.name if c else None for axis, c in self.by_axis().items()}
         length = {"total_steps": self.total_steps} if any(c.needs_total_steps for c in self.made()) else {}
         return {"choices": names, "parameters": parameters, "values": {k: v for k, v in values.items() if v}, **length}
@@ -187,3 +189,8 @@ class Choices:
             for name in choice.values:
                 setattr(choice, name, state["values"][axis][name])
         self.train_for(state.get("total_steps", self.total_steps))
+
+
+def _read(value: Any) -> Any:
+    """Return a value as a number, where masked steps on a GPU have made a 0-dim tensor of the number."""
+    return value.item() if hasattr(value, "item") else value

@@ -39,7 +39,8 @@ class Descent(Choice):
     def set_gradients(self, step: Step) -> None:
         """Write the gradient of the base's step to p.grad, which holds g', the gradient at w + eps.
 
-        g and g' are finite. The weights are w again, and no choice has updated its state with this step yet.
+        g and g' are finite, but for a step on a GPU that is taken back. The weights are w again, and no choice has
+        updated its state with this step yet.
         """
 
     def more(self, step: Step) -> bool:

@@ -81,6 +81,11 @@ class Ema(Reference):
                 "turned round; use ema_init=zero",
             )
 
+    @property
+    def reads_verdict(self) -> bool:
+        """Whether coefficients depend on the number of updates."""
+        return self.ema_init == "zero_debiased"
+
     def blank(self, p: Tensor) -> dict[str, Any]:
         """Return the state of an EMA without updates."""
         import torch  # not at the top: see axis.py
@@ -112,12 +117,16 @@ class Ema(Reference):
             first = (1.0 if self.ema_init == "first_gradient" else new) / part.alpha
             for p, m in zip(part.params, ops.scaled(part.a, first)):
                 state[p]["ema"] = m
+        counts: dict[int, Any] = {}  # one for all tensors with equal counts: on a GPU each addition is a kernel
         for p in part.params:
-            state[p]["ema_steps"] = state[p].get("ema_steps", 0) + 1
+            n = state[p].get("ema_steps", 0)
+            if id(n) not in counts:
+                counts[id(n)] = n + 1
+            state[p]["ema_steps"] = counts[id(n)]
 
     def average(self, state: dict[str, Any]) -> tuple[Tensor | None, int]:
         """Return (m, number of its updates)."""
-        return state.get("ema"), state.get("ema_steps", 0)
+        return state.get("ema"), int(state.get("ema_steps", 0))
 
     def average_weights(self, num_updates: int) -> Tensor:
         """Return the weights of an EMA."""

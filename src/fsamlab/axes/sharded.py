@@ -23,6 +23,11 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if is_sharded(x) and hasattr(x, "full_tensor") else x
 
 
+def local(x: Tensor) -> Tensor:
+    """Return the part of x that this rank holds, in the same memory; x itself if x is a plain tensor."""
+    return x.to_local() if is_sharded(x) and hasattr(x, "to_local") else x
+
+
 def normal_like(p: Tensor, generator: torch.Generator) -> Tensor:
     """Return a tensor of p's shape, type and sharding, drawn from N(0, 1) for the global tensor.
 

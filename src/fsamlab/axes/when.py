@@ -10,7 +10,9 @@ from fsamlab.axes.axis import Choice, Part, Step, table
 from fsamlab.checks import COUNT, ConfigError, number
 
 if TYPE_CHECKING:
-    from fsamlab.axes._ops import Ops
+    from torch import Tensor
+
+    from fsamlab.axes._ops import Number, Ops
     from fsamlab.axes.axis import State
     from fsamlab.axes.choices import Choices
 
@@ -36,8 +38,10 @@ class When(Choice):
     def check_length(self) -> None:
         """Raise ConfigError if no step of the training can perturb; asked once `total_steps` is known."""
 
-    def decide(self, step: Step) -> bool:
+    def decide(self, step: Step) -> bool | Tensor:
         """Return whether this step perturbs; the clean gradients are in p.grad. Asked only if `needs_clean`.
+
+        The host reads the answer, once; a 0-dim tensor on the device spares further reads.
 
         A choice changes its state in `commit` and `between`, and not here: the step may still be left out.
         """
@@ -126,25 +130,27 @@ class Adaptive(Window):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.mu = self.sigma_square = 0.0
-        self.num_perturbed = 0
-        self._seen: tuple[int, float, float] | None = None  # number, mu_t and sigma_t^2 of the last decision
+        self.mu: Number = 0.0
+        self.sigma_square: Number = 0.0
+        self.num_perturbed: Tensor | int = 0
+        self._seen: tuple[int, Number, Number] | None = None  # number, mu_t and sigma_t^2 of the last decision
 
     @property
     def needs_total_steps(self) -> bool:
         """Return True: c_t goes by the share of training."""
         return True
 
-    def decide(self, step: Step) -> bool:
+    def decide(self, step: Step) -> bool | Tensor:
         """Return whether |g|^2 >= mu_t + c_t sigma_t."""
         gradients = [p.grad for group in step.groups for p in group["params"] if p.grad is not None]
-        square = float(step.norm(gradients)) ** 2
+        norm = step.norm(gradients)
+        square = norm**2 if isinstance(norm, float) else norm.double() ** 2
         mu = self.delta * self.mu + (1 - self.delta) * square
         sigma_square = self.delta * self.sigma_square + (1 - self.delta) * (square - mu) ** 2
         self._seen = step.number, mu, sigma_square
         done = self.share_of_training(step.number)
         c = done * self.lambda_1 + (1 - done) * self.lambda_2
-        return square >= mu + c * math.sqrt(sigma_square)
+        return square >= mu + c * (math.sqrt(sigma_square) if isinstance(sigma_square, float) else sigma_square.sqrt())
 
     def between(self, step: Step) -> None:
         """Keep mu_t and sigma_t, if this step has made a decision."""
@@ -155,9 +161,9 @@ class Adaptive(Window):
         """Keep mu_t and sigma_t, and count the step."""
         assert self._seen is not None
         _, self.mu, self.sigma_square = self._seen
-        self.num_perturbed += 1
+        self.num_perturbed = self.num_perturbed + 1
 
-    def logged(self, number: int) -> dict[str, float]:
+    def logged(self, number: int) -> dict[str, Number]:
         """Return the share of the steps so far that perturbed; a step has one pass, and one more if it perturbs."""
         return {"perturbation/perturbed_share": self.num_perturbed / number} if number else {}
 

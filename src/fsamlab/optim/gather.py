@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fsamlab.axes.ascent import owned_gradient
 from fsamlab.axes.axis import Part
@@ -72,3 +72,16 @@ def sorted_parts(
         if m is not None:
             part.m.append(m)
     return list(parts.values())
+
+
+def named_weights(model: nn.Module | None, choices: Choices) -> frozenset[Tensor]:
+    """Return the parameters with "weight" in their name, where the metric goes by names.
+
+    Raises:
+        ValueError: there is no model to tell the names.
+    """
+    if not choices.metric.by_name:
+        return frozenset()
+    if model is None:
+        raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
+    return frozenset(p for name, p in model.named_parameters() if "weight" in name)

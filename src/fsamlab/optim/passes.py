@@ -23,6 +23,25 @@ Closure = Callable[[], Tensor | Pass]  # a float is taken as well
 Checked = Callable[[], Tensor]  # a closure whose loss is a 0-dim tensor
 
 
+def refuse_two_phases(choices: Choices, same_rng: bool) -> None:
+    """Refuse to make the passes of a step in two calls, where step() alone can see to the passes.
+
+    Raises:
+        RuntimeError: why.
+    """
+    what = ""
+    if choices.needs_full:
+        what = f"{choices.words()} needs a pass over the full training set of its own"
+    elif choices.descent.selects:
+        what = f"descent={choices.descent.name} needs a pass on a part of the descent batch"
+    elif not choices.ascent.two_phase:
+        what = f"{choices.words()} needs further passes over the descent batch"
+    elif same_rng:
+        what = "same_rng=True replays the random state of the first pass"
+    if what:
+        raise RuntimeError(f"{what}, which ascend() cannot make: use step(closure, ascent_closure, reference_closure)")
+
+
 class Passes:
     """Runs the closures of a step.
 
@@ -56,7 +75,7 @@ class Passes:
             if isinstance(loss, Pass) or self.choices.needs_sample_losses:
                 loss = self._take_sample_losses(loss)
             if isinstance(loss, numbers.Real):
-                return torch.tensor(float(loss), device=device)
+                return torch.full((), float(loss), device=device)  # torch.tensor() would wait for the copy
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
                 hint = f"; {BACKWARD_BEFORE}" if loss is None else ""

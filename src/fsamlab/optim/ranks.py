@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fsamlab.axes._ops import Number
+from fsamlab.optim.verdict import Verdict
 
 SAME_GRADIENT = 1e-5  # relative; averaged gradients have equal norms up to the rounding of unlike devices
 
@@ -48,17 +49,17 @@ class Ranks:
             dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)
             x.div_(self.number)
 
-    def all_agree(self, answer: bool) -> bool:
+    def all_agree(self, answer: bool | Tensor) -> bool:
         """Return whether the answer is yes on all ranks: a decision at the edge may differ by rounding."""
-        return answer if self.number == 1 else bool(self._reduced([torch.tensor(float(answer))])[0] > 0)
+        return bool(answer) if self.number == 1 else bool(self._reduced([torch.as_tensor(answer)])[0] > 0)
 
-    def all_finite(self, values: list[Number]) -> bool:
-        """Return whether all values of all ranks are finite. The host reads one number for all values together."""
+    def all_finite(self, values: list[Number]) -> Verdict:
+        """Return whether all values of all ranks are finite; unread unless the values are on the CPU."""
         if self.number == 1:
             return _finite(values)
-        return bool(self._reduced([_finite_tensor(values, self.device)])[0] > 0)
+        return self._reduced([_finite_tensor(values, self.device)])[0] > 0
 
-    def all_finite_and_alike(self, length: Number) -> tuple[bool | Tensor, bool | Tensor]:
+    def all_finite_and_alike(self, length: Number) -> tuple[Verdict, Verdict]:
         """Return whether `length` is finite on all ranks, and whether all ranks have the same one; both unread.
 
         Ranks whose gradients were not averaged (`no_sync`) have different ones. A length that is not finite on some
@@ -80,15 +81,17 @@ class Ranks:
         return stacked
 
 
-def _finite(values: list[Number]) -> bool:
+def _finite(values: list[Number]) -> Verdict:
     tensors = [v for v in values if isinstance(v, Tensor)]
     if not all(math.isfinite(v) for v in values if not isinstance(v, Tensor)):
         return False
     if all(v.device.type == "cpu" for v in tensors):
         return all(math.isfinite(v.item()) for v in tensors)
-    return bool(_finite_tensor(list(tensors), tensors[0].device))
+    return _finite_tensor(list(tensors), tensors[0].device)
 
 
 def _finite_tensor(values: list[Number], device: torch.device) -> Tensor:
     on_device = [torch.as_tensor(v, device=device).detach().reshape(()) for v in values]
-    return torch.isfinite(torch.stack(on_device)).all() if on_device else torch.ones((), device=device)
+    return (
+        torch.isfinite(torch.stack(on_device)).all() if on_device else torch.ones((), dtype=torch.bool, device=device)
+    )

@@ -7,9 +7,12 @@ import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fsamlab.axes._ops import Ops, Tensors
+from fsamlab.axes.sharded import local
 from fsamlab.checks import ConfigError
+from fsamlab.optim.verdict import Mask, Verdict, is_left_out
 
 _SCALERS_STEP = torch.amp.GradScaler.step.__code__
 FRAMES = 12  # decorators of step() and a framework's own may lie between the scaler's call and step()
@@ -57,15 +60,21 @@ class Scaling:
         if self._acts_on(gradients):
             ops.mul_(gradients, self._scale(gradients))
 
-    def before_the_base(self, optimizer: Any, finite: bool) -> None:
-        """Let the scaler unscale the descent gradients, and see an overflow, whichever pass or rank it was in."""
+    def before_the_base(self, optimizer: Any, finite: Verdict) -> None:
+        """Let the scaler unscale the descent gradients, and see an overflow, whichever pass or rank it was in.
+
+        The scaler looks for infinities in p.grad and nowhere else. Its update() then works on the device.
+        """
         if self.scaler is None:
             return
-        if finite:
+        params = list(optimizer.parameters())
+        if isinstance(finite, Tensor):
+            first = next((local(p.grad) for p in params if p.grad is not None), None)
+            if first is not None:
+                first.masked_fill_(~Mask(finite).good(first.device), math.inf)
+        if not is_left_out(finite):
             self.scaler.unscale_(optimizer)
             return
-        # The scaler looks for infinities in p.grad and nowhere else.
-        params = list(optimizer.parameters())
         for p in params:
             p.grad = None
         params[0].grad = torch.full_like(params[0], math.inf)
@@ -75,6 +84,6 @@ class Scaling:
     def _acts_on(self, gradients: Tensors) -> bool:
         return self.scaler is not None and self.scaler.is_enabled() and bool(gradients)
 
-    def _scale(self, gradients: Tensors) -> torch.Tensor:
+    def _scale(self, gradients: Tensors) -> Tensor:
         assert self.scaler is not None
         return self.scaler.scale(torch.ones((), device=gradients[0].device))

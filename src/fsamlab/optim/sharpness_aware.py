@@ -31,11 +31,12 @@ from fsamlab.axes.reference import Reference
 from fsamlab.axes.when import When
 from fsamlab.optim.accumulation import BACKWARD_BEFORE, Accumulated, keeping
 from fsamlab.optim.guards import rng_state
-from fsamlab.optim.kept_state import KeptState
+from fsamlab.optim.kept import Kept
 from fsamlab.optim.passes import Checked, Closure
 from fsamlab.optim.scaling import refuse_a_scalers_step
 from fsamlab.optim.state import Shared
 from fsamlab.optim.two_phase import TwoPhase
+from fsamlab.optim.verdict import Verdict, both, is_left_out
 from fsamlab.optim.wrapper import hooked
 
 
@@ -54,9 +55,10 @@ class SharpnessAware(TwoPhase):
         seed: of the random direction.
         max_grad_norm: clips the descent gradient, never the ascent gradient.
         skip_nonfinite: a perturbing step with a non-finite ascent gradient, perturbed loss or descent gradient leaves
-            weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA the host then waits twice a
-            step, in :meth:`step_micro` once for each micro-batch and once more. With torch.distributed the step is left
-            out on all ranks if it is not finite on one of them: two small reductions a step, on each rank.
+            weights, EMA and base state untouched and is counted in `num_nonfinite`. On CUDA the host waits for no such
+            decision, but in few cases (docs/devices.md): such a step runs to its end and is taken back on the device.
+            With torch.distributed the step is left out on all ranks if it is not finite on one of them: two small
+            reductions a step, on each rank.
         foreach: multi-tensor calls; False, and sharded parameters or several devices, give a loop over tensors.
         process_group: the ranks that train these weights together; None is torch.distributed's default group. Ranks
             that train on their own need a group of one each.
@@ -199,7 +201,7 @@ class SharpnessAware(TwoPhase):
                 self._finish(self._verdict([], perturbed=False), None, plain=True)
                 return clean
             self._ascend()
-            if not self._finite:
+            if is_left_out(self._finite):
                 self._descend([])
                 return torch.full((), math.nan, device=self.device) if clean is None else clean
             perturbed = self.passes.climb(descent, clean is not None, random, self._ascend_further)
@@ -261,8 +263,8 @@ class SharpnessAware(TwoPhase):
         self._begin()
         perturbs, share = self.perturbs, 1 / len(closures)
         self._perturbing = perturbs
-        before = KeptState(self._own, self.choices) if perturbs and self.skip_nonfinite else None
-        finite = True
+        before = Kept(self.choices, self._own, list(self.parameters())) if perturbs and self.skip_nonfinite else None
+        finite: Verdict = True
         clean: Tensors = []
         perturbed: Tensors = []
         mean: dict[Tensor, Tensor] = {}
@@ -277,8 +279,8 @@ class SharpnessAware(TwoPhase):
                     perturbed.append(self.passes.perturbed(descent, True, random))
                     self._put_back()
                     parts, self._parts = self._parts or [], None
-                    finite = finite and self._finite
-                    if self._finite:
+                    finite = both(finite, self._finite)
+                    if not is_left_out(self._finite):
                         self._commit(parts)
                 for p in self.parameters():
                     if p.grad is not None:
@@ -286,9 +288,11 @@ class SharpnessAware(TwoPhase):
                 self._drop_gradients()  # the next closure need not zero them
             for p in self.parameters():
                 p.grad = mean.get(p)
-            finite = finite and self._verdict([*clean, *perturbed], perturbs)
-            if not finite and before is not None:
-                before.give_back()
+            if not is_left_out(finite):
+                finite = both(finite, self._verdict([*clean, *perturbed], perturbs))
+            finite = self._needed(finite)
+            if before is not None:
+                before.choose(finite)
             self._finish(finite, None, plain=not perturbs)
         except BaseException:
             self.restore()
@@ -323,9 +327,11 @@ class SharpnessAware(TwoPhase):
             self.passes.elsewhere(ascent, "ascent_closure", choice.data)
         return descent() if choice.has_clean_loss else None
 
-    def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
-        if not finite and self._full_step == self.num_steps:
-            self._full_step = None  # the stored full gradient may be what was not finite: compute it again
+    def _finish(self, finite: Verdict, parts: list[Part] | None, plain: bool) -> None:
+        if self._full_step == self.num_steps and self.choices.full_every_steps > 1:
+            finite = bool(finite)  # once in each pass over the full training set
+            if not finite:
+                self._full_step = None  # the stored full gradient may be what was not finite: compute it again
         super()._finish(finite, parts, plain)
 
     def own_state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Between the phases the caller takes the gradient at w + eps. sharpness_aware.py 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,39 +14,37 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.axes import rules
-from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number
+from fsamlab.axes._ops import Foreach, Loop, Ops, Tensors, global_norm, number
 from fsamlab.axes.axis import Part, Step, step_seed
 from fsamlab.axes.choices import Choices
+from fsamlab.axes.descent import Descent
 from fsamlab.axes.sharded import is_sharded, refuse_flat
 from fsamlab.checks import in_range
 from fsamlab.optim.accumulation import mark_used
+from fsamlab.optim.counting import Counting
 from fsamlab.optim.displacement import Displacement
 from fsamlab.optim.entries import check_names, check_needs
-from fsamlab.optim.gather import active, follow, kept_gradients, sorted_parts
+from fsamlab.optim.gather import active, follow, kept_gradients, named_weights, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
+from fsamlab.optim.kept import Kept
 from fsamlab.optim.length import planned
-from fsamlab.optim.passes import Passes
-from fsamlab.optim.ranks import Ranks
+from fsamlab.optim.passes import Passes, refuse_two_phases
 from fsamlab.optim.scalars import Recorder
 from fsamlab.optim.scaling import Scaling
 from fsamlab.optim.state import Shared
-from fsamlab.optim.wrapper import Wrapper, hooked
+from fsamlab.optim.verdict import Mask, Verdict, both, is_left_out
+from fsamlab.optim.wrapper import hooked
 
 
-class TwoPhase(Wrapper):
+class TwoPhase(Counting):
     """A wrapper with :meth:`ascend` and :meth:`descend`; arguments and attributes as in SharpnessAware."""
 
-    num_steps = Shared[int]()
-    num_nonfinite = Shared[int]()
-    num_floored = Shared["Tensor | int"]()
     scalars = Shared[dict[str, Tensor]]()
     record_scalars = Shared[bool]()
-    _parts = Shared["list[Part] | None"]()  # between ascend() and descend()
     _perturbing = Shared[bool]()  # what was decided of the step that was begun
     _clean = Shared[dict[Tensor, Tensor]]()  # gradients at the unperturbed weights, where the descent needs them
     _path = Shared["list[dict[Tensor, Tensor]]"]()  # gradients between the ascent steps, where the descent needs them
-    _finite = Shared[bool]()
-    _alike = Shared["Tensor | bool"]()  # whether all ranks had the same ascent gradients so far
+    _finite = Shared[Verdict]()
 
     def __init__(
         self,
@@ -66,38 +65,35 @@ class TwoPhase(Wrapper):
         rules.RHO.check("rho", rho)
         rules.FLOOR.check("floor", floor)
         in_range("max_grad_norm", max_grad_norm, 0, open_low=True)
-        self.choices, self.floor, self.model, self.seed = choices, floor, model, seed
-        self.max_grad_norm, self.skip_nonfinite, self.same_rng = max_grad_norm, skip_nonfinite, same_rng
+        self.model, self.max_grad_norm, self.same_rng = model, max_grad_norm, same_rng
         self.scaling, self.foreach = Scaling(grad_scaler, skip_nonfinite), foreach
         self.displacement, self.passes = Displacement(), Passes(choices, model)
-        super().__init__(base, rho)
+        super().__init__(
+            base, choices, rho=rho, floor=floor, seed=seed, group=process_group, skip_nonfinite=skip_nonfinite
+        )
         self.scalars, self.record_scalars = {}, False
-        self.num_steps = self.num_nonfinite = 0
-        self.num_floored = 0
-        self._parts, self._finite = None, True
-        self._perturbing, self._clean, self._path = False, {}, []
-        self.ranks = Ranks(process_group, self.device)
-        self._alike = True
+        self._finite, self._perturbing, self._clean, self._path = True, False, {}, []
         self._look_at_parameters()
-        self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
+        self._weights = named_weights(model, choices)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; it may bring its own `rho`."""
         super().add_param_group(param_group)
         if hasattr(self, "_weights"):  # not while torch's constructor runs
             self._look_at_parameters()
-            self._weights = self._named_weights() if self.choices.metric.by_name else frozenset()
+            self._weights = named_weights(self.model, self.choices)
 
     def _begin(self) -> None:
         """Start a step; the parameters may have been moved to another device since the last step."""
         self._forget_blank_state()
         self._look_at_parameters()
-        if isinstance(self.num_floored, Tensor):
-            self.num_floored = self.num_floored.to(self.ranks.device)
-        if isinstance(self._alike, Tensor):
-            self._alike = self._alike.to(self.ranks.device)
+        self._follow_device()
+        self.displacement.last = []
         self.scalars, self.passes.sample_losses = {}, []
-        self._check_state()
+        if self.num_steps <= 1:
+            check_names(self.choices, self._own, self.base)
+        if self.base.state or getattr(self, "_opt_called", False):  # SGD without momentum keeps nothing
+            check_needs(self.choices, self.base)
 
     def _look_at_parameters(self) -> None:
         params = list(self.parameters())
@@ -125,25 +121,10 @@ class TwoPhase(Wrapper):
             RuntimeError: the variant needs a pass over data, or a random state, that step() alone can see to; or
                 ascend() twice.
         """
-        self._refuse_what_needs_step()
+        refuse_two_phases(self.choices, self.same_rng)
         self._begin()
         self._perturbing = self.perturbs and self._decide()
         self._ascend()
-
-    def _refuse_what_needs_step(self) -> None:
-        choices, what = self.choices, ""
-        if choices.needs_full:
-            what = f"{choices.words()} needs a pass over the full training set of its own"
-        elif choices.descent.selects:
-            what = f"descent={choices.descent.name} needs a pass on a part of the descent batch"
-        elif not choices.ascent.two_phase:
-            what = f"{choices.words()} needs further passes over the descent batch"
-        elif self.same_rng:
-            what = "same_rng=True replays the random state of the first pass"
-        if what:
-            raise RuntimeError(
-                f"{what}, which ascend() cannot make: use step(closure, ascent_closure, reference_closure)"
-            )
 
     @torch.no_grad()
     def _ascend(self) -> None:
@@ -161,19 +142,19 @@ class TwoPhase(Wrapper):
 
     @torch.no_grad()
     def _ascend_further(self) -> bool:
-        """Move the weights on from w + eps, along the gradients there; return whether the step may go on."""
+        """Move the weights on from w + eps, along the gradients there; return whether the step goes on."""
         self._perturb(further=True)
-        return self._finite
+        return not is_left_out(self._finite)
 
     def _perturb(self, further: bool = False) -> None:
         self.scaling.undo(self._gradients(), self.ops)
         parts = self._gather(further) if self._perturbing else self._drop_gradients()
         if not further:  # states and scalars are about the gradients at w
-            self._parts = parts
+            self._parts, self._finite = parts, True
         a = [x for part in parts for x in part.a]
         norm_a = number(global_norm(a, self.ops))
-        self._finite = self._ascent_verdict(norm_a)
-        if not parts or not self._finite:
+        self._finite = both(self._finite, self._ascent_verdict(norm_a))
+        if not parts or is_left_out(self._finite):
             return
         self.choices.metric.prepare(a, [p for part in parts for p in part.params])
         recorded = self.record_scalars and not further
@@ -181,8 +162,9 @@ class TwoPhase(Wrapper):
         self.choices.component.set_direction(parts, self.ops)
         move = planned(parts, norm_a, self.num_steps, self.choices, self._weights, self._own, self.ops, self.floor)
         if not further:
-            self.num_floored = self.num_floored + move.floored
-        self.displacement.move(parts, move.direction, move.scale, self.ops, self._sharded_model)
+            floored = move.floored if isinstance(self._finite, bool) else Mask(self._finite).number(move.floored, 0)
+            self.num_floored = self.num_floored + floored
+        self.displacement.move(parts, move.direction, move.scale, self._finite, self.ops, self._sharded_model)
         if recorder is not None:
             self.scalars.update(recorder.scalars(parts, move))
 
@@ -225,14 +207,16 @@ class TwoPhase(Wrapper):
         try:
             self._put_back()
             perturbed = self._perturbing
-            finite = (self._finite or not perturbed) and self._verdict(losses, perturbed)
+            finite = self._finite if perturbed else True
+            if not is_left_out(finite):
+                finite = both(finite, self._verdict(losses, perturbed))
             parts, self._parts = self._parts, None
             self._finish(finite, parts if perturbed else None, plain=not perturbed)
         except BaseException:
             self.restore()
             raise
 
-    def _finish(self, finite: bool, parts: list[Part] | None, plain: bool) -> None:
+    def _finish(self, finite: Verdict, parts: list[Part] | None, plain: bool) -> None:
         """Take the step with the base and update the choices, or leave the step out; count the step.
 
         Args:
@@ -240,30 +224,41 @@ class TwoPhase(Wrapper):
             parts: of a perturbed step; None if the choices are updated already, and in a plain step.
             plain: whether the step does not perturb.
         """
+        finite = self._needed(finite)
         self.scaling.before_the_base(self, finite)
-        step = None
-        if finite:
-            if parts is not None:
-                step = self._look([p for part in parts for p in part.params], parts)
-                self.choices.descent.set_gradients(step)
-                self._commit(parts)
-            elif plain and self.choices.acts_between(self.num_steps):
-                self._act_between(self._look([p for _, p in self._active()]))
-            self._base_step()
-            if step is not None:
-                while self.choices.descent.more(step):
-                    self._base_step()
-                self.choices.descent.after(step)
+        take = partial(self._take, parts, plain)
+        if isinstance(finite, Tensor):
+            acts = parts is not None or (plain and self.choices.acts_between(self.num_steps))
+            writes = parts is not None and type(self.choices.descent).after is not Descent.after
+            saved, called = self.displacement.saved(), getattr(self, "_opt_called", False)
+            kept = Kept(self.choices, self._own if acts else None, list(self.parameters()), self.base, saved, writes)
+            if not kept.run(take, finite):
+                self._opt_called = called  # the base has no state yet that a choice could miss
+            self._num_nonfinite = self._num_nonfinite + (~finite).long()
+        elif finite:
+            take()
         else:
-            self.num_nonfinite += 1
+            self._num_nonfinite += 1
         self._clean, self._path = {}, []
         self.num_steps += 1
         mark_used(self.parameters())
 
     @torch.no_grad()
-    def _act_between(self, step: Step) -> None:
-        for choice in self.choices.made():
-            choice.between(step)
+    def _take(self, parts: list[Part] | None, plain: bool) -> None:
+        step = None
+        if parts is not None:
+            step = self._look([p for part in parts for p in part.params], parts)
+            self.choices.descent.set_gradients(step)
+            self._commit(parts)
+        elif plain and self.choices.acts_between(self.num_steps):
+            between = self._look([p for _, p in self._active()])
+            for choice in self.choices.made():
+                choice.between(between)
+        self._base_step()
+        if step is not None:
+            while self.choices.descent.more(step):
+                self._base_step()
+            self.choices.descent.after(step)
 
     @torch.no_grad()
     def _decide(self) -> bool:
@@ -274,7 +269,7 @@ class TwoPhase(Wrapper):
         self.scaling.undo(gradients, self.ops)
         decided = self.choices.when.decide(self._look([p for _, p in self._active()]))
         self.scaling.redo(gradients, self.ops)
-        return self.ranks.all_agree(bool(decided))
+        return self.ranks.all_agree(decided)
 
     def _look(self, params: Tensors, parts: list[Part] | None = None) -> Step:
         """Return the view of this step that the choices get."""
@@ -293,23 +288,8 @@ class TwoPhase(Wrapper):
             sample_losses=self.passes.sample_losses,
         )
 
-    def _check_state(self) -> None:
-        """Refuse state that is lost, overwritten or missing."""
-        if self.num_steps <= 1:
-            check_names(self.choices, self._own, self.base)
-        if self.base.state or getattr(self, "_opt_called", False):  # SGD without momentum keeps nothing
-            check_needs(self.choices, self.base)
-
-    def _ascent_verdict(self, norm_a: Number) -> bool:
-        """Return whether the step may go on: the same answer on all ranks."""
-        if not self.skip_nonfinite and self.ranks.number == 1:
-            return True
-        finite, alike = self.ranks.all_finite_and_alike(norm_a)
-        self._alike = self._alike & alike
-        return not self.skip_nonfinite or bool(finite)
-
-    def _verdict(self, losses: Tensors, perturbed: bool) -> bool:
-        """Return whether losses and gradients are finite: the same answer on all ranks, one read by the host.
+    def _verdict(self, losses: Tensors, perturbed: bool) -> Verdict:
+        """Return whether losses and gradients are finite: the same answer on all ranks.
 
         A step that did not perturb is the base's own business, unless its gradients are scaled.
         """
@@ -320,7 +300,7 @@ class TwoPhase(Wrapper):
         seen = {p for part in self._parts or () for p in part.params} if self.choices.ascent.has_mean else set()
         kept = [x for gradients in (self._clean, *self._path) for p, x in gradients.items() if p not in seen]
         norms = [global_norm(tensors, self.ops) for tensors in (self._gradients(), kept) if tensors]
-        return self.ranks.all_finite([*losses, *norms])
+        return self._unread(self.ranks.all_finite([*losses, *norms]))
 
     def step_radii(self) -> list[float]:
         """Return rho of each group in the coming step, as far as rho is known before the passes."""
@@ -370,11 +350,6 @@ class TwoPhase(Wrapper):
             forget_weight_copies(self._sharded_model)
             raise
 
-    def _named_weights(self) -> frozenset[Tensor]:
-        if self.model is None:
-            raise ValueError("adaptive_form=official goes by parameter names: pass model=, or use adaptive_form=all")
-        return frozenset(p for name, p in self.model.named_parameters() if "weight" in name)
-
     @torch.no_grad()
     def average_state(self) -> None:
         """Average the state of the choices over the ranks, between two steps; all ranks have to call this method.
@@ -388,49 +363,3 @@ class TwoPhase(Wrapper):
                 if isinstance(value, Tensor) and value.is_floating_point():
                     self.ranks.average_(value)
         self._alike = True
-
-    @property
-    def own_keys(self) -> frozenset[str]:
-        """The entries of a parameter's state that are not the base's."""
-        return self.choices.state_keys
-
-    def own_state(self) -> dict[str, Any]:
-        """Return counters, settings and choices.
-
-        Raises:
-            RuntimeError: the weights are perturbed.
-        """
-        if self._parts is not None:
-            raise RuntimeError("state_dict() between ascend() and descend(): the weights are perturbed")
-        counters = {"num_steps": self.num_steps, "num_nonfinite": self.num_nonfinite}
-        settings = {"num_floored": int(self.num_floored), "floor": self.floor, "seed": self.seed}
-        # Averages of a rank's own gradients are no other rank's.
-        own = (
-            {"rank": self.ranks.rank, "num_ranks": self.ranks.number}
-            if any(self._own.values()) and not self._alike
-            else {}
-        )
-        return {**counters, **settings, **own, **self.choices.state()}
-
-    def check_own_state(self, own: dict[str, Any]) -> None:
-        """Refuse the state of a variant with other choices, and another rank's own state."""
-        if self._parts is not None:
-            raise RuntimeError(
-                "load_state_dict() between ascend() and descend(): call restore(), then load the weights"
-            )
-        self.choices.check_state(own)
-        here = {"rank": self.ranks.rank, "num_ranks": self.ranks.number}
-        if "rank" in own and {key: own[key] for key in here} != here:
-            raise ValueError(
-                f"this is the state of rank {own['rank']} of {own['num_ranks']}, made of that rank's own gradients "
-                f"(no_sync), and this is rank {here['rank']} of {here['num_ranks']}: save on each rank, and load on "
-                "each rank what it has saved"
-            )
-
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        """Restore counters and hyper-parameters."""
-        self.choices.load_state(own)
-        self.floor, self.seed = own["floor"], own["seed"]
-        self.num_steps, self.num_nonfinite = own["num_steps"], own["num_nonfinite"]
-        self.num_floored = own["num_floored"]
-        self._alike = "rank" not in own

@@ -17,6 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from fsamlab.checks import ConfigError, in_range
 from fsamlab.config.base import runs_its_closure
+from fsamlab.optim.kept import as_saved
 from fsamlab.optim.state import Shared, States, like
 
 KEY = "sharpness_aware"  # of a group in a state_dict: everything that is no parameter's state
@@ -173,7 +174,7 @@ class Wrapper(Optimizer):
             pre_hook(self)
         own = {**self.own_state(), "blank": self._blank, "has_entries": any(self._own.values())}
         packed = self.base.state_dict()
-        state = {i: dict(self.state[p]) for i, p in enumerate(self.parameters())}
+        state = {i: as_saved(self.state[p]) for i, p in enumerate(self.parameters())}
         both = {
             key for p in self.parameters() for key in self._own.get(p, {}).keys() & self.base.state.get(p, {}).keys()
         }

@@ -190,7 +190,7 @@ class Trainer:
         if self.optimizer.choices.ascent.perturbs:
             row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
             row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
-            row.update(self.optimizer.choices.logged(self.step))
+            row.update({k: float(v) for k, v in self.optimizer.choices.logged(self.step).items()})
         row.update(self.passes.precision.logged(self.optimizer))
         if evaluates:
             row.update(self._evaluate_all())
