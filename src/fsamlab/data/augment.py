@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fsamlab.config import AugmentConfig
 from fsamlab.data.cut import ALL, Among
 from fsamlab.data.rand_augment import RandAugment
+from fsamlab.data.transfer import packed_to_device
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def draw(
         values["cutout"] = torch.rand(batch, generator=gen) < cfg.cutout_prob
         values["cutout_top"] = torch.randint(height, (batch,), generator=gen) - cfg.cutout // 2
         values["cutout_left"] = torch.randint(width, (batch,), generator=gen) - cfg.cutout // 2
-    return Draws(**{name: among.of(value).to(device, non_blocking=True) for name, value in values.items()})
+    return Draws(**packed_to_device({name: among.of(value) for name, value in values.items()}, device))
 
 
 def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fsamlab.config import ConfigError
 from fsamlab.data.interface import Batch
+from fsamlab.data.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Cut:
         if self.size == 1:
             return indices, ALL
         positions = self.positions(len(indices))
-        return indices[positions.to(indices.device)], Among(positions, len(indices))
+        return indices[to_device(positions, indices.device)], Among(positions, len(indices))
 
     def of(self, batch: Batch) -> list[tuple[Piece, Batch]]:
         """Return the pieces with their samples.

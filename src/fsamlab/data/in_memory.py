@@ -20,6 +20,7 @@ from fsamlab.data.long_tail import facts_of_classes, long_tailed
 from fsamlab.data.rand_augment import rand_augment_in_memory
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, generator, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.data.transfer import to_device
 from fsamlab.seeding import Stream
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class InMemoryTrain:
 
     def batches(self, epoch: int, start: int = 0, cut: Cut = EVERYTHING) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on."""
-        order = epoch_order(self.num_samples, self._seed, epoch).to(self._device)
+        order = to_device(epoch_order(self.num_samples, self._seed, epoch), self._device)
         size = self._cfg.batch_size
         for number in range(start, self.num_batches()):
             yield self._batch(order[number * size : (number + 1) * size], Stream.AUGMENT, epoch, number, cut=cut)
@@ -116,7 +117,7 @@ class InMemoryTrain:
         return concatenate([plain_batch(images, piece.to(self._device), self._normalisation) for piece in pieces])
 
     def _batch(self, indices: Tensor, *stream: int, cut: Cut = EVERYTHING) -> Batch:
-        indices, among = cut.taken(indices.to(self._device))
+        indices, among = cut.taken(to_device(indices, self._device))
         # A fresh generator for each batch: a resumed epoch makes batch 7 without having made batches 0 to 6.
         gen = generator(self._seed, *stream)
         to = self._normalisation

@@ -26,6 +26,7 @@ from fsamlab.data.long_tail import facts_of_classes, long_tailed
 from fsamlab.data.rand_augment import RandAugment
 from fsamlab.data.sampling import draw_other, epoch_order, even_chunks, num_batches
 from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.data.transfer import streamed_to_device
 from fsamlab.data.workers import Workers, from_workers, ignore_signals
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.storage.reading import Damaged
@@ -68,6 +69,12 @@ def collate(samples: list[Sample | Damaged]) -> list[Tensor] | Damaged:
     return default_collate(samples)
 
 
+def _sound(parts: list[Tensor] | Damaged) -> list[Tensor]:
+    if isinstance(parts, Damaged):
+        raise parts
+    return parts
+
+
 class _Loader:
     """Turn batches of keys into batches of samples on the device."""
 
@@ -101,10 +108,8 @@ class _Loader:
             # Torch draws the workers' seeds from it; by default from the global generator, which must not advance.
             generator=torch.Generator(),
         )
-        for parts in from_workers(loader) if self.num_workers else loader:
-            if isinstance(parts, Damaged):
-                raise parts
-            yield Batch(*(part.to(self.device, non_blocking=True) for part in parts))
+        read = (_sound(parts) for parts in (from_workers(loader) if self.num_workers else loader))
+        yield from (Batch(*parts) for parts in streamed_to_device(read, self.device))
 
 
 class StreamedTrain:

@@ -15,6 +15,7 @@ from fsamlab.data.cut import EVERYTHING, Cut
 from fsamlab.data.in_memory import InMemoryEval, InMemoryTrain
 from fsamlab.data.interface import Batch, Data
 from fsamlab.data.split import check_batch_size, facts_of, make_split
+from fsamlab.data.transfer import to_device
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class TableTrain(InMemoryTrain):
         return self._batch(indices)
 
     def _batch(self, indices: Tensor, *stream: int, cut: Cut = EVERYTHING) -> Batch:
-        indices, among = cut.taken(indices.to(self._device))
+        indices, among = cut.taken(to_device(indices, self._device))
         return replace(self._rows.batch(indices), whole=among.whole)
 
 
