@@ -62,18 +62,25 @@ class Waits(TorchDispatchMode):
         if func in NO_FAKE_KERNEL:
             return None
         if func is aten._to_copy.default and kwargs.get("device") is not None:
-            self._copy(args[0].device, torch.device(kwargs["device"]), kwargs.get("non_blocking", False))
+            self._copy(args[0], torch.device(kwargs["device"]), kwargs.get("non_blocking", False))
         if func is aten.copy_.default:
-            self._copy(args[1].device, args[0].device, args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+            self._copy(args[1], args[0].device, args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
         return func(*args, **kwargs)
 
-    def _copy(self, source: torch.device, target: torch.device, non_blocking: bool) -> None:
-        if source.type != target.type and not non_blocking:
+    def _copy(self, source: torch.Tensor, target: torch.device, non_blocking: bool) -> None:
+        pinned = hasattr(source, "_pinned") and non_blocking
+        if source.device.type != target.type and not pinned:
             self.seen["copies"] += 1
 
 
 def _draw(p: torch.Tensor, generator: Any) -> torch.Tensor:
     return torch.empty_like(p).normal_()
+
+
+def _pinned(x: torch.Tensor) -> torch.Tensor:
+    copy = x.clone()
+    copy._pinned = True  # type: ignore[attr-defined]
+    return copy
 
 
 @contextmanager
@@ -88,6 +95,7 @@ def fake_cuda() -> Iterator[None]:
         for target, stub in {
             "torch.Generator": OnCpu,
             "fsamlab.axes.sharded.normal_like": _draw,
+            "torch.Tensor.pin_memory": _pinned,
             "torch.cuda.get_rng_state": lambda device: None,
             "torch.cuda.set_rng_state": lambda state, device: None,
         }.items():

@@ -153,7 +153,7 @@ def test_term_of_slurm_while_a_checkpoint_is_written_asks_for_another(tmp_path, 
 def test_term_of_slurm_in_an_evaluation_does_not_wait_for_its_end(tmp_path, stop_in, monkeypatch):
     run(compose_tiny(*SHORT), tmp_path / "whole")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    stop_in(trainer, "evaluate", signal.SIGTERM, 1, "before")
+    stop_in(trainer, "evaluated", signal.SIGTERM, 1, "before")
     saves = stop_in(checkpoint, "save", 0, 0)
     run(compose_tiny(*SHORT), tmp_path / "told")
     states = [payload for _, payload, *_ in saves if "optimizer" in payload]

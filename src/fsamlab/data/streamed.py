@@ -109,7 +109,8 @@ class _Loader:
             generator=torch.Generator(),
         )
         read = (_sound(parts) for parts in (from_workers(loader) if self.num_workers else loader))
-        yield from (Batch(*parts) for parts in streamed_to_device(read, self.device))
+        for inputs, targets, indices in streamed_to_device(read, self.device):
+            yield Batch(inputs, targets, indices)
 
 
 class StreamedTrain:

@@ -251,7 +251,8 @@ class BatchClosure:
         chosen: list[Part] = []
         positions = []
         for piece, part in self.parts:
-            inside = samples[(samples >= piece.start) & (samples < piece.stop)]
+            # In one part all samples are inside; of several parts the host has to know how many each has.
+            inside = samples if len(piece) == self.total else samples[(samples >= piece.start) & (samples < piece.stop)]
             if len(inside) and piece.counts:
                 chosen.append((piece, _at(part, inside - piece.start)))
                 positions.append(inside)

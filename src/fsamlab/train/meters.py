@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.task import Task
+from fsamlab.train.unread import read_together
 
 
 class Sums:
@@ -28,9 +29,9 @@ class Sums:
         self._sums[key] += value.detach().double() * n
         self._counts[key] += n
 
-    def means(self) -> dict[str, float]:
-        """Return the means since the last reset."""
-        return {key: float(total) / self._counts[key] for key, total in self._sums.items()}
+    def means(self) -> dict[str, Tensor]:
+        """Return the means since the last reset, unread."""
+        return {key: total / self._counts[key] for key, total in self._sums.items()}
 
     def reset(self) -> None:
         """Start new sums."""
@@ -38,7 +39,8 @@ class Sums:
 
     def state_dict(self) -> dict[str, list[float]]:
         """Return sums and counts as exact numbers, key -> [sum, count]."""
-        return {key: [float(total), self._counts[key]] for key, total in self._sums.items()}
+        (sums,) = read_together(self._sums)
+        return {key: [total, self._counts[key]] for key, total in sums.items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Restore a :meth:`state_dict`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from fsamlab.config import ConfigError
 from fsamlab.diagnostics.context import products_in
 from fsamlab.optim import SharpnessAware
+from fsamlab.train.unread import Number
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # train.precision -> the type that autocast computes in
 
@@ -76,12 +77,16 @@ class Precision:
         if self.scaler is not None:
             self.scaler.update()
 
-    def logged(self, optimizer: SharpnessAware) -> dict[str, float]:
-        """Return the entries of a row that a scaled training has; this waits for the device."""
+    def logged(self, optimizer: SharpnessAware) -> dict[str, Number]:
+        """Return the entries of a row that a scaled training has, unread."""
         if self.scaler is None:
             return {}
-        left_out = float(optimizer.num_nonfinite) / max(1, optimizer.num_steps)
-        return {"train/loss_scale": self.scaler.get_scale(), "perturbation/skipped_share": left_out}
+        left_out = torch.as_tensor(optimizer.counters()["num_nonfinite"]).double()
+        scale = self.scaler._get_scale_async()  # get_scale() would wait for the device; None before the first step
+        return {
+            "train/loss_scale": self.scaler.get_scale() if scale is None else scale,
+            "perturbation/skipped_share": left_out / max(1, optimizer.num_steps),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the scaler under its key in a checkpoint; empty without a scaler."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.optim import SharpnessAware
+from fsamlab.train.unread import read_together
 
 UNDEFINED = ("perturbation/cos_", "perturbation/d_ratio")  # 0 / 0 and x / 0 are possible: left out if not finite
 
@@ -42,21 +43,18 @@ class StepScalars:
                 self.values["perturbation/loss_perturbed"] = optimizer.scalars["loss_perturbed"]
         self.due = self.due and not self.values
 
-    def fetched(self) -> dict[str, float]:
-        """Return the scalars as numbers. All are read in one transfer, because each transfer waits for the device."""
-        if not self.values:
-            return {}
-        values = torch.stack([v.to(self.device, torch.float64) for v in self.values.values()])
-        found = dict(zip(self.values, values.tolist()))
+    @staticmethod
+    def defined(read: dict[str, float]) -> dict[str, float]:
+        """Return the scalars that were read, without those that are undefined in the step."""
         return {
             key: value
-            for key, value in found.items()
+            for key, value in read.items()
             if math.isfinite(value) or not (key.startswith(UNDEFINED) or key.endswith("_coefficient"))
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; the keys are part of the trainer's state."""
-        return {"record_due": self.due, "scalars": self.fetched()}
+        return {"record_due": self.due, "scalars": self.defined(read_together(self.values)[0])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict`; other keys of `state` are not read."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,12 +26,13 @@ from fsamlab.train.averaged import AveragedWeights
 from fsamlab.train.clock import Clock
 from fsamlab.train.closures import AscentBatch, Passes
 from fsamlab.train.divergence import Divergence
-from fsamlab.train.evaluation import evaluate
+from fsamlab.train.evaluation import evaluate, evaluated, means_of
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.observer import Observer
 from fsamlab.train.parallel import Parallel
 from fsamlab.train.scalars import StepScalars
 from fsamlab.train.step import MetricSums, Stepper
+from fsamlab.train.unread import Unread, read_together
 
 
 class _Interrupted(Exception):
@@ -177,23 +179,33 @@ class Trainer:
             )
             logs = every is not None and self.step % every == 0
             if evaluates or measures or epoch_done or logs or self.scalars.values:
-                self._stop_if_diverged()
+                if self.device.type == "cpu":
+                    self._stop_if_diverged()
                 self._row(evaluates, measures)
             self.boundary_done = True
         self._observer.boundary()
 
     def _row(self, evaluates: bool, measures: bool) -> None:
+        with self.clock.evaluating() if evaluates else nullcontext():  # the read waits for the evaluation
+            evaluations = self._evaluate_all() if evaluates else {}
+            counts = {**self.optimizer.counters(), "diverged_at": self.divergence.at}
+            of_choices = self.optimizer.choices.logged(self.step)
+            scaled = self.passes.precision.logged(self.optimizer)
+            groups: list[Unread] = [self.sums.means(), self.scalars.values, counts, of_choices, scaled]
+            means, scalars, counted, logged, of_precision, *found = read_together(*groups, *evaluations.values())
+        if counted["diverged_at"] >= 0:
+            self._stop_if_diverged()
         row: dict[str, float] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-        row.update(self._train_means())
+        row.update(self._train_means(means))
         row["train/lr"] = max(group["lr"] for group in self.optimizer.param_groups)  # optimizer.layer_decay: the head's
-        row.update(self.scalars.fetched())
+        row.update(self.scalars.defined(scalars))
         if self.optimizer.choices.ascent.perturbs:
-            row["perturbation/floored_share"] = float(self.optimizer.num_floored) / self.step
-            row["perturbation/skipped_share"] = self.optimizer.num_nonfinite / self.step
-            row.update({k: float(v) for k, v in self.optimizer.choices.logged(self.step).items()})
-        row.update(self.passes.precision.logged(self.optimizer))
-        if evaluates:
-            row.update(self._evaluate_all())
+            row["perturbation/floored_share"] = counted["num_floored"] / self.step
+            row["perturbation/skipped_share"] = counted["num_nonfinite"] / self.step
+            row.update(logged)
+        row.update(of_precision)
+        for part, values in zip(evaluations, found):
+            row.update({f"{part}{key}": value for key, value in means_of(values, self.task).items()})
         if measures:
             try:
                 row.update(self._measure())
@@ -208,26 +220,26 @@ class Trainer:
             self.best.update(row)
             self.sums.reset()
 
-    def _train_means(self) -> dict[str, float]:
+    def _train_means(self, means: dict[str, float]) -> dict[str, float]:
         """Return the means since the last evaluation: the losses, and the metrics of the first pass of each step."""
-        means = self.sums.means()
         row = {key: value for key, value in means.items() if key.startswith("train/loss")}
         of_task = {key.removeprefix("train/"): value for key, value in means.items() if key not in row}
         if of_task:
             row.update({f"train/{key}": value for key, value in self.task.values(of_task).items()})
         return row
 
-    def _evaluate_all(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _evaluate_all(self) -> dict[str, Unread]:
+        """Return what the keys of the evaluations begin with -> the means, unread."""
         models = {"": self.model} if self.averaged is None else {"": self.model, "ema_": self.averaged.model}
         self.passes.parallel.share_buffers(list(models.values()))
-        with self.clock.evaluating():
-            for part, source in (("val", self.data.val), ("test", self.data.test)):
-                if source is not None:
-                    for of, model in models.items():
-                        values = evaluate(self.passes, source, self._observer.poll, model)
-                        found.update({f"{part}/{of}{key}": value for key, value in values.items()})
-        return found
+        sources = {
+            part: source for part, source in (("val", self.data.val), ("test", self.data.test)) if source is not None
+        }
+        return {
+            f"{part}/{of}": evaluated(self.passes, source, self._observer.poll, model)
+            for part, source in sources.items()
+            for of, model in models.items()
+        }
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
         """Return loss and metrics of the present weights on data of any kind, as rows have them for `test/`."""

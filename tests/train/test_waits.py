@@ -1,0 +1,102 @@
+"""On CUDA a training waits for the device where docs/devices.md says so; shown with fake tensors, without a GPU.
+
+There is no backward pass on fake tensors: gradients are put in by hand. Everything else is the trainer's own.
+"""
+
+import pytest
+import torch
+from support.fake_cuda import Waits, fake_cuda, waits
+from support.marks import long_but
+from support.runs import VARIANTS, compose_tiny
+
+from fsamlab.data.in_memory import Images, InMemoryEval, InMemoryTrain
+from fsamlab.data.interface import Data
+from fsamlab.models import build_model
+from fsamlab.optim import build_optimizer
+from fsamlab.task import detached
+from fsamlab.train.closures import AscentBatch, Passes
+from fsamlab.train.trainer import Trainer
+
+CUDA = torch.device("cuda")
+AUGMENTED = ("data.augment.cutout=2", "train.epochs=3", "data.batch_size=8", "train.on_divergence=continue")
+SHOWN = ("fsam", "sam_db", "sam_noise", "ae_sam", "esam")
+IN_A_STEP = {"ae_sam": 1}
+
+
+class Rows:
+    """The least observer; counts the waits of the steps apart from those of the rows."""
+
+    def __init__(self, counter):
+        self.counter, self.rows = counter, []
+
+    def poll(self):
+        pass
+
+    def stopping(self):
+        return False
+
+    def row(self, row):
+        self.rows.append(row)
+
+    def boundary(self):
+        pass
+
+
+def backward(self, batch, weight, averaged=True):
+    outputs, loss = self.forward(batch, self.task)
+    for p in self.optimizer.parameters():
+        p.grad = torch.ones_like(p)
+    return detached(outputs), loss.detach()
+
+
+def trainer_on_cuda(name, *overrides):
+    config = compose_tiny(f"optimizer={name}", *AUGMENTED, *overrides)
+    with torch.device("cuda"):
+        model = build_model(config.model, 4, 3)
+    images = Images(torch.zeros(24, 3, 8, 8, dtype=torch.uint8), torch.zeros(24, dtype=torch.int64))
+    held_out = InMemoryEval(images, config.data, CUDA)
+    data = Data(InMemoryTrain(images, config.data, 0, CUDA), held_out, held_out, 4, 3, {})
+    cfg = config.optimizer
+    optimizer = build_optimizer(cfg, model, seed=0, total_steps=9)
+    ascent = AscentBatch(cfg.ascent_batch_size, cfg.ascent_share, bool(cfg.ascent_nested))
+    return Trainer(model, optimizer, data, config.train, epochs=3, seed=0, device=CUDA, ascent_batch=ascent)
+
+
+def waits_of(name, *overrides):
+    """Return the waits of the steps, and those at the ends of the epochs, of all epochs but the first."""
+    with fake_cuda(), Waits() as counter, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Passes, "backward", backward)
+        patch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # fake parameters cannot be replaced
+        trainer = trainer_on_cuda(name, *overrides)
+        observer, of_steps, of_ends = Rows(counter), [], []
+        trainer._observer = observer
+        make, boundary = trainer.stepper.make, trainer._boundary
+
+        def counted(found, call):
+            def run(*args, **keywords):
+                before = counter.found
+                result = call(*args, **keywords)
+                found.append({k: n - before.get(k, 0) for k, n in counter.found.items() if n != before.get(k, 0)})
+                return result
+
+            return run
+
+        trainer.stepper.make = counted(of_steps, make)
+        trainer._boundary = counted(of_ends, boundary)
+        patch.setattr(torch.cuda, "synchronize", lambda: counter.seen.update(["synchronised"]))
+        before_fit = counter.found
+        trainer.fit(observer)
+        everything = {k: n - before_fit.get(k, 0) for k, n in counter.found.items()}
+    ends = of_ends[2::3]  # three steps an epoch
+    assert everything.pop("synchronised") == 3  # before the evaluation of each epoch, for the time of its steps
+    inside = {key: sum(found.get(key, 0) for found in (*of_steps, *of_ends)) for key in everything}
+    assert everything == inside  # nothing waits between steps: in a batch, in an order
+    assert len(observer.rows) == 3
+    return of_steps[3:], ends[1:]
+
+
+@pytest.mark.parametrize("name", long_but(SHOWN, VARIANTS))
+def test_a_training_waits_as_often_as_documented(name):
+    steps, ends = waits_of(name)
+    assert steps == [waits(reads=IN_A_STEP.get(name, 0))] * 6
+    assert ends == [waits(copies=1)] * 2  # all numbers of a row in one transfer
