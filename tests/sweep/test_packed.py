@@ -217,7 +217,7 @@ class ScriptedPool:
 
     def __init__(self, jobs, slots, threads, gpus, *, hold):
         assert hold
-        self.running, self.sent, self.shares = {}, [], (slots, threads)
+        self.running, self.sent, self.shares, self.looks = {}, [], (slots, threads), 0
         self.jobs = jobs
 
     def start(self):
@@ -228,6 +228,8 @@ class ScriptedPool:
         return None
 
     def ended(self, seconds):
+        self.looks += 1
+        assert self.looks < 10_000, "the job waits for a run that does not leave"
         now = self.script.pop(0) if self.script else []
         if callable(now):
             now = now(self) or []
@@ -314,6 +316,15 @@ def test_a_refused_restart_is_the_reason_of_every_unfinished_run(work):
     _, outcome, _, states = work(usr2, [(0, 0), (1, LEFT)], [(2, LEFT)], handler=refuse)
     assert isinstance(outcome, RuntimeError)
     assert [states[name]["exception"] for name in "bc"] == ["RuntimeError: timed-out too many times"] * 2
+
+
+def test_a_request_for_a_restart_that_slurm_has_heard_is_none_that_failed(work):
+    def scontrol(signum, frame):
+        raise subprocess.CalledProcessError(-signal.SIGTERM, "scontrol requeue")
+
+    _, outcome, _, states = work(usr2, [(i, LEFT) for i in range(3)], handler=scontrol)
+    assert isinstance(outcome, SystemExit)
+    assert {s["status"] for s in states.values()} == {"running"}
 
 
 def test_runs_that_slurm_kills_with_the_job_have_not_failed(work):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from fsamlab.storage.reading import Damaged
 from fsamlab.sweep.packs import Pack
 from fsamlab.sweep.pool import Pool, failure, usable_cores, visible_gpus
 from fsamlab.terminal.errors import JobFailed
+from fsamlab.terminal.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class PackRunner:
                 work.restart(previous[signal.SIGUSR2])
         failed += work.unfinished
         if failed:
-            names = ", ".join(job.directory.name for job in failed)
+            names = ", ".join(name_of(job) for job in failed)
             raise JobFailed(f"{len(failed)} of {len(pack.jobs)} runs of this job did not finish: {names}")
 
     def checkpoint(self, pack: Pack) -> Any:
@@ -80,16 +82,21 @@ def jobs_to_start(pack: Pack) -> tuple[list[FrozenJob], list[FrozenJob]]:
         if not int(os.environ.get("SLURM_RESTART_COUNT", 0)) or "updated" not in status:
             todo.append(job)
         elif ours and status["status"] == "failed":
-            log.info("%s failed in an earlier start of this job, and is not run again", job.directory.name)
+            log.info("%s failed in an earlier start of this job, and is not run again", name_of(job))
             failed.append(job)
         elif ours and status["status"] == "finished":
-            log.info("%s has finished", job.directory.name)
+            log.info("%s has finished", name_of(job))
         elif not ours and status["updated"] > pack.submitted:
             where = f"job {status['slurm_job_id']}" if status.get("slurm_job_id") else "a process outside of SLURM"
-            log.info("%s has been taken over by %s", job.directory.name, where)
+            log.info("%s has been taken over by %s", name_of(job), where)
         else:
             todo.append(job)
     return todo, failed
+
+
+def name_of(job: FrozenJob) -> str:
+    """Return the name of a run, or `RUN/measurements` of a measurement."""
+    return job.directory.name if job.trains else f"{job.directory.parent.name}/{job.directory.name}"
 
 
 def threads_per_run(runs_per_job: int) -> int:
@@ -115,8 +122,8 @@ class _Work:
         self._failed: list[FrozenJob] = []
         self._killed: dict[int, tuple[float, str]] = {}  # number of a run -> when the run counts as failed, and why
         self._deadline: float | None = None
-        shares = f"{threads} thread{'s' * (threads > 1)} each" + (f", on GPU {' '.join(gpus)}" if gpus else "")
-        log.info("%d runs in this job, %s", len(jobs), shares)
+        where = f", on GPU {' '.join(gpus)}" if gpus else ""
+        log.info("%s in this job, %s each%s", counted(len(jobs), "run"), counted(threads, "thread"), where)
 
     def until_end(self) -> list[FrozenJob]:
         """Start all runs, and wait until each has ended or has had its time to leave; return the failed runs."""
@@ -140,7 +147,7 @@ class _Work:
             self._fail(index, why)
         late = [self.jobs[index] for index in self.pool.running]
         for job in late:
-            log.warning("%s has not left in time; it continues from its last checkpoint", job.directory.name)
+            log.warning("%s has not left in time; it continues from its last checkpoint", name_of(job))
         self.unfinished += late
         return self._failed
 
@@ -151,26 +158,29 @@ class _Work:
             SystemExit: the job will be started again.
             Exception: the job will not: it has reached its time limit too often, or SLURM refused.
         """
-        log.info("%d runs continue after the restart of the job", len(self.unfinished))
+        log.info("%s continue after the restart of the job", counted(len(self.unfinished), "run"))
         try:
             if not callable(handler):
                 raise RuntimeError("this process has no handler of submitit that starts the job again")
             handler(signal.SIGUSR2, None)
         except Exception as e:
+            if isinstance(e, subprocess.CalledProcessError) and e.returncode == -signal.SIGTERM:
+                # SLURM ends all processes of a job that it requeues, and scontrol is one of them: SLURM has heard.
+                sys.exit(-1)
             self._end_all(f"{type(e).__name__}: {e}")
             raise
 
     def _ended(self, index: int, exitcode: int) -> None:
         job, why = self.jobs[index], failure(exitcode)
         if why is None:
-            log.info("%s finished", job.directory.name)
+            log.info("%s finished", name_of(job))
         elif exitcode in ASKS_FOR_RESTART and not self.stopping:
-            log.info("%s has left after its checkpoint", job.directory.name)
+            log.info("%s has left after its checkpoint", name_of(job))
             self.unfinished.append(job)
             # The signal may have reached this run alone, but a job restarts as a whole.
             self._ask_to_leave(signal.SIGUSR2)
         elif self.stopping:
-            log.info("%s has stopped", job.directory.name)
+            log.info("%s has stopped", name_of(job))
             self.unfinished.append(job)
         elif exitcode < 0:
             self._killed[index] = (time.monotonic() + KILLED_SECONDS, f"{why} (out of memory?)")
@@ -181,7 +191,7 @@ class _Work:
 
     def _fail(self, index: int, why: str) -> None:
         job = self.jobs[index]
-        log.error("%s failed: %s", job.directory.name, why)
+        log.error("%s failed: %s", name_of(job), why)
         self._failed.append(job)
         by_slurm = self._ending and why.startswith("killed")  # as all that is left of a job that SLURM ends
         if job.trains and not by_slurm:
