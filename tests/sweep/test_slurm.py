@@ -98,7 +98,7 @@ def test_a_job_with_several_runs_is_preempted_after_one_of_them_was_killed(clust
     assert "1 of 3 runs of this job did not finish" in job_log
     done = fsamlab(cluster, "resubmit", tmp_path / "runs/sweep")
     assert done.returncode == 0, done.stderr
-    assert "1 runs submitted in 1 job" in done.stderr
+    assert "1 run submitted in 1 job" in done.stderr
     assert_as_undisturbed(cluster, tmp_path, words)
 
 
