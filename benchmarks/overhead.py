@@ -23,6 +23,8 @@ SHORT = ("-m", "+sweeps=quickstart", "seed=0", "train.epochs=3", "name=overhead"
 TRAINING = "forward and backward of the steps"
 PRODUCT = ("evaluation: forward", "diagnostics")
 FIRST = "first_step"
+WAITING = ("waiting", "start of a job's process", "python: other")  # nearly all of their wall time is idle
+SHOWN = 0.0005  # of the CPU time; kinds below are counted and not shown
 
 # module -> {function or Class.method: kind of work}; a name that ends with () is a generator
 WORK: dict[str, dict[str, str]] = {
@@ -287,32 +289,32 @@ def main() -> None:
 def show(wall: float, cpu: float, start: float, processes: list[dict], cores: int) -> None:
     """Print the table of all processes, and the one up to the first step."""
     total: dict[str, list[float]] = {}
-    other = 0.0
+    threads = 0.0
     for process in processes:
-        other += process["cpu"] - sum(v[1] for v in process["seconds"].values())
+        threads += process["cpu"] - sum(v[1] for v in process["seconds"].values())
         for kind, values in process["seconds"].items():
             entry = total.setdefault(kind, [0.0, 0.0, 0])
-            for i, value in enumerate(values):
+            waits = kind in WAITING
+            for i, value in enumerate((values[1] if waits else values[0], values[1], values[2])):
                 entry[i] += value
-    total.pop("waiting", None)
+    total["other threads"] = [0.0, threads, 0]
+    used, capacity = sum(v[1] for v in total.values()), wall * cores
     print(f"\n{wall:.2f} s wall on {cores} cores, {cpu:.2f} s CPU\n")
-    print("| work | wall s | % of wall x cores | CPU s | calls |\n| --- | --- | --- | --- | --- |")
-    capacity = wall * cores
-    for kind, (seconds, used, calls) in sorted(total.items(), key=lambda item: -item[1][0]):
-        print(f"| {kind} | {seconds:.2f} | {100 * seconds / capacity:.1f} | {used:.2f} | {int(calls)} |")
-    idle = capacity - sum(v[0] for v in total.values())
-    print(f"| idle cores | {idle:.2f} | {100 * idle / capacity:.1f} | | |")
-    print(f"| other threads | | | {other:.2f} | |")
-    steps = total[TRAINING][0]
-    product = sum(total.get(kind, [0.0])[0] for kind in PRODUCT)
-    print(f"\nneither forward nor backward of the steps: {100 * (1 - steps / capacity):.1f} % of wall x cores;")
-    print(f"without forward passes of the evaluation and diagnostics: {100 * (1 - (steps + product) / capacity):.1f} %")
-    used = sum(v[1] for v in total.values()) + other
-    print(f"of the CPU time: {100 * (1 - total[TRAINING][1] / used):.1f} %")
+    print("| work | CPU s | % of CPU | wall s | calls |\n| --- | --- | --- | --- | --- |")
+    for kind, (seconds, own, calls) in sorted(total.items(), key=lambda item: -item[1][1]):
+        if own >= SHOWN * used:
+            print(f"| {kind} | {own:.2f} | {100 * own / used:.1f} | {seconds:.2f} | {int(calls)} |")
+    print(f"| cores without work of this command | | | {capacity - sum(v[0] for v in total.values()):.2f} | |")
+    product = [sum(total.get(kind, [0.0, 0.0])[i] for kind in PRODUCT) for i in (0, 1)]
+    steps = total.get(TRAINING, [0.0, 0.0])
+    print("\n| neither forward nor backward of the steps | % of CPU | % of wall x cores |\n| --- | --- | --- |")
+    for what, less in (("all", [0.0, 0.0]), ("without the forward passes of evaluation and diagnostics", product)):
+        shares = 1 - (steps[1] + less[1]) / used, 1 - (steps[0] + less[0]) / capacity
+        print(f"| {what} | {100 * shares[0]:.1f} | {100 * shares[1]:.1f} |")
     first = min((p for p in processes if FIRST in p["marks"]), key=lambda p: p["marks"]["at"], default=None)
     if first is None:
         return
-    print(f"\nend of the first step: {first['marks']['at'] - start:.2f} s after the start of the command\n")
+    print(f"\nEnd of the first step: {first['marks']['at'] - start:.2f} s after the start of the command\n")
     print("| until then, in the process of that step | wall s | CPU s |\n| --- | --- | --- |")
     for kind, (seconds, used, _) in sorted(first["marks"][FIRST].items(), key=lambda item: -item[1][0]):
         if seconds > 0.004:
