@@ -67,3 +67,9 @@ def test_a_new_file_that_is_no_code_by_its_size_is_only_named(repository):
 def test_nothing_is_uncommitted_in_a_clean_tree_and_outside_a_repository(repository, tmp_path_factory):
     assert environment.uncommitted(repository) == ""
     assert environment.uncommitted(tmp_path_factory.mktemp("no")) == ""
+
+
+def test_another_number_of_ranks_may_change_the_last_bits():
+    before = {"num_threads": 1, "num_ranks": 2}
+    assert environment.decisive_differences(before, {**before, "num_ranks": 4}) == ["num_ranks: 2 -> 4"]
+    assert environment.decisive_differences({"num_threads": 1}, before) == []  # the file of an earlier version

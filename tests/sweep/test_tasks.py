@@ -21,7 +21,11 @@ from fsamlab.train.signals import Preempted
 
 
 def job(tmp_path, *words, task=TRAIN):
-    return FrozenJob(task, to_plain(compose_tiny("optimizer=sam", *words)), [], tmp_path / "run", {})
+    config = to_plain(compose_tiny("optimizer=sam"))
+    for key, value in (word.split("=") for word in words):  # faster than to compose each configuration
+        group, name = key.split(".")
+        config[group][name] = int(value) if value.isdigit() else value
+    return FrozenJob(task, config, [], tmp_path / "run", {})
 
 
 @pytest.mark.parametrize(

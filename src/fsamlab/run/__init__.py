@@ -273,7 +273,7 @@ def _train(
     trainer, facts = build(config, device, start_weights=state is None, ranks=ranks)
     seen = inputs.look(config, facts, memory, pretrained_file(config.model))
     inputs.check_start_weights(config, weights, seen)
-    resume(trainer, record, state, environment(PROJECT_ROOT, device), submitted, seen)
+    resume(trainer, record, state, environment(PROJECT_ROOT, device, ranks.size), submitted, seen)
     tracker = build_tracker(
         config.tracker,
         **wandb_arguments(to_plain(config), run_id(config)),

@@ -23,6 +23,7 @@ DECISIVE = (
     "cpu",
     "device_name",
     "num_threads",
+    "num_ranks",
     "libraries",
 )
 
@@ -111,12 +112,13 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def environment(project_root: Path, device: Any) -> dict[str, Any]:
+def environment(project_root: Path, device: Any, num_ranks: int = 1) -> dict[str, Any]:
     """Return the content of env.json.
 
     Args:
         project_root: the directory with src/.
         device: the torch device of the training.
+        num_ranks: how many processes train the run together.
     """
     import torch
 
@@ -137,6 +139,7 @@ def environment(project_root: Path, device: Any) -> dict[str, Any]:
         "cpu": cpu_name(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "num_ranks": num_ranks,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "slurm_job_id": slurm_job_id(),
