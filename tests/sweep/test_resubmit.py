@@ -352,7 +352,7 @@ def test_a_later_array_that_is_refused_loses_nothing(tmp_path, monkeypatch, capl
     monkeypatch.setattr(slurm, "local_cluster", lambda: "here")
     caplog.set_level("INFO", "fsamlab")
     ended = []
-    refusal = "4 jobs were submitted and continue, the other 1 were refused: sbatch: error: QOSMaxSubmitJobPerUserLimit"
+    refusal = "4 runs were submitted and continue, the other 1 were refused: sbatch: error: QOSMaxSubmitJobPerUserLimit"
     with sweep_lock(tmp_path) as lock:
         choice = choose(tmp_path, plans, force=False)
         with pytest.raises(SweepFailed, match=refusal):
