@@ -67,6 +67,14 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
     return here
 
 
+def quiet_torch() -> None:
+    """Have torch print errors alone, unless the user has chosen a level; has an effect before torch is imported.
+
+    DistributedDataParallel notes in each process that it looks for unused parameters and found none.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 class RankLost(RuntimeError):
     """Another rank of the run has failed, has died or does not answer; the training cannot go on."""
 

@@ -274,7 +274,7 @@ def test_a_share_of_each_batch_is_its_ascent_batch(drop_last):
     for batch in trainer.data.train.batches(0):
         found.clear()
         trainer._step(batch)
-        (descent,), (ascent,) = found
+        ((_, descent),), ((_, ascent),) = found
         assert torch.equal(descent.indices, batch.indices)
         assert torch.equal(ascent.indices, batch.indices[: max(1, round(len(batch) / 4))])
         assert torch.equal(ascent.inputs, batch.inputs[: len(ascent)])
@@ -288,7 +288,7 @@ def test_an_ascent_batch_is_one_part_where_no_gradients_are_accumulated(monkeypa
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
     batch = next(trainer.data.train.batches(0))
     trainer.passes.ascent_closure(batch, batch, 0)
-    assert [len(piece) for piece in made[0]] == [50]
+    assert [len(part) for _, part in made[0]] == [50]
 
 
 @pytest.mark.parametrize(("share", "parts"), [(0.25, 1), (0.5, 2), (1.0, 4), (2.0, 8)])
@@ -300,7 +300,7 @@ def test_no_part_of_an_ascent_batch_is_larger_than_a_micro_batch(share, parts, m
     made = []
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
     trainer.passes.ascent_closure(batch, batch, 0)
-    assert [len(piece) for piece in made[0]] == [8] * parts
+    assert [len(part) for _, part in made[0]] == [8] * parts
 
 
 def test_one_perturbation_per_micro_batch_is_another_algorithm():

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from fsamlab.config import ConfigError, typed
 from fsamlab.config.compose import check_words, register
 from fsamlab.config.project import check_project, name_to_jobs
-from fsamlab.ranks import place
+from fsamlab.ranks import place, quiet_torch
 from fsamlab.rundir.reading import is_finished
 from fsamlab.storage.writing import check_writable
 from fsamlab.terminal import output
@@ -68,8 +68,7 @@ def as_a_rank() -> None:
             "sweep with hydra/launcher=slurm hydra.launcher.gpus_per_node=N"
         )
         raise ConfigError("--multirun", True, allowed)
-    # Before torch is imported: DistributedDataParallel notes that it looks for unused parameters and found none.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_torch()
     if here.rank > 0:
         sys.argv.append("hydra/job_logging=other_rank")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.config import ConfigError
-from fsamlab.data.interface import Batch
+from fsamlab.data.interface import Batch, BatchOfRank
 from fsamlab.data.transfer import to_device
 
 
@@ -46,6 +46,12 @@ class Among:
     def size(self, own: int) -> int:
         """Return the number of samples of the batch, of which `own` are here."""
         return own if self.whole is None else self.whole
+
+    def marked(self, batch: Batch) -> Batch:
+        """Return the rank's samples as a part of their batch."""
+        if self.whole is None:
+            return batch
+        return BatchOfRank(batch.inputs, batch.targets, batch.indices, self.whole)
 
     def of(self, values: Tensor) -> Tensor:
         """Return the values of the rank's samples, out of the values of the batch."""
@@ -101,7 +107,7 @@ class Cut:
         if self.size == self.parts == 1:
             return [(Piece(0, len(batch), len(batch)), batch)]
         pieces = self.pieces(batch.size)
-        if batch.whole is None:
+        if not isinstance(batch, BatchOfRank):
             return [(piece, batch.between(piece.start, piece.stop)) for piece in pieces]
         found, start = [], 0
         for piece in pieces:

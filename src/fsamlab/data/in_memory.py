@@ -122,7 +122,7 @@ class InMemoryTrain:
         gen = generator(self._seed, *stream)
         to = self._normalisation
         images = augment(self._pixels[indices], to.mean, to.std, self._cfg.augment, gen, self._rand_augment, among)
-        return Batch(images, self._labels[indices], indices, among.whole)
+        return among.marked(Batch(images, self._labels[indices], indices))
 
 
 class InMemoryEval:
@@ -136,7 +136,13 @@ class InMemoryEval:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
-        for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size):
+        return self.every(1)
+
+    def every(self, step: int, start: int = 0) -> Iterator[Batch]:
+        """Yield batches number `start`, `start + step`, ..."""
+        for indices in torch.arange(self.num_samples, device=self._device).split(self._cfg.eval_batch_size)[
+            start::step
+        ]:
             yield self._batch(indices)
 
     def _batch(self, indices: Tensor) -> Batch:

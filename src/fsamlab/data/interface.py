@@ -22,17 +22,14 @@ class Batch(Samples):
         targets: int64 (batch,) labels, which carry the label noise in training; float32 (batch, values) of a
             regression.
         indices: int64 (batch,); positions in the training (or evaluation) set.
-        whole: the number of samples on all ranks, where these samples are what a rank computes of a batch of the whole
-            run; else None.
     """
 
     indices: Tensor
-    whole: int | None = None
 
     @property
     def size(self) -> int:
-        """Return the number of samples of the batch of the whole run."""
-        return len(self) if self.whole is None else self.whole
+        """Return the number of samples of the batch on all ranks."""
+        return len(self)
 
     @property
     def images(self) -> Tensor:
@@ -51,6 +48,18 @@ class Batch(Samples):
     def between(self, start: int, stop: int) -> Batch:
         """Return the samples at the positions from `start` to `stop`; views, not copies."""
         return Batch(self.inputs[start:stop], self.targets[start:stop], self.indices[start:stop])
+
+
+@dataclass(frozen=True)
+class BatchOfRank(Batch):
+    """What one rank computes of a batch of `whole` samples."""
+
+    whole: int
+
+    @property
+    def size(self) -> int:
+        """Return the number of samples of the batch on all ranks."""
+        return self.whole
 
 
 def concatenate(batches: list[Batch]) -> Batch:
@@ -112,7 +121,11 @@ class TrainSource(Protocol):
 
 
 class EvalSource(Protocol):
-    """A validation or test set."""
+    """A validation or test set.
+
+    A set may have a method `every(step, start)`, which yields batches number `start`, `start + step`, ...: each of
+    several ranks then makes its own batches alone.
+    """
 
     num_samples: int
 

@@ -7,7 +7,6 @@ that draws it, on the number of workers, or on the batch at which a run resumed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from torchvision.transforms import v2
 
 from fsamlab.config import ConfigError, DataConfig, ImageFolderConfig
 from fsamlab.config.data import WITH_LABEL_FILES
-from fsamlab.data.cut import EVERYTHING, Cut
+from fsamlab.data.cut import EVERYTHING, Among, Cut
 from fsamlab.data.image_files import VisibleImages, open_folder
 from fsamlab.data.interface import Batch, Data, concatenate
 from fsamlab.data.label_noise import add_label_noise
@@ -83,16 +82,16 @@ class _Loader:
 
     def load_parts(self, batches: Iterable[Tensor], cut: Cut, *stream: int) -> Iterator[Batch]:
         """Load what this rank computes of each batch of samples."""
-        sizes: list[int] = []  # of the batches that the loader has asked for
+        places: list[Among] = []  # of the batches that the loader has asked for
 
         def keys() -> Iterator[list[Key]]:
             for indices in batches:
-                sizes.append(len(indices))
-                yield _keys(cut.taken(indices)[0], *stream)
+                own, among = cut.taken(indices)
+                places.append(among)
+                yield _keys(own, *stream)
 
         for batch in self.load(keys()):
-            whole = sizes.pop(0)
-            yield batch if cut.size == 1 else replace(batch, whole=whole)
+            yield places.pop(0).marked(batch)
 
     def load(self, batches_of_keys: Iterable[list[Key]]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -138,7 +137,7 @@ class StreamedTrain:
         """Return the ascent batch of a global step; with `nested_in` the two batches share samples."""
         if nested_in is None:
             own, among = cut.taken(draw_other(self.num_samples, size, self._seed, step))
-            return replace(self._draw(own, step), whole=among.whole)
+            return among.marked(self._draw(own, step))
         if size <= len(nested_in):
             return nested_in.first(size)
         more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
@@ -171,7 +170,11 @@ class StreamedEval:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the set once, in order, in chunks of `data.eval_batch_size`."""
-        chunks = torch.arange(self.num_samples).split(self._cfg.eval_batch_size)
+        return self.every(1)
+
+    def every(self, step: int, start: int = 0) -> Iterator[Batch]:
+        """Yield batches number `start`, `start + step`, ...; no other image is decoded."""
+        chunks = torch.arange(self.num_samples).split(self._cfg.eval_batch_size)[start::step]
         return self._loader.load(_keys(chunk) for chunk in chunks)
 
 

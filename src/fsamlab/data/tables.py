@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -75,7 +75,7 @@ class TableTrain(InMemoryTrain):
 
     def _batch(self, indices: Tensor, *stream: int, cut: Cut = EVERYTHING) -> Batch:
         indices, among = cut.taken(to_device(indices, self._device))
-        return replace(self._rows.batch(indices), whole=among.whole)
+        return among.marked(self._rows.batch(indices))
 
 
 class TableEval(InMemoryEval):

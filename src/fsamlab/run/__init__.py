@@ -24,9 +24,9 @@ from fsamlab.data import Data, build_data, mixing_of
 from fsamlab.diagnostics import Diagnostics
 from fsamlab.models import build_model, make_checkpointable, pretrained_file
 from fsamlab.optim import build_optimizer
-from fsamlab.ranks import Ranks, place
+from fsamlab.ranks import RankLost, Ranks, place
 from fsamlab.run.bookkeeper import Bookkeeper
-from fsamlab.run.follow import COMMON, AtRankZero, Leader, Start, follow, joined
+from fsamlab.run.follow import COMMON, Leader, Start, follow, joined
 from fsamlab.run.resume import resume
 from fsamlab.rundir import checkpoint, inputs
 from fsamlab.rundir.environment import environment, slurm_job_id
@@ -72,8 +72,8 @@ def run_composed(cfg: Any) -> None:
         with joined(config.train, choose_device) as ranks:
             run(config, directory, list(hydra.overrides.task), ranks=ranks)
     except Exception as e:
-        if place().rank > 0 and isinstance(e, (*COMMON, AtRankZero)):
-            sys.exit(1)  # rank 0 reports it
+        if place().rank > 0 and type(e) is not RankLost and errors.one_line(e) is not None:
+            sys.exit(1)  # rank 0 ends in the same way, or quotes the reason
         if is_new and place().rank == 0 and isinstance(e, ConfigError) and hydra.mode is RunMode.RUN:
             discard_untrained(directory)
         failure: Exception = e

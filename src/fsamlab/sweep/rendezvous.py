@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from fsamlab.ranks import quiet_torch
+
 # Below the ports that Linux gives to outgoing connections (32768 to 60999), which any program may have at any moment.
 FIRST_PORT, NUM_PORTS = 20000, 12768
 PORTS_APART = 4099  # between two starts of a job; larger than the number of jobs that one node has at the same time
@@ -44,6 +46,7 @@ def join_tasks() -> None:
     if place.local_world_size == place.world_size:
         place.master_addr = "127.0.0.1"
     # Each task keeps all GPUs that SLURM gave to the job on this node; LOCAL_RANK says which of them the task uses.
+    quiet_torch()
     place.export(set_cuda_visible_devices=False, overwrite=True)
     try:
         socket.getaddrinfo(place.master_addr, place.master_port)

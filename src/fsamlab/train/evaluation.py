@@ -48,7 +48,7 @@ def evaluated(
     task = passes.task.evaluating()
     loss = torch.zeros((), dtype=torch.float64, device=passes.device)
     sums: dict[str, Tensor] = {}
-    for batch in passes.parallel.shared(source.batches(), poll):
+    for batch in passes.parallel.shared(source, poll):
         outputs, mean = passes.forward(batch, task, model)
         loss += mean.double() * len(batch)
         for key, value in task.metrics(outputs, batch).items():

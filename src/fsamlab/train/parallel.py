@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fsamlab.config import ConfigError, TrainConfig
+from fsamlab.data import Batch, EvalSource
 from fsamlab.data.cut import Cut
 from fsamlab.optim import SharpnessAware
 from fsamlab.optim.wrapper import KEY
@@ -116,15 +117,16 @@ class Parallel:
             item = coming
         yield item, True
 
-    def shared(self, batches: Iterable[T], poll: Callable[[], None]) -> Iterator[T]:
+    def shared(self, source: EvalSource, poll: Callable[[], None]) -> Iterator[Batch]:
         """Yield every n-th batch of an evaluation, for n ranks; poll as often, and at the same points, on each rank."""
         size = self.ranks.size
         if size == 1:
-            for batch in batches:
+            for batch in source.batches():
                 poll()
                 yield batch
             return
-        own = islice(batches, self.ranks.rank, None, size)
+        rank, every = self.ranks.rank, getattr(source, "every", None)
+        own = islice(source.batches(), rank, None, size) if every is None else every(size, rank)
         while True:
             mine = next(own, None)
             if not self.ranks.any(mine is not None):
