@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from support.marks import long_but
-from support.runs import VARIANTS, Rows, build_trainer, compose_tiny
+from support.runs import VARIANTS, Rows, compose_tiny
+from support.trainers import step, trainer_of, weights
 
 from fsamlab.checks import ConfigError
 from fsamlab.train.precision import Precision, check_device
 
-SMALL = ("data.num_samples=64", "data.val_size=16", "data.test_size=16", "data.batch_size=16")
 FULL_GRADIENT = "full_gradient"  # computed again after a step that was left out
 PARTS = {"joint": (2, "joint"), "per_micro_batch": (2, "per_micro_batch")}
 
@@ -41,15 +41,8 @@ class Backwards:
         return self.scaled(Overflowing.apply(loss) if self.count - 1 == self.overflow_in else loss)
 
 
-def made(variant, *overrides, precision="fp16"):
-    trainer = build_trainer(compose_tiny(f"optimizer={variant}", f"train.precision={precision}", *SMALL, *overrides))
-    trainer._observer = Rows()
-    return trainer
-
-
-def step(trainer, k):
-    batch = next(iter(trainer.data.train.batches(0, start=k % trainer.steps_per_epoch)))
-    return trainer.stepper.make(batch, k)[0]
+def made(variant, *overrides, precision="fp16", **settings):
+    return trainer_of(variant, *overrides, precision=precision, **settings)
 
 
 def state(trainer):
@@ -74,7 +67,7 @@ def assert_equal(a, b, where=""):
         assert a == b, where
 
 
-CELLS = [(name, "whole") for name in VARIANTS] + [(name, "joint") for name in VARIANTS]
+CELLS = [(name, "whole") for name in VARIANTS] + [(name, "joint") for name in ("sgd", "fsam", "sam_full", "esam")]
 MICRO = [n for n in VARIANTS if compose_tiny(f"optimizer={n}").optimizer.chosen().per_micro_batch]
 CELLS += [(name, "per_micro_batch") for name in MICRO]
 SHOWN = [("fsam", "whole"), ("sam_db", "whole"), ("fsam", "per_micro_batch")]
@@ -84,7 +77,7 @@ SHOWN = [("fsam", "whole"), ("sam_db", "whole"), ("fsam", "per_micro_batch")]
 def test_an_overflow_in_any_backward_pass_leaves_the_step_out(variant, parts):
     """Weights, EMA, momentum and counters are those before the step, whichever pass overflows; the scale goes down."""
     number, mode = PARTS.get(parts, (1, "joint"))
-    trainer = made(variant, f"train.accumulate_steps={number}", f"train.accumulate_mode={mode}")
+    trainer = made(variant, accumulate_steps=number, accumulate_mode=mode)
     passes, scaler = Backwards(trainer), trainer.passes.precision.scaler
     for k in range(2):
         step(trainer, k)
@@ -126,22 +119,18 @@ def smooth(trainer):
     return trainer
 
 
-def flat(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-
-
 @pytest.mark.parametrize("variant", long_but(["fsam"], VARIANTS))
 def test_twenty_steps_stay_near_fp32(variant):
     lr = "optimizer.lr=0.001" if variant == "adamw" else "optimizer.lr=0.01"
     ends = {}
     for precision in ("fp32", "fp16", "bf16"):
         trainer = smooth(made(variant, lr, precision=precision))
-        start = flat(trainer)
+        start = weights(trainer)
         for k in range(20):
             step(trainer, k)
         assert trainer.optimizer.num_nonfinite == 0
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-        ends[precision] = flat(trainer)
+        ends[precision] = weights(trainer)
     way = (ends["fp32"] - start).norm()
     for precision, near in LESS_NEAR.get(variant, NEAR).items():
         distance = float((ends[precision] - ends["fp32"]).norm() / way)
@@ -185,20 +174,17 @@ def rescaled(trainer, scale=2.0**22):
     return trainer
 
 
-LONGER = ("data.num_samples=112",)  # two epochs of five steps
-
-
 def numbers(row):
     return {k: v for k, v in row.items() if not k.startswith("time")}
 
 
 def test_a_resumed_run_goes_on_with_the_scale():
-    plain = rescaled(made("fsam", *LONGER))
+    plain = rescaled(made("fsam"))
     whole = Rows()
     plain.fit(whole)
-    found = stopped_at(5, rescaled(made("fsam", *LONGER)))
+    found = stopped_at(5, rescaled(made("fsam")))
     assert found["scaler"]["scale"] < 2.0**22
-    resumed, rest = made("fsam", *LONGER), Rows()
+    resumed, rest = made("fsam"), Rows()
     resumed.load_state_dict(found)
     resumed.fit(rest)
     assert_equal(resumed.model.state_dict(), plain.model.state_dict())
@@ -228,7 +214,6 @@ def test_measurements_see_the_gradients_of_float32():
         "diagnostics.max_products=20",
         "diagnostics.num_batches=2",
     )
-    overrides = (*overrides, *LONGER)
     trainer, twin = made("fsam", *overrides), made("fsam", *overrides, precision="fp32")
     trainer.fit(Rows())
     state = trainer.state_dict()
