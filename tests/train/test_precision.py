@@ -206,6 +206,7 @@ def test_an_overflow_is_no_divergence(variant):
     assert rows.rows[-1]["perturbation/skipped_share"] > 0
 
 
+@pytest.mark.long
 def test_measurements_see_the_gradients_of_float32():
     """The EMA and the objective of an fp16 training are unscaled, and nothing is measured in float16."""
     overrides = (
