@@ -31,16 +31,26 @@ HELD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK
 @contextlib.contextmanager
 def scratch(runs_dir: Path) -> Iterator[Path]:
     """Yield a new directory inside `runs_dir`; afterwards the directory is gone, and parents that it needed too."""
-    made = [place for place in (runs_dir, *runs_dir.parents) if not place.exists()]
+    made = missing(runs_dir)
     place = runs_dir / f".doctor.{os.getpid()}.{secrets.token_hex(3)}"
     try:
         place.mkdir(parents=True)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # a run has begun there meanwhile
-                parent.rmdir()
+        remove(made)
+
+
+def missing(directory: Path) -> list[Path]:
+    """Return a directory and its parents as far as they do not exist, the innermost first."""
+    return [place for place in (directory, *directory.parents) if not place.exists()]
+
+
+def remove(directories: list[Path]) -> None:
+    """Remove directories that were made, where they are empty; a run may have begun there meanwhile."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def files(runs_dir: str) -> Iterator[Item]:

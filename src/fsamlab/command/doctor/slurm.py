@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fsamlab.command.doctor.files import missing, remove
 from fsamlab.command.doctor.items import FAILED, NOTE, WORKS, Item, parse
 from fsamlab.command.doctor.processes import Processes
 
@@ -75,6 +76,7 @@ def submit(processes: Processes, settings: dict[str, object], runs_dir: Path) ->
     if shutil.which("sbatch") is None:
         yield Item("SLURM job", "no sbatch in PATH", FAILED, NOT_HERE)
         return
+    made = missing(runs_dir)
     runs_dir.mkdir(parents=True, exist_ok=True)
     out = runs_dir / f".doctor-job-{time.time_ns()}.txt"
     setup = settings.get("setup")
@@ -85,6 +87,7 @@ def submit(processes: Processes, settings: dict[str, object], runs_dir: Path) ->
     words = ["--parsable", "--job-name=fsamlab-doctor", "--time=1", "--ntasks=1", f"--output={out}", *flags]
     answer = processes.ask(["sbatch", *words, f"--wrap={'; '.join([*lines, 'echo ended on $(hostname)'])}"])
     if answer.problem is not None:
+        remove(made)
         yield Item("SLURM job", answer.problem, FAILED, "conf/local/slurm.yaml holds partition, account and the like")
         return
     job = answer.out.strip().partition(";")[0]
@@ -96,6 +99,7 @@ def submit(processes: Processes, settings: dict[str, object], runs_dir: Path) ->
         yield Item("SLURM job", f"{job}: {said} after {WAIT_SECONDS:g} s", NOTE, advice)
         return
     out.unlink(missing_ok=True)
+    remove(made)
     node = text.rpartition("ended on")[2].strip()
     items = parse(text)
     if not items:
