@@ -1,4 +1,4 @@
-"""Two processes train one model: F-SAM in DistributedDataParallel gives the weights of one process."""
+"""Two processes train one model, in a loop of one's own and in a run: they give the weights of one process."""
 
 import datetime
 import sys
@@ -11,6 +11,9 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from support.devices import device_named
 from support.processes import FileFunction
+from support.ranked import SMALL, far, on_ranks
+from support.ranked import trained as run_trained
+from support.runs import compose_tiny
 from torch import nn
 
 from fsamlab.optim import FSAM, SAM
@@ -88,3 +91,30 @@ def test_two_ranks_train_as_one_process(where, tmp_path):
         for a, b, c in zip(*(rank[make.__name__] for rank in ranks), expected, strict=True):
             assert torch.equal(a, b)
             assert float((a - c).abs().max()) < CLOSE
+
+
+RUNS = {  # a GPU and the CPU round sums of a batch in another order; one rank's half batch makes yet another order
+    "fsam": ("optimizer=fsam", "train.sync_batchnorm=true"),
+    "sam_db": ("optimizer=sam_db", "train.sync_batchnorm=true"),
+    "sam_full": ("optimizer=sam_full", "train.sync_batchnorm=true"),
+}
+RUN_CLOSE = 1e-9
+
+
+def runs_on_ranks(ranks, configs):
+    return {name: {k: v.cpu() for k, v in run_trained(config, ranks)[0].items()} for name, config in configs.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [pytest.param("cuda", list(RUNS), marks=pytest.mark.gpu), pytest.param("cpu", ["fsam"], marks=pytest.mark.long)],
+)
+def test_two_ranks_make_the_run_of_one_process(kind, names, tmp_path):
+    """With nccl each rank has a GPU of its own."""
+    device_named("cuda:1" if kind == "cuda" else kind)
+    configs = {name: compose_tiny(*SMALL, *RUNS[name]) for name in names}
+    ranks = on_ranks(SIZE, __file__, "runs_on_ranks", configs, tmp_path, kind)
+    for name in names:
+        alone = compose_tiny(*SMALL, RUNS[name][0])
+        expected = {k: v.cpu() for k, v in run_trained(alone, device=kind)[0].items()}
+        assert max(far(rank[name], expected) for rank in ranks) < RUN_CLOSE

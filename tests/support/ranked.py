@@ -1,4 +1,4 @@
-"""Trainings by several processes with gloo on the CPU, and the same training by one process, in float64."""
+"""Trainings by several processes, and the same training by one process, in float64; on the CPU unless said."""
 
 from __future__ import annotations
 
@@ -50,10 +50,12 @@ def in_float64() -> Iterator[None]:
         yield
 
 
-def trained(config: Config, ranks: Ranks | None = None, state: Any = None) -> tuple[dict[str, Any], Rows]:
-    """Return weights and rows of a training, from the start or from a state."""
+def trained(
+    config: Config, ranks: Ranks | None = None, state: Any = None, device: str = "cpu"
+) -> tuple[dict[str, Any], Rows]:
+    """Return weights and rows of a training, from the start or from a state; on the device of the ranks, if any."""
     with in_float64():
-        trainer = run.build(config, torch.device("cpu"), ranks=ranks)[0]
+        trainer = run.build(config, torch.device(device) if ranks is None else ranks.device, ranks=ranks)[0]
         if state is not None:
             trainer.load_state_dict(state)
         observer = Kept(trainer)
@@ -85,13 +87,13 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def rank_main(rank: int, size: int, port: int, file: str, name: str, folder: str) -> None:
+def rank_main(rank: int, size: int, port: int, file: str, name: str, folder: str, device: str) -> None:
     """Run function `name` of `file` as one rank, and keep its result; an exception leaves its traceback."""
     work = torch.load(Path(folder) / "work.pt", weights_only=False)
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with Ranks.from_environment(torch.device("cpu"), 1.0) as ranks:
+    with Ranks.from_environment(torch.device(device), 1.0) as ranks:
         try:
             found = FileFunction(file, name)(ranks, work)
         except Exception:
@@ -100,11 +102,11 @@ def rank_main(rank: int, size: int, port: int, file: str, name: str, folder: str
         torch.save(found, Path(folder) / f"{rank}.pt")
 
 
-def on_ranks(size: int, file: str, name: str, work: Any, folder: Path) -> list[Any]:
+def on_ranks(size: int, file: str, name: str, work: Any, folder: Path, device: str = "cpu") -> list[Any]:
     """Run function `name` of the test module `file`, with (ranks, work), in `size` processes; return all results."""
     folder.mkdir(exist_ok=True)
     torch.save(work, folder / "work.pt")
-    mp.spawn(rank_main, args=(size, free_port(), file, name, str(folder)), nprocs=size)
+    mp.spawn(rank_main, args=(size, free_port(), file, name, str(folder), device), nprocs=size)
     found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
     for one in found:
         assert not isinstance(one, str), one
