@@ -10,6 +10,7 @@ from support.runs import VARIANTS, compose_tiny
 from support.steps import batch
 from torch import nn
 
+from fsamlab.axes.reference import Ema
 from fsamlab.optim import FSAM, SAM, SampleClosure, SharpnessAware, build_optimizer
 
 PERTURBING = [name for name in VARIANTS if name not in ("sgd", "sgd_2x", "adamw")]
@@ -241,3 +242,45 @@ def test_a_base_from_elsewhere_is_left_out_by_the_host(monkeypatch):
     host, masked = pair(lambda model: SAM(Counts(model.parameters(), lr=0.1), 0.1, model=model))
     assert compare(host, masked, 1) == 3
     assert masked.optimizer.base.calls == host.optimizer.base.calls == STEPS - 3
+
+
+def test_the_second_pass_of_a_step_that_is_not_finite_runs_at_w(monkeypatch):
+    """Batch norms, and all else that a pass writes, must not see weights that are not finite."""
+    unread(monkeypatch)
+    _, masked = pair(lambda model: SAM(torch.optim.SGD(model.parameters(), lr=0.1), 0.1, model=model))
+    before, seen = copy.deepcopy(masked.model.state_dict()), []
+    closure = masked.closure(0)
+
+    def watched():
+        seen.append(copy.deepcopy(masked.model.state_dict()))
+        return closure()
+
+    masked.bad = 0
+    masked.optimizer.step(watched)
+    assert len(seen) == 2
+    assert equal(seen[1], before)
+
+
+def test_a_choice_that_counts_in_place_is_refused(monkeypatch):
+    """Parameters share the tensor that stands for a number."""
+    unread(monkeypatch)
+
+    class CountsInPlace(Ema):
+        name = "counts_in_place"
+        state_keys = ("ema", "ema_steps", "count")
+
+        def update(self, part, state, ops):
+            super().update(part, state, ops)
+            for p in part.params:
+                state[p].setdefault("count", 0)
+                state[p]["count"] += 1
+
+    model = network()
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = SharpnessAware(base, component="subtract", reference=CountsInPlace, model=model)
+    optimizer.masks_on_cpu = True
+    b = Batches(model, optimizer)
+    b.step(0)
+    b.step(1)
+    with pytest.raises(RuntimeError, match=r"writes in place to the number count .* \+ 1, not \+="):
+        b.step(2)

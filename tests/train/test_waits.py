@@ -3,9 +3,11 @@
 There is no backward pass on fake tensors: gradients are put in by hand. Everything else is the trainer's own.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from support.fake_cuda import Waits, fake_cuda, waits
+from support.fake_cuda import Waits, fake_cuda, scaler_on_cuda, waits
 from support.marks import long_but
 from support.runs import VARIANTS, compose_tiny
 
@@ -15,6 +17,7 @@ from fsamlab.models import build_model
 from fsamlab.optim import build_optimizer
 from fsamlab.task import detached
 from fsamlab.train.closures import AscentBatch, Passes
+from fsamlab.train.precision import Precision
 from fsamlab.train.trainer import Trainer
 
 CUDA = torch.device("cuda")
@@ -57,7 +60,9 @@ def trainer_on_cuda(name, *overrides):
     held_out = InMemoryEval(images, config.data, CUDA)
     data = Data(InMemoryTrain(images, config.data, 0, CUDA), held_out, held_out, 4, 3, {})
     cfg = config.optimizer
-    optimizer = build_optimizer(cfg, model, seed=0, total_steps=9)
+    scaler = scaler_on_cuda() if config.train.precision == "fp16" else None
+    clip = config.train.max_grad_norm
+    optimizer = build_optimizer(cfg, model, seed=0, max_grad_norm=clip, total_steps=9, grad_scaler=scaler)
     ascent = AscentBatch(cfg.ascent_batch_size, cfg.ascent_share, bool(cfg.ascent_nested))
     return Trainer(model, optimizer, data, config.train, epochs=3, seed=0, device=CUDA, ascent_batch=ascent)
 
@@ -66,6 +71,7 @@ def waits_of(name, *overrides):
     """Return the waits of the steps, and those at the ends of the epochs, of all epochs but the first."""
     with fake_cuda(), Waits() as counter, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Passes, "backward", backward)
+        patch.setattr(Precision, "autocast", lambda self: nullcontext())  # autocast wants a real GPU
         patch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # fake parameters cannot be replaced
         trainer = trainer_on_cuda(name, *overrides)
         observer, of_steps, of_ends = Rows(counter), [], []
@@ -97,6 +103,22 @@ def waits_of(name, *overrides):
 
 @pytest.mark.parametrize("name", long_but(SHOWN, VARIANTS))
 def test_a_training_waits_as_often_as_documented(name):
-    steps, ends = waits_of(name)
+    steps, ends = waits_of(name, *(["optimizer.ascent_batch_size=12"] if name == "sam_batch" else []))
     assert steps == [waits(reads=IN_A_STEP.get(name, 0))] * 6
     assert ends == [waits(copies=1)] * 2  # all numbers of a row in one transfer
+
+
+SETTINGS = {
+    "fp16": ["train.precision=fp16"],
+    "accumulated": ["train.accumulate_steps=2"],
+    "per micro-batch": ["train.accumulate_steps=2", "train.accumulate_mode=per_micro_batch"],
+    "clipped": ["train.max_grad_norm=1.0"],
+    "mixed": ["data.augment.mixup=0.2"],
+}
+
+
+@pytest.mark.parametrize("setting", long_but(["fp16", "per micro-batch"], SETTINGS))
+def test_no_setting_makes_a_step_wait(setting):
+    steps, ends = waits_of("fsam", *SETTINGS[setting])
+    assert steps == [{}] * 6
+    assert ends == [waits(copies=1)] * 2

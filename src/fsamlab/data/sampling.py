@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fsamlab.config import ConfigError, DataConfig
+from fsamlab.data.transfer import to_device
 from fsamlab.seeding import Stream, derive_seed
 
 
@@ -28,7 +29,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor | None = None) -> Tensor:
-    """Draw `size` positions (int64, on the CPU) without replacement, outside of `taken`.
+    """Draw `size` positions (int64) without replacement, outside of `taken`; on the device of `taken`, else on the CPU.
 
     Raises:
         ConfigError: the training set has too few samples.
@@ -41,9 +42,16 @@ def draw_other(num_samples: int, size: int, seed: int, step: int, taken: Tensor 
     # The start of one permutation: for one (seed, step) a smaller draw is a part of a larger draw, so a sweep over the
     # size of the ascent batch varies nothing else.
     order = torch.randperm(num_samples, generator=generator(seed, Stream.OTHER_BATCH, step))
-    if taken is not None:
-        order = order[~torch.isin(order, taken.cpu())]
-    return order[:size]
+    return order[:size] if taken is None else taken_last(to_device(order, taken.device), taken)[:size]
+
+
+def taken_last(order: Tensor, taken: Tensor) -> Tensor:
+    """Return the permutation `order` with the positions in `taken` at the end; both on one device.
+
+    The host need not know how many positions are left, so it does not wait for the device.
+    """
+    is_taken = torch.zeros(len(order), dtype=torch.bool, device=order.device).index_fill_(0, taken, True)
+    return order[is_taken[order].argsort(stable=True)]
 
 
 def even_chunks(num_samples: int, at_most: int) -> Iterator[Tensor]:

@@ -140,7 +140,7 @@ class StreamedTrain:
             return among.marked(self._draw(own, step))
         if size <= len(nested_in):
             return nested_in.first(size)
-        more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices)
+        more = draw_other(self.num_samples, size - len(nested_in), self._seed, step, taken=nested_in.indices.cpu())
         return concatenate([nested_in, self._draw(more, step)])
 
     def full(self, step: int, cut: Cut = EVERYTHING) -> Iterator[Batch]:
