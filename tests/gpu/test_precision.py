@@ -14,11 +14,9 @@ CLOSE = 0.05
 def trained(device, name, precision):
     overrides = (f"optimizer={name}", f"train.precision={precision}", "train.epochs=1", "diagnostics=off")
     trainer = build_trainer(compose_tiny(*overrides), device)
-    trainer._observer = Rows()  # asked between the batches of a pass over the full set
-    for batch in trainer.data.train.batches(0):
-        trainer._step(batch)
-    means = trainer._train_means()
-    return trainer, means.get("train/loss", means.get("train/loss_perturbed"))
+    trainer.fit(Rows())
+    row = trainer.last_row
+    return trainer, row.get("train/loss", row.get("train/loss_perturbed"))
 
 
 @on_each_device(CASES, plain=["fsam-bf16"], twins=[case for case in CASES if CASES[case][0] in ("sam", "gsam", "esam")])
