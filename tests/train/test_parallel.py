@@ -1,5 +1,6 @@
 """Several ranks train one model: the weights of one process, in every variant; each rank's own perturbation; resume."""
 
+import copy
 import dataclasses
 import math
 
@@ -69,8 +70,8 @@ def scene(ranks, work):
     found = {}
     for cell, config in work.items():
         weights, seen = trained(config, ranks)
-        state = ranks.broadcast(seen.state)
-        again = trained(config, ranks, state)[0] if cell in RESUMED else None
+        state = ranks.broadcast(seen.state)  # copied below: torch steps on in the tensors of a state that it has loaded
+        again = trained(config, ranks, copy.deepcopy(state))[0] if cell in RESUMED else None
         found[cell] = weights, seen.rows, again, state
     return found
 
