@@ -427,8 +427,18 @@ def test_a_failed_run_is_over_for_the_launcher_though_its_job_goes_on(tmp_path, 
             write_json(tmp_path / "b" / "status.json", {"status": "finished", "updated": AFTER})
         return running
 
-    failures = waiting.wait_for(jobs, active, SUBMITTED, 0.0)
+    failures = waiting.wait_for(jobs, active, SUBMITTED, 0.0, shared=True)
     assert [failure is None for failure in failures] == [False, True]
+
+
+def test_a_failed_run_with_a_job_of_its_own_is_waited_for_until_the_job_ends(tmp_path, capsys):
+    """The tasks of a job end one after the other; a launch before the end of the last one finds the run busy."""
+    jobs = [job(put(tmp_path / "a"))]
+    write_json(tmp_path / "a" / "status.json", {"status": "failed", "updated": AFTER, "exception": "diverged"})
+    polls = [{0}, {0}, set(), set()]
+    (failure,) = waiting.wait_for(jobs, lambda running: polls.pop(0), SUBMITTED, 0.0)
+    assert failure is not None
+    assert polls == []
 
 
 # Real processes

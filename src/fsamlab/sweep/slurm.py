@@ -190,7 +190,13 @@ class SubmititLauncher(JobLauncher, BaseSubmititLauncher):
         log.info("waiting for them; Ctrl-C leaves them running")
         try:
             with terminated_like_interrupted():
-                return wait_for(jobs, lambda running: self._active(handles, ids, running), since, self.poll_seconds)
+                return wait_for(
+                    jobs,
+                    lambda running: self._active(handles, ids, running),
+                    since,
+                    self.poll_seconds,
+                    shared=self.runs_per_job > 1,
+                )
         except KeyboardInterrupt:
             self.detached = True
             log.warning("the jobs continue without this process")

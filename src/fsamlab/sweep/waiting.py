@@ -13,18 +13,25 @@ QUIET_POLLS = 2  # a job that is not active in so many polls in a row has ended;
 
 
 def wait_for(
-    jobs: Sequence[FrozenJob], active: Callable[[set[int]], set[int]], since: str, poll_seconds: float
+    jobs: Sequence[FrozenJob],
+    active: Callable[[set[int]], set[int]],
+    since: str,
+    poll_seconds: float,
+    *,
+    shared: bool = False,
 ) -> list[str | None]:
     """Wait until all jobs have ended, and show the progress of each job.
 
-    The scheduler alone does not tell how a job ended, and a run that has finished or failed needs no more waiting, even
-    if the scheduler still shows its job. So both are asked.
+    The scheduler alone does not tell how a job ended, and a run that has finished needs no more waiting, even if the
+    scheduler still shows its job. So both are asked. A job whose run has failed is waited for: until the job has ended,
+    no launch can start the run again.
 
     Args:
         jobs: the submitted jobs.
         active: takes numbers of jobs, and returns the numbers of the jobs that may still write files.
         since: the time of the submission; an older status of a run is from an earlier attempt.
         poll_seconds: time between two checks.
+        shared: whether a job of SLURM holds several of `jobs`: it goes on for the others when one has failed.
 
     Returns:
         For each job why it failed, None if the run finished.
@@ -44,8 +51,8 @@ def wait_for(
                 quiet[i] = 0 if i in still_active else quiet[i] + 1
                 of_now = status.get("updated", "") >= since
                 finished = of_now and status["status"] == "finished"
-                # A run that has failed is over, also where its job goes on for other runs.
-                over = finished or (of_now and status["status"] == "failed") or quiet[i] >= QUIET_POLLS
+                failed = shared and of_now and status["status"] == "failed"
+                over = finished or failed or quiet[i] >= QUIET_POLLS
                 if i not in board.tasks and (over or (of_now and status["status"] == "running")):
                     board.started(i)
                 if over:
