@@ -92,6 +92,20 @@ class Counting(Wrapper):
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
 
+    @torch.no_grad()
+    def average_state(self) -> None:
+        """Average the state of the choices over the ranks, between two steps; all ranks have to call this method.
+
+        For ranks that take the ascent pass under no_sync. Called after each step, it makes F-SAM's EMA the EMA of the
+        gradient of all ranks, because an EMA is linear; every rank may then load the state that any rank has saved.
+        """
+        for p in self.parameters():
+            for key in sorted(self.own_keys & self._own.get(p, {}).keys()):
+                value = self._own[p][key]
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    self.ranks.average_(value)
+        self._alike = True
+
     @property
     def own_keys(self) -> frozenset[str]:
         """The entries of a parameter's state that are not the base's."""

@@ -277,7 +277,7 @@ class SharpnessAware(TwoPhase):
                 if perturbs:
                     self._ascend()
                     perturbed.append(self.passes.perturbed(descent, True, random))
-                    self._put_back()
+                    self.displacement.put_back(self.ops, self._sharded_model)
                     parts, self._parts = self._parts or [], None
                     finite = both(finite, self._finite)
                     if not is_left_out(self._finite):

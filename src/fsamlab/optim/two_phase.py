@@ -193,7 +193,7 @@ class TwoPhase(Counting):
 
         For a loop that ends between the phases (an exception in the second pass, Ctrl-C). Does nothing at other times.
         """
-        self._put_back()
+        self.displacement.put_back(self.ops, self._sharded_model)
         self._parts, self._clean, self._path = None, {}, []
 
     # Ctrl-C may come at any line. Each try block here leaves the weights as they have to be by its own last line; its
@@ -205,7 +205,7 @@ class TwoPhase(Counting):
         if self._parts is None:
             raise RuntimeError("descend() without ascend()")
         try:
-            self._put_back()
+            self.displacement.put_back(self.ops, self._sharded_model)
             perturbed = self._perturbing
             finite = self._finite if perturbed else True
             if not is_left_out(finite):
@@ -323,9 +323,6 @@ class TwoPhase(Counting):
         self._drop_gradients()
         return parts
 
-    def _put_back(self) -> None:
-        self.displacement.put_back(self.ops, self._sharded_model)
-
     def _gradients(self) -> Tensors:
         return [p.grad for p in self.parameters() if p.grad is not None]
 
@@ -349,17 +346,3 @@ class TwoPhase(Counting):
         except BaseException:
             forget_weight_copies(self._sharded_model)
             raise
-
-    @torch.no_grad()
-    def average_state(self) -> None:
-        """Average the state of the choices over the ranks, between two steps; all ranks have to call this method.
-
-        For ranks that take the ascent pass under no_sync. Called after each step, it makes F-SAM's EMA the EMA of the
-        gradient of all ranks, because an EMA is linear; every rank may then load the state that any rank has saved.
-        """
-        for p in self.parameters():
-            for key in sorted(self.own_keys & self._own.get(p, {}).keys()):
-                value = self._own[p][key]
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    self.ranks.average_(value)
-        self._alike = True
