@@ -162,7 +162,7 @@ def test_a_checkpoint_is_never_of_perturbed_weights(tmp_path, monkeypatch):
 
 
 def test_an_exception_is_in_the_status_and_the_directory_is_free_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("fsamlab.train.trainer.evaluate", lambda *a: 1 / 0)
+    monkeypatch.setattr("fsamlab.train.trainer.evaluated", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(compose_tiny(), tmp_path)
     status = read_status(tmp_path)

@@ -8,9 +8,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.plugins import Plugins
 
 from fsamlab.checks import ConfigError
-from fsamlab.sweep import plan, pool, sweeper
+from fsamlab.sweep import plan, pool
 from fsamlab.terminal.errors import SweepFailed
 
 IN_A_JOB = """
@@ -66,6 +67,9 @@ def test_a_job_that_cannot_be_used_starts_nothing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("finished", "prepared"), [(False, 1), (True, 0)])
 def test_a_sweep_prepares_its_launcher_unless_its_first_run_has_finished(monkeypatch, tmp_path, finished, prepared):
+    Plugins.instance()  # Hydra loads the module of its own sweeper anew: ours has to be imported after Hydra's search
+    from fsamlab.sweep import sweeper
+
     calls = []
     first = SimpleNamespace(directory=tmp_path)
     if finished:

@@ -11,6 +11,7 @@ from rich.console import Console
 from support.made_runs import put
 
 from fsamlab.command import help, main
+from fsamlab.command.options import parser
 from fsamlab.rundir.find import what_varies
 from fsamlab.terminal import tables
 from fsamlab.terminal.tables import Column, fitted, shortened, table, without_common
@@ -141,8 +142,8 @@ def test_a_log_without_a_width_keeps_lines_and_names_whole(sweep, monkeypatch, c
 
 def test_help_pages_fit_into_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    pages = [help.page(), main._parser().format_help()]
-    (subparsers,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    pages = [help.page(), parser().format_help()]
+    (subparsers,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     pages += [one.format_help() for one in subparsers.choices.values()]
     assert len(pages) > 10
     assert max(len(line) for page in pages for line in page.splitlines()) <= 80

@@ -93,7 +93,7 @@ def read_study(paths: Sequence[Path]) -> Study:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, low_memory=False)
+        frame = pd.read_csv(path, low_memory=False, encoding="utf-8", encoding_errors="surrogateescape")
     except (ValueError, OSError) as e:  # pandas' errors for a file that is no CSV are ValueErrors
         raise ConfigError("runs", str(path), f"cannot be read as CSV: {str(e).splitlines()[0]}") from e
     missing = [key for key in ("run_id", "seed", "status", METHOD) if key not in frame]
