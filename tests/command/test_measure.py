@@ -257,7 +257,9 @@ def test_a_forced_start_takes_the_measurements_of_the_old_weights_with_it(tmp_pa
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off"), directory)
     first = measure(directory, "diagnostics=light")
     old = first.read_text()
-    monkeypatch.setattr("fsamlab.run.derive_seed", lambda *a: 77)  # as after a change of the code: other weights
+    monkeypatch.setattr(
+        "fsamlab.run.assembly.derive_seed", lambda *a: 77
+    )  # as after a change of the code: other weights
     run(compose_tiny("optimizer=sam", "train.epochs=1", "diagnostics=off", "force=true"), directory)
     assert read_measurements(directory) == []
     assert measure(directory, "diagnostics=light") == first

@@ -23,7 +23,7 @@ def one_rank(rank, size, port, config, directory):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with run.joined(config.train, run.choose_device) as ranks:
+    with run.joined(config.train) as ranks:
         run.run(config, directory, ranks=ranks)
 
 

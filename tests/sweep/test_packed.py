@@ -18,10 +18,10 @@ from support.runs import ROOT, compose_tiny
 from fsamlab.config import ConfigError, to_plain
 from fsamlab.config.identity import run_id
 from fsamlab.rundir.frozen_job import MEASURE, TRAIN, FrozenJob
+from fsamlab.rundir.killed import record_failure
 from fsamlab.rundir.ownership import Ownership
 from fsamlab.rundir.reading import read_status
 from fsamlab.rundir.rows import read_rows
-from fsamlab.rundir.verdict import record_failure
 from fsamlab.storage.writing import write_json
 from fsamlab.sweep import packed, pool, waiting
 from fsamlab.sweep.packed import PackRunner, jobs_to_start

@@ -1,7 +1,7 @@
 """One run from top to bottom: the file to read first.
 
-The config becomes a plain dataclass. `build` makes data, model, optimizer and trainer from the config, and the trainer
-trains. All files of the run lie in its directory (rundir/record.py, rundir/checkpoint.py).
+The config becomes a plain dataclass. `build` (run/assembly.py) makes data, model, optimizer and trainer of the config,
+and the trainer trains. All files of the run lie in its directory (rundir/record.py, rundir/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import Any
 
 import torch
 
-from fsamlab.config import Config, ConfigError, TrainConfig, from_plain, recorded, to_plain, typed
+from fsamlab.config import Config, ConfigError, from_plain, recorded, to_plain, typed
 from fsamlab.config.identity import differences, is_neutral, run_id
 from fsamlab.config.project import PROJECT_ROOT
-from fsamlab.data import Data, build_data, mixing_of
-from fsamlab.diagnostics import Diagnostics
-from fsamlab.models import build_model, make_checkpointable, pretrained_file
-from fsamlab.optim import build_optimizer
+from fsamlab.models import pretrained_file
 from fsamlab.ranks import RankLost, Ranks, place
+from fsamlab.run.assembly import build, choose_device
 from fsamlab.run.bookkeeper import Bookkeeper
 from fsamlab.run.follow import COMMON, Leader, Start, follow, joined
 from fsamlab.run.resume import resume
@@ -34,18 +32,14 @@ from fsamlab.rundir.frozen_job import FrozenJob
 from fsamlab.rundir.ownership import STALE_SECONDS, DirectoryBusy, Superseded
 from fsamlab.rundir.reading import is_finished, read_config, read_status, read_summary
 from fsamlab.rundir.record import RunRecord
-from fsamlab.seeding import Stream, derive_seed
-from fsamlab.task import build_task
 from fsamlab.terminal import errors
 from fsamlab.terminal.progress import Progress as Progress
 from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
 from fsamlab.tracking import build_tracker, wandb_arguments
-from fsamlab.train.closures import AscentBatch
-from fsamlab.train.parallel import check_cut, check_ranks
-from fsamlab.train.precision import check_device, scaler_for
+from fsamlab.train.parallel import check_ranks
+from fsamlab.train.precision import check_device
 from fsamlab.train.signals import Preempted, SignalFlag
-from fsamlab.train.trainer import Trainer
 
 __all__ = ["build", "run", "run_composed", "run_frozen"]
 
@@ -69,7 +63,7 @@ def run_composed(cfg: Any) -> None:
     is_new = not (directory / "status.json").exists()
     try:
         config = typed(cfg)
-        with joined(config.train, choose_device) as ranks:
+        with joined(config.train) as ranks:
             run(config, directory, list(hydra.overrides.task), ranks=ranks)
     except Exception as e:
         if place().rank > 0 and type(e) is not RankLost and errors.one_line(e) is not None:
@@ -121,7 +115,7 @@ def run_frozen(job: FrozenJob) -> None:
             # SLURM has restarted this job, and its first start has deleted the old results already.
             config = dataclasses.replace(config, force=False)
     deadline = time.monotonic() + (STALE_SECONDS + 30 if slurm_job_id() is not None else 0)
-    with joined(config.train, choose_device) as ranks:
+    with joined(config.train) as ranks:
         while True:
             try:
                 run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks)
@@ -159,7 +153,7 @@ def run(
     """
     if ranks is not None and not ranks.is_main:
         with SignalFlag() as signals:
-            follow(config, ranks, signals, build)
+            follow(config, ranks, signals)
         return {}
     ranks = ranks or Ranks.alone(torch.device("cpu"))
     with Leader(ranks).speaking() as leader:
@@ -198,58 +192,6 @@ def _run(
             record.close()
         print_run(config, directory, summary, url)
     return summary
-
-
-def build(
-    config: Config, device: torch.device, *, start_weights: bool = True, ranks: Ranks | None = None
-) -> tuple[Trainer, dict[str, Any]]:
-    """Build data, model, optimizer and trainer; return the trainer and the facts of the data.
-
-    Args:
-        config: the configuration of the run.
-        device: the device of model and batches.
-        start_weights: whether to read the weights to start from; False if a checkpoint is loaded afterwards.
-        ranks: the processes that train the run together; None means this process alone.
-
-    Raises:
-        ConfigError: a setting does not fit the data, the model or another setting.
-    """
-    ranks = ranks or Ranks.alone(device)
-    with ranks.main_first(config.data.download or config.model.pretrained):  # the others find what rank 0 has fetched
-        data = build_data(config.data, config.seed, device, PROJECT_ROOT)
-        if not isinstance(data, Data):
-            found = f"returned a {type(data).__name__}, not a Data"
-            raise ConfigError("data.import_path", config.data.import_path, found)
-        torch.manual_seed(derive_seed(config.seed, Stream.INIT))
-        model = build_model(
-            config.model, data.num_classes, data.in_channels, image_size=data.image_size, start_weights=start_weights
-        ).to(device)
-    check_cut(config.train, ranks, data.train.num_samples, config.data.batch_size, config.data.drop_last)
-    if config.train.activation_checkpointing:
-        make_checkpointable(model, config.model.name)
-    epochs = config.train.epochs * config.optimizer.epoch_multiplier
-    # The length of lr's schedule: train.max_steps ends a training early, and makes no shorter one of it.
-    total_steps = epochs * data.train.num_batches()
-    scaler = scaler_for(config.train.precision, device)
-    optimizer = build_optimizer(config.optimizer, model, config.seed, config.train.max_grad_norm, total_steps, scaler)
-    task = build_task(config.task, data.task, config.train.label_smoothing)
-    diagnostics = Diagnostics(config.diagnostics, data.train, config.data.batch_size, config.seed, task)
-    ascent = config.optimizer
-    trainer = Trainer(
-        model,
-        optimizer,
-        data,
-        config.train,
-        epochs=epochs,
-        seed=config.seed,
-        device=device,
-        task=task,
-        diagnostics=diagnostics,
-        ascent_batch=AscentBatch(ascent.ascent_batch_size, ascent.ascent_share, bool(ascent.ascent_nested)),
-        mixing=mixing_of(config.data, data, config.seed),
-        ranks=ranks,
-    )
-    return trainer, data.facts
 
 
 def _train(
@@ -306,18 +248,6 @@ def _train(
         weights = trainer.model.state_dict()
         checkpoint.finish(directory / "checkpoints", weights, trainer.step, record.ownership.check)
     return summary, tracker.url
-
-
-def choose_device(cfg: TrainConfig) -> torch.device:
-    """Return the device to train on.
-
-    Raises:
-        ConfigError: `train.device=cuda` without a usable GPU.
-    """
-    available = torch.cuda.is_available()
-    if cfg.device == "cuda" and not available:
-        raise ConfigError("train.device", "cuda", "no usable GPU on this machine; use train.device=cpu or auto")
-    return torch.device("cuda" if available and cfg.device != "cpu" else "cpu")
 
 
 def _skip(config: Config, directory: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ same calls in the same order: steps, evaluations, measurements, and the state of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from fsamlab.config import Config, ConfigError, TrainConfig, to_plain
 from fsamlab.ranks import RankLost, Ranks, place
+from fsamlab.run.assembly import build, choose_device
 from fsamlab.rundir.ownership import DirectoryBusy
 from fsamlab.train.divergence import Diverged
 from fsamlab.train.parallel import check_ranks
@@ -69,12 +70,12 @@ class Leader:
 
 
 @contextmanager
-def joined(cfg: TrainConfig, device: Callable[[TrainConfig], torch.device]) -> Iterator[Ranks | None]:
+def joined(cfg: TrainConfig) -> Iterator[Ranks | None]:
     """Join the other processes of the run, if the environment names any; None is a run with this process alone."""
     if place().size == 1:
         yield None
         return
-    with Ranks.from_environment(device(cfg), cfg.rank_timeout_minutes) as ranks:
+    with Ranks.from_environment(choose_device(cfg), cfg.rank_timeout_minutes) as ranks:
         yield ranks
 
 
@@ -117,7 +118,7 @@ class Follower:
             raise Preempted(signum, self.trainer.step)
 
 
-def follow(config: Config, ranks: Ranks, signals: SignalFlag, build: Callable[..., tuple[Trainer, Any]]) -> None:
+def follow(config: Config, ranks: Ranks, signals: SignalFlag) -> None:
     """Train beside rank 0, from the start or from the state that rank 0 has read.
 
     Raises:

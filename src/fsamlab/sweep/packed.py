@@ -19,8 +19,8 @@ from typing import Any
 
 from fsamlab.rundir.environment import slurm_job_id
 from fsamlab.rundir.frozen_job import FrozenJob
+from fsamlab.rundir.killed import record_failure
 from fsamlab.rundir.reading import read_status
-from fsamlab.rundir.verdict import record_failure
 from fsamlab.storage.reading import Damaged
 from fsamlab.sweep.packs import Pack
 from fsamlab.sweep.pool import Pool, failure, usable_cores, visible_gpus
