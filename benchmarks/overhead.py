@@ -66,7 +66,7 @@ WORK: dict[str, dict[str, str]] = {
         "Passes.forward": "forward",
         "BatchClosure.losses": TRAINING,
     },
-    "fsamlab.train.evaluation": {"evaluate": "evaluation: other"},
+    "fsamlab.train.evaluation": {"evaluated": "evaluation: other"},
     "fsamlab.run.bookkeeper": {"Bookkeeper.row": "rows", "Bookkeeper.boundary": "loop"},
     "fsamlab.rundir.checkpoint": {"save": "checkpoints"},
     "fsamlab.terminal.progress": {"print_run": "text at the end"},

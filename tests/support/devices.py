@@ -86,10 +86,11 @@ def bytes_held(device: torch.device) -> int:
         torch.cuda.synchronize(device)
         torch._C._cuda_clearCublasWorkspaces()  # of 8 to 64 MB, made with the first product and kept
         return torch.cuda.memory_allocated(device)
-    # type(): isinstance() would ask objects for their __class__, and some answer with a warning
+    # type(): isinstance() would ask objects for their __class__, and some answer with a warning. Fake tensors, which a
+    # compiled training leaves behind, hold no memory.
     storages = {
         x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
         for x in gc.get_objects()
-        if issubclass(type(x), torch.Tensor) and x.device == device and x.layout is torch.strided
+        if type(x) in (torch.Tensor, torch.nn.Parameter) and x.device == device and x.layout is torch.strided
     }
     return sum(storages.values())

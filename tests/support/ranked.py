@@ -15,10 +15,10 @@ from unittest import mock
 import torch
 import torch.multiprocessing as mp
 
-from fsamlab import run
 from fsamlab.config import Config
 from fsamlab.models import build_model
 from fsamlab.ranks import Ranks
+from fsamlab.run import assembly
 from fsamlab.train import closures, compiled
 from support.processes import FileFunction
 from support.runs import Rows
@@ -43,7 +43,7 @@ def in_float64() -> Iterator[None]:
         return model
 
     with (
-        mock.patch.object(run, "build_model", double),
+        mock.patch.object(assembly, "build_model", double),
         mock.patch.object(closures, "cast", lambda x, _: x),
         mock.patch.object(compiled, "BACKEND", "eager"),
     ):
@@ -55,7 +55,7 @@ def trained(
 ) -> tuple[dict[str, Any], Rows]:
     """Return weights and rows of a training, from the start or from a state; on the device of the ranks, if any."""
     with in_float64():
-        trainer = run.build(config, torch.device(device) if ranks is None else ranks.device, ranks=ranks)[0]
+        trainer = assembly.build(config, torch.device(device) if ranks is None else ranks.device, ranks=ranks)[0]
         if state is not None:
             trainer.load_state_dict(state)
         observer = Kept(trainer)

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from support.made_data import pictures
-from support.ranked import SMALL, far, in_float64, on_ranks, run, trained
+from support.ranked import SMALL, far, in_float64, on_ranks, trained
 from support.runs import ADAMW, VARIANTS, compose_bare, compose_tiny
 
+from fsamlab import run
 from fsamlab.config import ConfigError
 from fsamlab.data.cut import Cut
 from fsamlab.optim import FSAM
@@ -28,14 +29,15 @@ CELLS = {
     **{f"{v} mixed": (f"optimizer={v}", *MIXED) for v in ("fsam", "sam_db", "fsam_quarter")},
     "fsam clipped": ("optimizer=fsam", "train.max_grad_norm=0.1"),
     "fsam measured": ("optimizer=fsam", *MEASURED),
-    "fsam fp16": ("optimizer=fsam", "train.precision=fp16"),
+    # Autocast leaves float64 as it is: these cells hold the scaling and the passes, not the rounding.
+    **{f"fsam {kind}": ("optimizer=fsam", f"train.precision={kind}") for kind in ("fp16", "bf16")},
     "fsam averaged": ("optimizer=fsam", "train.ema_decay=0.9"),
     "pictures": ("optimizer=sam_full",),
 }
 ON_FOUR = ("fsam", "esam", "sam_db in parts", "sam_full", "pictures")
 OWN = ("sgd", "sam", "adamw", "asam", "sam_on", "usam", "esam_swp", "unified_sam", "le_sam")
 OTHERWISE = {  # what goes with a perturbation for each rank, and with BatchNorm that is not synchronised
-    "sam fp16": ("optimizer=sam", "train.precision=fp16"),
+    **{f"sam {kind}": ("optimizer=sam", f"train.precision={kind}") for kind in ("fp16", "bf16")},
     "sam compiled": ("optimizer=sam", "train.compile=true"),
     "sam clipped": ("optimizer=sam", "train.max_grad_norm=0.1"),
     "sam averaged": ("optimizer=sam", "train.ema_decay=0.9"),

@@ -11,6 +11,8 @@ import signal
 import sys
 from importlib import import_module
 
+from rich.cells import cell_len
+
 from fsamlab.quick_import import uncollected
 
 # torch._dynamo takes as long as torch: torch's optimizers import it at their first use, which would be in every job.
@@ -31,6 +33,7 @@ def load() -> None:
                 import_module(name)
                 if os.getppid() != starter:
                     sys.exit()
+            cell_len("…")  # rich reads its table of widths at the first character that is not a common letter
     finally:
         signal.signal(signal.SIGINT, handler)
 
