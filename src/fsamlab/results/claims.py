@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from fsamlab.config import ConfigError, did_you_mean
+from fsamlab.results.entries import NUMBER, Place, check_keys
 from fsamlab.results.settings import plain
 from fsamlab.storage.reading import Damaged, damaged, read_yaml
 
@@ -110,10 +111,9 @@ class Claims:
     alpha: float
 
 
-SHARED = {"metric": str, "margin": float, "where": dict, "tune": list, "over": dict}
-OF_FILE = {"runs": list, "alpha": float, "groups": dict, "claims": list, **SHARED}
+SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict}
+OF_FILE = {"runs": list, "alpha": NUMBER, "groups": dict, "claims": list, **SHARED}
 OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, **SHARED}
-WORDS = {str: "a text", dict: "a mapping", list: "a list", float: "a number"}
 
 
 def read_claims(path: Path) -> Claims:
@@ -128,7 +128,7 @@ def read_claims(path: Path) -> Claims:
         raise ConfigError("CLAIMS.yaml", str(path), "no such file or no content; docs/results.md shows the form")
     if not isinstance(content, dict):
         raise damaged(path, "is not a mapping with the keys runs, groups, claims")
-    _check(path, "", content, OF_FILE, required=("runs", "groups", "claims"))
+    check_keys(Place(path, "the file"), content, OF_FILE, ("runs", "groups", "claims"))
     alpha = content.get("alpha", 0.05)
     if not 0 < alpha < 0.5:
         raise damaged(path, f"has alpha {alpha}, which must lie between 0 and 0.5")
@@ -143,7 +143,7 @@ def read_claims(path: Path) -> Claims:
         place = f"claim {number}: "
         if not isinstance(entry, dict):
             raise damaged(path, f"{place}is {str(entry)[:40]!r}, and must be a mapping such as {{claim: fsam > sam}}")
-        _check(path, place, entry, OF_CLAIM, required=("claim",))
+        check_keys(Place(path, f"claim {number}"), entry, OF_CLAIM, ("claim",))
         claims += _written_out(path, place, shared, entry, groups)
     twice = [one.name for i, one in enumerate(claims) if one.name in {other.name for other in claims[:i]}]
     if twice or not claims:
@@ -229,22 +229,6 @@ def _where(path: Path, place: str, where: Any) -> Where:
         if not isinstance(key, str) or not isinstance(value, str | int | float | bool | None):
             raise damaged(path, f"{place}: {str(key)[:40]} is {str(value)[:40]!r}; a config key has one plain value")
     return dict(where)
-
-
-def _check(
-    path: Path, place: str, found: Mapping[Any, Any], shape: Mapping[str, Any], required: tuple[str, ...]
-) -> None:
-    for key, value in found.items():
-        if key not in shape:
-            hint = did_you_mean(str(key), list(shape)) or f"; the keys are {', '.join(shape)}"
-            raise damaged(path, f"{place}unknown key {str(key)[:40]}{hint}")
-        kind = shape[key]
-        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not fits:
-            raise damaged(path, f"{place}{key} is {str(value)[:40]!r} and must be {WORDS[kind]}")
-    for key in required:
-        if key not in found:
-            raise damaged(path, f"{place}the key {key} is missing")
 
 
 __all__ = ["RELATIONS", "Claim", "Claims", "Damaged", "Over", "read_claims"]

@@ -6,16 +6,15 @@ A project may have `conf/local/references.yaml`, and a command may name any file
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fsamlab.config import SCHEMAS, ConfigError, did_you_mean
 from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.results.entries import NUMBER, Place, check_keys, check_kind
 from fsamlab.results.references import DEFAULTS, KINDS, SECTIONS, Reference, Value
-from fsamlab.storage.reading import Damaged, damaged, read_yaml
+from fsamlab.storage.reading import damaged, read_yaml
 
 SHIPPED = Path(__file__).with_name("references.yaml")
 LOCAL = Path("conf", "local", "references.yaml")  # below the project
@@ -59,10 +58,10 @@ def read_references(path: Path) -> list[Reference]:
     if not isinstance(recipes, dict):
         raise damaged(path, "recipes is not a mapping of names to settings")
     for name, setting in recipes.items():
-        _check_setting(_Place(path, f"recipe {name}"), setting)
+        _check_setting(Place(path, f"recipe {name}"), setting)
     found: list[Reference] = []
     for number, entry in enumerate(content["references"], start=1):
-        place = _Place(path, f"reference {number}")
+        place = Place(path, f"reference {number}")
         if not isinstance(entry, dict):
             raise place.wrong(f"is {str(entry)[:60]!r} and must be a mapping")
         found.append(_reference(place, entry, recipes))
@@ -72,18 +71,6 @@ def read_references(path: Path) -> list[Reference]:
     return found
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A place in a file, for messages."""
-
-    path: Path
-    entry: str
-
-    def wrong(self, why: str) -> Damaged:
-        return damaged(self.path, f"is damaged: {self.entry}: {why}")
-
-
-NUMBER = (int, float)
 KEYS: dict[str, Any] = {  # of an entry -> kind of the value
     "name": str,
     "title": str,
@@ -104,14 +91,13 @@ KEYS: dict[str, Any] = {  # of an entry -> kind of the value
 }
 REQUIRED = ("name", "title", "source", "values")
 SOURCE = ("repository", "commit", "file", "url")
-WORDS = {str: "a text", dict: "a mapping", list: "a list", bool: "true or false", int: "an integer", NUMBER: "a number"}
 
 
-def _reference(place: _Place, entry: dict[Any, Any], recipes: Mapping[Any, Any]) -> Reference:
+def _reference(place: Place, entry: dict[Any, Any], recipes: Mapping[Any, Any]) -> Reference:
     if isinstance(entry.get("name"), str):
-        place = _Place(place.path, f"reference {entry['name']!r}")
-    _check_keys(place, entry, KEYS, REQUIRED, "")
-    _check_keys(place, entry["source"], dict.fromkeys(SOURCE, str), ("repository",), "source.")
+        place = Place(place.path, f"reference {entry['name']!r}")
+    check_keys(place, entry, KEYS, REQUIRED)
+    check_keys(place, entry["source"], dict.fromkeys(SOURCE, str), ("repository",), "source.")
     setting: dict[str, Any] = {}
     for name in entry.get("recipes", []):
         if name not in recipes:
@@ -132,10 +118,10 @@ def _reference(place: _Place, entry: dict[Any, Any], recipes: Mapping[Any, Any])
             raise place.wrong(f"values has {str(kind)!r}, and may have {', '.join(KINDS)}")
         if not isinstance(value, dict):
             raise place.wrong(f"values.{kind} is {str(value)[:60]!r} and must be a mapping, such as {{mean: 80.8}}")
-        _check_keys(place, value, shape, ("mean",), f"values.{kind}.")
+        check_keys(place, value, shape, ("mean",), f"values.{kind}.")
     for key, kind in (("curve", NUMBER), ("seeds", int)):
         for value in entry.get(key, []):
-            _check(place, key, value, kind)
+            check_kind(place, key, value, kind)
     if entry.get("band", 1) <= 0:
         raise place.wrong(f"band is {entry['band']} and must be above 0")
     seeds = tuple(entry.get("seeds", ()))
@@ -153,26 +139,7 @@ def _reference(place: _Place, entry: dict[Any, Any], recipes: Mapping[Any, Any])
     )
 
 
-def _check_keys(
-    place: _Place, found: dict[Any, Any], shape: Mapping[str, Any], required: Iterable[str], prefix: str
-) -> None:
-    for key, value in found.items():
-        if key not in shape:
-            hint = did_you_mean(str(key), list(shape)) or f"; the keys are {', '.join(shape)}"
-            raise place.wrong(f"unknown key {prefix}{key}{hint}")
-        _check(place, prefix + key, value, shape[key])
-    for key in required:
-        if key not in found:
-            raise place.wrong(f"{prefix}{key} is missing")
-
-
-def _check(place: _Place, key: str, value: Any, kind: Any) -> None:
-    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise place.wrong(f"{key} is {str(value)[:60]!r} and must be {WORDS[kind]}")
-
-
-def _check_setting(place: _Place, setting: Any) -> None:
+def _check_setting(place: Place, setting: Any) -> None:
     """Refuse keys that no configuration has: a run could never agree in a mistyped key."""
     if not isinstance(setting, dict):
         raise place.wrong(f"setting is {str(setting)[:60]!r} and must be a mapping of config keys to values")
