@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from support.runs import build_trainer, compose_tiny
+from support.runs import Rows, build_trainer, compose_tiny
 from torchvision.transforms.v2 import functional as tv
 
 from fsamlab.axes.reference import ema_weights
@@ -402,31 +402,12 @@ def test_order_of_the_rises_on_a_convex_problem(seed):
 # --------------------------------------------------------------------------------------- batch norm
 
 
-class Quiet:
-    """An observer that stops nothing."""
-
-    def __init__(self):
-        self.rows = []
-
-    def poll(self):
-        pass
-
-    def stopping(self):
-        return False
-
-    def row(self, row):
-        self.rows.append(row)
-
-    def boundary(self):
-        pass
-
-
 SMALL = ("diagnostics=paper", "diagnostics.every_epochs=null", "diagnostics.every_steps=1", "data.batch_size=16")
 
 
 def trained(*overrides, steps=7):
     trainer = build_trainer(compose_tiny("optimizer=fsam", *SMALL, *overrides, f"train.max_steps={steps}"))
-    trainer.fit(Quiet())
+    trainer.fit(Rows())
     return trainer
 
 
@@ -495,7 +476,7 @@ def test_the_coming_step_of_the_trainer(captured, model):
     d = parts.ema.direction(g)
     with measuring(trainer.model, batchnorm="batch"):
         rise = parts.batches[0].rise(0.2 * d / d.norm(), parts.losses[0])  # what F-SAM does to its own batch
-    trainer.fit(Quiet())
+    trainer.fit(Rows())
     expected = {k.removeprefix("perturbation/"): float(v) for k, v in trainer.scalars.values.items()}
     assert cos(g, m) == pytest.approx(expected["cos_ema"], abs=1e-5)
     assert float(d.norm() / g.norm()) == pytest.approx(expected["d_ratio"], rel=1e-5)

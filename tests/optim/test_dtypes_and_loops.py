@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from support.overflow import Overflowing
 from torch import nn
 
 from fsamlab.config import ConfigError
@@ -68,18 +69,6 @@ def test_a_group_that_maximizes_is_moved_against_its_gradient():
 
 
 # scaled gradients
-
-
-class Overflowing(torch.autograd.Function):
-    """Identity whose gradient is infinite."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * math.inf
 
 
 def scaled_run(make, scaler, overflow_in=(), call="step", every=1):

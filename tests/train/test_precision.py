@@ -2,11 +2,11 @@
 
 import copy
 import io
-import math
 
 import pytest
 import torch
 from support.marks import long_but
+from support.overflow import Overflowing
 from support.runs import VARIANTS, Rows, compose_tiny
 from support.trainers import step, trainer_of, weights
 
@@ -15,18 +15,6 @@ from fsamlab.train.precision import Precision, check_device
 
 FULL_GRADIENT = "full_gradient"  # computed again after a step that was left out
 PARTS = {"joint": (2, "joint"), "per_micro_batch": (2, "per_micro_batch")}
-
-
-class Overflowing(torch.autograd.Function):
-    """The identity, whose gradient overflows."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * math.inf
 
 
 class Backwards:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.fake_cuda import Waits, fake_cuda, scaler_on_cuda, waits
 from support.marks import long_but
-from support.runs import VARIANTS, compose_tiny
+from support.runs import VARIANTS, Rows, compose_tiny
 
 from fsamlab.data.in_memory import Images, InMemoryEval, InMemoryTrain
 from fsamlab.data.interface import Data
@@ -24,25 +24,6 @@ CUDA = torch.device("cuda")
 AUGMENTED = ("data.augment.cutout=2", "train.epochs=3", "data.batch_size=8", "train.on_divergence=continue")
 SHOWN = ("fsam", "sam_db", "sam_noise", "ae_sam", "esam")
 IN_A_STEP = {"ae_sam": 1}
-
-
-class Rows:
-    """The least observer; counts the waits of the steps apart from those of the rows."""
-
-    def __init__(self, counter):
-        self.counter, self.rows = counter, []
-
-    def poll(self):
-        pass
-
-    def stopping(self):
-        return False
-
-    def row(self, row):
-        self.rows.append(row)
-
-    def boundary(self):
-        pass
 
 
 def backward(self, batch, weight, averaged=True):
@@ -74,7 +55,7 @@ def waits_of(name, *overrides):
         patch.setattr(Precision, "autocast", lambda self: nullcontext())  # autocast wants a real GPU
         patch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # fake parameters cannot be replaced
         trainer = trainer_on_cuda(name, *overrides)
-        observer, of_steps, of_ends = Rows(counter), [], []
+        observer, of_steps, of_ends = Rows(), [], []
         trainer._observer = observer
         make, boundary = trainer.stepper.make, trainer._boundary
 
