@@ -24,7 +24,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "models": "config storage",
     "task": "config metrics",
     "data": "config storage seeding task",
-    "rundir": "config storage",
+    "rundir": "config storage metrics",
     "terminal": "config rundir metrics",
     "diagnostics": "axes config seeding optim data task",
     "train": "ranks config seeding optim data diagnostics task metrics",
