@@ -120,6 +120,36 @@ def test_an_earlier_job_s_failure_does_not_hide_that_the_new_job_was_cancelled(t
     assert statuses(tmp_path) == {"a": "cancelled"}
 
 
+@pytest.mark.parametrize(
+    ("writer", "slurm", "expected"),
+    [
+        ("8", "COMPLETED", ("paused", False)),
+        ("8", "COMPLETING", ("paused", True)),  # no second job may start meanwhile
+        ("7", "PENDING", ("queued", True)),  # a later job continues the run
+        ("7", "CANCELLED", ("cancelled", False)),
+        ("7", "COMPLETED", ("lost", False)),
+    ],
+)
+def test_a_paused_run(tmp_path, fake, capsys, writer, slurm, expected):
+    fake(squeue=lines(f"8|{slurm}|None|n1|8", "7|COMPLETED|None|n1|7"), sacct=DISABLED)
+    record(tmp_path, 1, {"a": "8"})
+    entry = json.loads((tmp_path / "launches" / "1.json").read_text())
+    write_json(tmp_path / "launches" / "1.json", {**entry, "time": "2026-01-01T12:00:00+00:00"})
+    updated = f"2026-01-01T1{'3' if writer == '8' else '1'}:00:00+00:00"
+    put(tmp_path / "a", "paused", step=4, last_step=9, slurm_job_id=writer, updated=updated)
+    (state,) = sweep_state([tmp_path]).runs
+    assert (state.status, state.busy) == expected
+    assert state.status != "paused" or state.reason is None
+    main(["status", str(tmp_path)])
+    assert ("fsamlab resubmit" in capsys.readouterr().out) == (expected[0] in ("cancelled", "lost"))
+
+
+def test_a_run_that_was_paused_on_this_machine_stays_paused(tmp_path):
+    record(tmp_path, 1, {"a": None}, launcher="local")
+    put(tmp_path / "a", "paused", step=4, last_step=9, updated="2026-01-01T13:00:00+00:00")
+    assert statuses(tmp_path) == {"a": "paused"}
+
+
 @pytest.mark.parametrize("disk", ["running", "preempted", "failed"])
 def test_unknown_is_not_gone(tmp_path, fake, capsys, disk):
     fake(squeue=DOWN, sacct=DISABLED)

@@ -31,8 +31,8 @@ from fsamlab.terminal.tables import Column, wrapped
 from fsamlab.terminal.tables import table as fitting
 from fsamlab.terminal.text import console, counted, project_relative, quantity
 
-ORDER = ("finished", "running", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
-COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "preempted": "yellow"}
+ORDER = ("finished", "running", "paused", "queued", "not begun", "preempted", "failed", "cancelled", "lost", "damaged")
+COLOURS = {"finished": "green", "running": "cyan", "paused": "cyan", "queued": "blue", "preempted": "yellow"}
 COLOURS |= {"not begun": "yellow", **dict.fromkeys(BAD, "red")}
 PARTS = ("val", "test")  # the columns of the headline metric; its name or unit stands behind
 IDLE_LOOKS = 3  # between two jobs of a local sweep, for a moment no job runs

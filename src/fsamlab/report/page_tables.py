@@ -182,12 +182,15 @@ def spread_cell(mean: float, std: float, percent: bool, bold: bool) -> Cell:
 
 
 def unfinished(gathered: Gathered) -> list[dict[str, str]]:
-    """Return run, status, progress and reason of each run that did not finish, is damaged, or diverged."""
+    """Return run, status, progress and reason of each run that did not finish, is damaged, or diverged.
+
+    A run that was paused as planned is not among them.
+    """
     rows = []
     for directory, (_, run) in zip(gathered.directories, gathered.frame.iterrows()):
         diverged = f"diverged at step {at}: the loss was not finite" if (at := diverged_at(run)) is not None else ""
         reason = "; ".join(text for text in (run["reason"], diverged) if isinstance(text, str) and text)
-        if run["status"] == "finished" and not reason:
+        if run["status"] in ("finished", "paused") and not reason:
             continue
         done, of = run["last_step"] if run["last_step"] == run["last_step"] else None, run["num_steps"]
         progress = "–" if not done else f"step {done:.0f}" + (f" of {of:.0f}" if of and of == of else "")

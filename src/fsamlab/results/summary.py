@@ -128,7 +128,11 @@ def print_measurements(runs: Sequence[Path], screen: Console) -> None:
 
 
 def print_failures(frame: pd.DataFrame, screen: Console) -> None:
-    """Print a line for each run that did not finish, with the reason and the log."""
+    """Print a line for each run that did not finish, with the reason and the log; and how many runs are paused."""
+    paused = frame["status"] == "paused"
+    if paused.any():
+        screen.print(f"{paused.sum()} of {len(frame)} runs are paused by their study", soft_wrap=True)
+    frame = frame[~paused]
     if not (frame["status"] != "finished").any():
         return
     directories = [Path(d) for d in frame["directory"]]

@@ -118,7 +118,7 @@ def run_frozen(job: FrozenJob) -> None:
     with joined(config.train) as ranks:
         while True:
             try:
-                run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks)
+                run(config, job.directory, job.overrides, submitted=job.code, ranks=ranks, until=job.until)
                 return
             except DirectoryBusy as e:  # SLURM's restart waits until the heartbeat of the killed process is too old
                 # rank 0 alone decides when to give up; the others come again until it has
@@ -134,6 +134,7 @@ def run(
     overrides: list[str] | None = None,
     submitted: dict[str, Any] | None = None,
     ranks: Ranks | None = None,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train one configuration in `directory`, from the start or from its last checkpoint.
 
@@ -143,9 +144,12 @@ def run(
         overrides: the words that the configuration was composed from, for the record.
         submitted: the version of the code when the job was submitted.
         ranks: the processes that train the run together; None means this process alone.
+        until: the epoch after which the run pauses: it leaves a checkpoint, and a later call continues it. The
+            training is the same with and without a pause, bit for bit.
 
     Returns:
-        The summary, as in summary.json. A finished run is not run again unless `force` is set.
+        The summary, as in summary.json; empty for a run that has paused. A finished run is not run again unless `force`
+        is set.
 
     Raises:
         ConfigError, Diverged, Preempted, DirectoryBusy, Superseded, RankLost: the message is one line for the user. It
@@ -159,11 +163,16 @@ def run(
     with Leader(ranks).speaking() as leader:
         if is_finished(directory) and not config.force:
             return _skip(config, directory)
-        return _run(config, directory, overrides or [], submitted or {}, leader)
+        return _run(config, directory, overrides or [], submitted or {}, leader, until)
 
 
 def _run(
-    config: Config, directory: Path, overrides: list[str], submitted: dict[str, Any], leader: Leader
+    config: Config,
+    directory: Path,
+    overrides: list[str],
+    submitted: dict[str, Any],
+    leader: Leader,
+    until: int | None,
 ) -> dict[str, Any]:
     """Train as the owner of the run directory."""
     with SignalFlag() as signals:
@@ -172,7 +181,7 @@ def _run(
             if record.was_finished:
                 return _skip(config, directory)
             with leader.ranks.heard():
-                summary, url = _train(config, record, signals, submitted, leader)
+                summary, url = _train(config, record, signals, submitted, leader, until)
         except Preempted as e:
             record.end("preempted", str(e))
             leader.ranks.barrier()
@@ -190,14 +199,24 @@ def _run(
             raise
         finally:
             record.close()
-        print_run(config, directory, summary, url)
+        if summary:
+            print_run(config, directory, summary, url)
     return summary
 
 
 def _train(
-    config: Config, record: RunRecord, signals: SignalFlag, submitted: dict[str, Any], leader: Leader
+    config: Config,
+    record: RunRecord,
+    signals: SignalFlag,
+    submitted: dict[str, Any],
+    leader: Leader,
+    until: int | None,
 ) -> tuple[dict[str, Any], str | None]:
-    """Train from the start or the last checkpoint to the end; return the summary and the tracker's URL."""
+    """Train from the start or the last checkpoint to the end, or to a pause after epoch `until`.
+
+    Returns:
+        The summary, empty after a pause, and the tracker's URL.
+    """
     directory = record.directory
     ranks = leader.ranks if leader.ranks.size > 1 else Ranks.alone(choose_device(config.train))
     device = ranks.device
@@ -211,7 +230,7 @@ def _train(
         inputs.check(directory, config, {key: seen[key] for key in seen if key not in inputs.CODE})
     weights = inputs.start_weights(config) if state is None else None
     check_ranks(config.train, ranks, state)
-    leader.say(Start(True, to_plain(config), state))
+    leader.say(Start(True, to_plain(config), state, until))
     trainer, facts = build(config, device, start_weights=state is None, ranks=ranks)
     seen = inputs.look(config, facts, memory, pretrained_file(config.model))
     inputs.check_start_weights(config, weights, seen)
@@ -228,8 +247,13 @@ def _train(
     try:
         with progress(trainer, run_id(config), config.train.progress) as bar:
             bookkeeper = Bookkeeper(trainer, config.train, record, tracker, signals, bar)
-            trainer.fit(bookkeeper)
+            trainer.fit(bookkeeper, until)
         bookkeeper.save()
+        if trainer.step < trainer.last_step:
+            record.set_status("paused", step=trainer.step)
+            log.info("paused after epoch %d of %d", trainer.epoch, trainer.epochs)
+            exit_code = 0
+            return {}, tracker.url
         bookkeeper.save_averaged()
         summary = {
             **trainer.summary(),

@@ -37,12 +37,14 @@ class Start:
         trains: False where the run is finished already, or cannot start.
         config: the configuration of rank 0, in plain form.
         state: the checkpoint to continue from; None without a checkpoint.
+        until: the epoch after which the run pauses; None means the end of the training.
         error: why the run cannot start, and whether another process writes into its directory; else None.
     """
 
     trains: bool
     config: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
+    until: int | None = None
     error: tuple[str, bool] | None = None
 
 
@@ -142,7 +144,7 @@ def follow(config: Config, ranks: Ranks, signals: SignalFlag) -> None:
     if start.state is not None:
         trainer.load_state_dict(start.state)
     try:
-        trainer.fit(Follower(trainer, signals))
+        trainer.fit(Follower(trainer, signals), start.until)
     except COMMON:
         ranks.barrier()  # rank 0 writes its last files; torchrun ends all processes when one ends in an error
         raise

@@ -27,6 +27,7 @@ class FrozenJob:
         overrides: the words that the configuration was composed from, for the record.
         directory: where the job writes, absolute.
         code: :func:`fsamlab.rundir.environment.code_version` at submission.
+        until: the epoch after which a job that trains pauses its run; None means the end of the training.
     """
 
     task: str
@@ -34,6 +35,7 @@ class FrozenJob:
     overrides: list[str]
     directory: Path
     code: dict[str, Any]
+    until: int | None = None
 
     @property
     def trains(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from fsamlab.storage.reading import Damaged, damaged, fits, misfit, read_json, read_yaml
 from fsamlab.storage.torch_file import holds_weights_alone
 
-STATUSES = ("queued", "running", "finished", "failed", "preempted", "cancelled", "lost", "damaged")
+STATUSES = ("queued", "running", "paused", "finished", "failed", "preempted", "cancelled", "lost", "damaged")
 NUMBER = int | float
 STATUS = {  # key -> type of its value in status.json
     **{"status": str, "run_id": str | None, "config_hash": str, "started": str, "updated": str, "host": str},

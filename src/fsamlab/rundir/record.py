@@ -65,7 +65,7 @@ class RunRecord:
             self.before = read_status(directory)
             # force=true starts over once: the command line of a stopped run still has the word when SLURM requeues the
             # job or the user repeats the command, and the run must then continue.
-            stopped = self.before.get("forced") and self.before["status"] in ("running", "preempted")
+            stopped = self.before.get("forced") and self.before["status"] in ("running", "paused", "preempted")
             # An earlier process was killed while it deleted the old results.
             unfinished = self.before.get("starting_over", False)
             self.starts_over = unfinished or (config.force and not stopped)

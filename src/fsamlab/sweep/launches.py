@@ -244,7 +244,7 @@ def write_launch(
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[dict[str, Any]] = []
     for p in plans:
-        job = {k: v for k, v in asdict(p).items() if k != "config"}
+        job = {k: v for k, v in asdict(p).items() if k not in ("config", "until")}
         jobs.append({**job, "directory": os.path.relpath(p.directory, sweep_dir), "slurm_job_id": None})
     entry = {
         "time": now(),

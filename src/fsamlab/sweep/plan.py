@@ -29,6 +29,7 @@ class JobPlan:
         directory: the run directory, absolute.
         run_id, config_hash: identity of the configuration, as composed at launch.
         config: the configuration in plain types.
+        until: the epoch after which the run pauses; None means the end of its training.
     """
 
     overrides: list[str]
@@ -36,6 +37,7 @@ class JobPlan:
     run_id: str
     config_hash: str
     config: dict[str, Any] = field(repr=False)
+    until: int | None = None
 
     @classmethod
     def of(cls, config: Config, overrides: list[str], directory: Path) -> JobPlan:
@@ -44,7 +46,7 @@ class JobPlan:
 
     def freeze(self, code: dict[str, Any]) -> FrozenJob:
         """Return the job that trains the run; `code` is the version of the code at submission."""
-        return FrozenJob(TRAIN, self.config, self.overrides, self.directory, code)
+        return FrozenJob(TRAIN, self.config, self.overrides, self.directory, code, self.until)
 
 
 def compose_job(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> JobPlan:

@@ -129,13 +129,17 @@ def judge(
         busy = True
         if jobs[chosen].waiting and not lives:
             status = "queued"
-        elif word != "failed" or chosen != writer:  # a job that has written "failed" itself is about to end
+        elif (
+            word not in ("failed", "paused") or chosen != writer
+        ):  # a job that has written one of these is about to end
             status = "running"
     # alive by its heartbeat; not alive if SLURM knows a definite end of the job: the heartbeat is then an old one
     elif lives and not (writer is not None and writer in jobs and jobs[writer].state not in LOST_STATES):
         busy, chosen = True, writer
     elif run.waits_since is not None and str(disk.get("updated", "")) < run.waits_since:
         status, busy = "queued", True  # a living local launcher has not started the run yet
+    elif word == "paused" and (not refs or refs[0][1] <= str(disk.get("updated", ""))):
+        chosen = writer  # as planned; a job that was submitted later was to continue the run
     elif (run.copied and not refs) or _last_was_local(disk, refs):
         status = "lost" if word == "running" else word  # no job of SLURM can say more
     elif refs:  # the last attempt was a SLURM job, and the job has ended
@@ -153,7 +157,7 @@ def judge(
         status = "lost"
     job = jobs.get(chosen) if chosen is not None and status != "finished" else None
     state = RunState(run, status, None, None, busy or unsure, busy, chosen, job, disk)
-    if status in ("finished", "running") and not (job is not None and job.waiting):
+    if status in ("finished", "running", "paused") and not (job is not None and job.waiting):
         return state
     reason, log = _reason(state, own_word)
     return replace(state, reason=reason, log=log)

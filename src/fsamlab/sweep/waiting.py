@@ -34,7 +34,7 @@ def wait_for(
         shared: whether a job of SLURM holds several of `jobs`: it goes on for the others when one has failed.
 
     Returns:
-        For each job why it failed, None if the run finished.
+        For each job why it failed, None if the run finished, or paused as planned.
     """
     from fsamlab.terminal.board import SweepBoard  # on demand: only a launcher that waits needs rich's bars
 
@@ -50,7 +50,7 @@ def wait_for(
                 status = current_status(directories[i])
                 quiet[i] = 0 if i in still_active else quiet[i] + 1
                 of_now = status.get("updated", "") >= since
-                finished = of_now and status["status"] == "finished"
+                finished = of_now and status["status"] in ("finished", "paused")
                 failed = shared and of_now and status["status"] == "failed"
                 over = finished or failed or quiet[i] >= QUIET_POLLS
                 if i not in board.tasks and (over or (of_now and status["status"] == "running")):

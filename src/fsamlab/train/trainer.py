@@ -117,12 +117,19 @@ class Trainer:
         """The headline metric of the task."""
         return self.task.declaration
 
-    def fit(self, observer: Observer) -> dict[str, float]:
-        """Train from the current state to the end; return the last row."""
+    def fit(self, observer: Observer, until: int | None = None) -> dict[str, float]:
+        """Train from the current state to the end; return the last row.
+
+        Args:
+            observer: takes rows, checkpoints and signals.
+            until: the epoch after which the loop stops before the end. The state is then that of a training that was
+                interrupted there: schedule and rows are those of the whole training, and a later call continues it.
+        """
         self._observer = observer
+        last_step = self.last_step if until is None else min(self.last_step, until * self.steps_per_epoch)
         if not self.boundary_done:  # the run was stopped inside the evaluation of this step
             self._boundary()
-        while self.step < self.last_step:
+        while self.step < last_step:
             for batch in self.passes.batches(self.epoch, self.step % self.steps_per_epoch):
                 start = time.perf_counter()
                 self._step(batch)
@@ -131,7 +138,7 @@ class Trainer:
                     torch.cuda.synchronize()  # else the time of an epoch would be the time to queue its work
                 self.clock.add_step(time.perf_counter() - start, ends_epoch=ends_epoch)
                 self._boundary()
-                if self.step >= self.last_step:
+                if self.step >= last_step:
                     break
         return self.last_row
 
