@@ -362,6 +362,8 @@ ROWS: tuple[MetricRow, ...] = (
     _summary("cost/step_ms", "ms"),
     _summary("cost/steps", COUNT),
     _summary("cost/epochs", "epochs"),
+    _summary("cost/passes", "epochs of SGD"),
+    _summary("cost/passes_per_step", "passes"),
     # ---------------------------------------------------------------- facts of a run
     _summary("perturbation/num_floored", COUNT, section="perturbation", family=OF_A_STEP),
     _summary("perturbation/num_skipped", COUNT, section="perturbation", family=OF_A_STEP),

@@ -21,6 +21,7 @@ from fsamlab.train.compiled import compiled, with_any_size
 from fsamlab.train.parallel import Parallel
 from fsamlab.train.precision import Precision
 from fsamlab.train.recomputation import Recomputation
+from fsamlab.train.work import Work
 
 Part = tuple[Piece, Batch]  # what this rank computes of a micro-batch, with its place in the batch
 
@@ -58,6 +59,9 @@ class Passes:
         poll: called between the batches of a pass over the full training set; it may raise to leave.
         mixing: mixes the batches of all passes; None means unmixed batches.
         parallel: the ranks that train the model together.
+
+    Attributes:
+        work: over how many samples the passes of the present step ran; the caller begins a new one with each step.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Passes:
         self.recomputation = Recomputation(model, cfg.activation_checkpointing)
         # what training passes run
         self.network = parallel.replicated(compiled(model, device) if cfg.compile else model)
+        self.work = Work()
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on; a source that can, gives a rank its own samples."""
@@ -195,6 +200,7 @@ class Passes:
             ((piece, own),) = parallel.cut(1).of(chunk)
             weight = parallel.weight(len(own), self.train.num_samples) if piece.counts else 0.0
             total += self.backward(own, weight, is_last)[1]
+        self.work.gradients += self.train.num_samples
         return parallel.mean(total)
 
     def sampling(self, batch_size: int, steps_per_epoch: int) -> Sampling:
@@ -244,6 +250,7 @@ class BatchClosure:
             with torch.no_grad(), passes.parallel.forwarding(piece.counts):
                 outputs, _ = passes.forward(part, passes.task)
                 found.append((_positions(piece), passes.task.losses(outputs, part)))
+        passes.work.forwards += self.total
         return self.passes.parallel.placed(found, self.total)
 
     def on(self, samples: Tensor) -> Tensor | Pass:
@@ -294,6 +301,7 @@ class BatchClosure:
         for key, values in parallel.sums(of_metrics).items():
             assert sums is not None
             sums.setdefault(key, []).extend(values)
+        passes.work.gradients += total
         return parallel.mean(torch.stack(losses).sum() if len(losses) > 1 else losses[0]), of_samples
 
 

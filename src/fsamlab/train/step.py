@@ -11,6 +11,7 @@ from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.train.closures import Passes
 from fsamlab.train.schedule import lr_factor
+from fsamlab.train.work import Work
 
 MetricSums = dict[str, list[Tensor]]  # metric of the task -> sums over the samples of each part of the batch
 
@@ -64,6 +65,7 @@ class Stepper:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         passes.model.train()
+        passes.work = Work(descent=batch.size)
         mixed = passes.mixed(batch, step)  # once: all passes of the step see the same mixture
         sums: MetricSums = {}
         if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:

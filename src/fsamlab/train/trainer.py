@@ -33,6 +33,7 @@ from fsamlab.train.parallel import Parallel
 from fsamlab.train.scalars import StepScalars
 from fsamlab.train.step import MetricSums, Stepper
 from fsamlab.train.unread import Unread, read_together
+from fsamlab.train.work import Account
 
 
 class _Interrupted(Exception):
@@ -104,7 +105,7 @@ class Trainer:
         self.best = Best(self.task)
         self.divergence = Divergence(device)
         self.scalars = StepScalars(diagnostics.cfg.every_steps if diagnostics else None, device)
-        self.clock = Clock()
+        self.clock, self.account = Clock(), Account()
         self.last_row: dict[str, float] = {}
 
     @property
@@ -148,6 +149,7 @@ class Trainer:
         loss, sums = self.stepper.make(batch, self.step)
         self.step += 1
         self.boundary_done = False
+        self.account.add(self.passes.work)
         if self.averaged is not None:
             self.averaged.update(self.model, self.step)
         self.scalars.take(self.optimizer, loss)
@@ -294,6 +296,7 @@ class Trainer:
         cost = {
             "cost/steps": self.step,
             "cost/epochs": self.step / self.steps_per_epoch,
+            **self.account.cost(self.step / self.steps_per_epoch),
             **self.clock.cost(),
             "cost/step_ms": self.clock.step_ms(self.step, self.steps_per_epoch),
         }
@@ -322,6 +325,7 @@ class Trainer:
             "best": self.best.state_dict(),
             "diverged_at": int(self.divergence.at),
             **self.clock.state_dict(),
+            **self.account.state_dict(),
             **self.scalars.state_dict(),
             **self.passes.precision.state_dict(),
             **({} if self.averaged is None else {"averaged": self.averaged.state_dict()}),
@@ -338,6 +342,7 @@ class Trainer:
         self.best.load_state_dict(state["best"])
         self.divergence.at.fill_(state["diverged_at"])
         self.clock.load_state_dict(state)
+        self.account.load_state_dict(state)
         self.scalars.load_state_dict(state)
         self.passes.precision.load_state_dict(state)
         if self.averaged is not None:
