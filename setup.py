@@ -20,7 +20,7 @@ def shipped() -> dict[str, str]:
     conf = Path("conf")
     options = [p for p in conf.rglob("*.yaml") if p.parts[1] not in ("local", "sweeps")]  # conf/sweeps is a link
     places = {path: path for path in [*options, conf / "local" / "README.md", Path("launch.py")]}
-    places |= {path: conf / path for path in Path("sweeps").glob("*.yaml")}
+    places |= {path: conf / path for path in Path("sweeps").rglob("*.yaml")}
     return {str(path): str(Path("fsamlab", "shipped", place)) for path, place in sorted(places.items())}
 
 

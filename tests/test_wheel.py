@@ -76,9 +76,11 @@ def test_the_wheel_of_the_sdist_holds_each_option_once_and_nothing_of_the_builde
     assert f"fsamlab-{__version__}.dist-info/METADATA" in names
     shipped = {name.removeprefix("fsamlab/shipped/") for name in names if name.startswith("fsamlab/shipped/")}
     options = {
-        str(p.relative_to(ROOT)) for p in (ROOT / "conf").rglob("*.yaml") if p.parts[-2] not in ("local", "sweeps")
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "conf").rglob("*.yaml")
+        if not {"local", "sweeps"} & set(p.relative_to(ROOT).parts)
     }
-    sweeps = {f"conf/sweeps/{p.name}" for p in (ROOT / "sweeps").glob("*.yaml")}
+    sweeps = {f"conf/{p.relative_to(ROOT)}" for p in (ROOT / "sweeps").rglob("*.yaml")}
     assert shipped == {*options, *sweeps, "conf/local/README.md", "launch.py"}
     assert len(sweeps) > 10
     assert "hydra_plugins/fsamlab_plugins/__init__.py" in names

@@ -71,6 +71,21 @@ def test_cfg_job_prints_the_composed_config(launch):
     assert "name: sgd" in done.stdout
 
 
+def test_an_option_that_yaml_reads_as_false_is_one_line(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from fsamlab.config.compose import register
+    from fsamlab.terminal import errors
+
+    (tmp_path / "config.yaml").write_text("defaults:\n  - config_schema\n  - data: digits\n  - study: mine\n")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text("defaults:\n  - override /diagnostics: off\n")
+    register()
+    with initialize_config_dir(config_dir=str(tmp_path), version_base="1.3"), pytest.raises(ValueError) as e:  # noqa: PT011
+        compose("config")
+    assert 'override /diagnostics: "off"' in errors.one_line(e.value)
+
+
 OPTION_FILES = {
     "stray": (
         "batchsize: 3",

@@ -123,6 +123,12 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory|not enough memory", str(error)):
         advice = "a smaller model.width, data.batch_size or data.eval_batch_size, or more memory"
         return tidy(f"out of memory: {(str(error).splitlines() or ['no memory left'])[0][:200]}; {advice}")
+    if isinstance(error, ValueError) and str(error).startswith("Unsupported item value in defaults : bool"):
+        # From Hydra, which does not name the file.
+        return (
+            "a defaults list has true or false where an option's name is needed; YAML reads off, on, yes and no as these: "
+            'write the name with quotes, for example `- override /diagnostics: "off"`'
+        )
     # From mkdir: the name is that of the file in the way.
     if isinstance(error, FileExistsError) and error.filename is not None:
         return f"{error.filename}: a directory is needed here, but a file or a broken link is in the way; move it away"
