@@ -174,7 +174,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _verdict(args: argparse.Namespace) -> int:
     from fsamlab.command.verdict_view import show_verdicts
 
-    return show_verdicts(args.claims, args.form)
+    return show_verdicts(args.claims, args.form, args.figure)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     form = one.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", dest="form", const="json", help="a JSON object")
     form.add_argument("--markdown", action="store_const", dest="form", const="markdown", help="a table in Markdown")
+    one.add_argument("--figure", type=Path, metavar="FILE", help="also draw differences and intervals: .svg or .pdf")
     one.set_defaults(form="table")
 
     one = commands.add_parser(

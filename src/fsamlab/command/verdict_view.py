@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from fsamlab.config import ConfigError
 from fsamlab.results.claims import read_claims
 from fsamlab.results.settings import plain
 from fsamlab.results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, verdicts
@@ -22,12 +23,13 @@ CODES = {HOLDS: 0, FAILS: 3, UNDECIDED: 4}
 STYLES = {HOLDS: "green", FAILS: "red", UNDECIDED: "yellow"}
 
 
-def show_verdicts(path: Path, form: str) -> int:
+def show_verdicts(path: Path, form: str, drawn: Path | None = None) -> int:
     """Print the verdict on each claim of a file; return the exit code.
 
     Args:
         path: the file of claims.
         form: `table`, `json` or `markdown`.
+        drawn: where to write the figure of the verdicts, .svg or .pdf; None: no figure.
 
     Returns:
         0 if every claim holds; 3 if a claim does not hold; 4 if no claim is known not to hold, and one is undecided.
@@ -36,8 +38,15 @@ def show_verdicts(path: Path, form: str) -> int:
         ConfigError: the runs do not allow an answer.
         Damaged: the file is not of the form.
     """
+    if drawn is not None and drawn.suffix not in (".svg", ".pdf"):
+        raise ConfigError("--figure", str(drawn), "must end in .svg or .pdf")
     claims = read_claims(path)
     found = verdicts(claims)
+    if drawn is not None:
+        from fsamlab.figures import claims as draw  # imports matplotlib
+        from fsamlab.figures import save
+
+        save(draw(found), drawn)
     code = max((CODES[one.verdict] for one in found), key=[0, 4, 3].index)
     interval = f"{100 * (1 - claims.alpha):g} % interval"
     if form == "json":

@@ -20,6 +20,7 @@
 | ema_quality(rows, runs) | the EMA as an estimate of the full gradient | ema_quality |
 | friendliness(runs, method) | how a step along each direction changes the losses | any, diagnostics=paper |
 | sharpness(runs) | sharpness and curvature by method | any, `fsamlab measure ... diagnostics=full` |
+| claims(verdicts) | the verdicts on claims, with intervals | any, `fsamlab verdict` |
 | accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
 | tuned_table(runs) | each method at the radius that validation chooses | noise_or_mean, any with several radii |
 | paired_table(runs) | test accuracy minus SGD's, seed by seed | any with SGD |
@@ -37,6 +38,7 @@ from fsamlab.figures.accuracy import (
     versus,
 )
 from fsamlab.figures.canvas import ONE_COLUMN, TWO_COLUMNS, save, show
+from fsamlab.figures.claims import claims
 from fsamlab.figures.measured import ema_quality, ema_table, friendliness, sharpness
 from fsamlab.figures.tables import (
     accuracy_table,
@@ -59,6 +61,7 @@ __all__ = [
     "ascent_batch",
     "batch_size",
     "by_method",
+    "claims",
     "components",
     "conventions_table",
     "cost_table",

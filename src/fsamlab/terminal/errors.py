@@ -126,8 +126,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and str(error).startswith("Unsupported item value in defaults : bool"):
         # From Hydra, which does not name the file.
         return (
-            "a defaults list has true or false where an option's name is needed; YAML reads off, on, yes and no as these: "
-            'write the name with quotes, for example `- override /diagnostics: "off"`'
+            "a defaults list has true or false where an option's name is needed; YAML reads off, on, yes and no as "
+            'these: write the name with quotes, for example `- override /diagnostics: "off"`'
         )
     # From mkdir: the name is that of the file in the way.
     if isinstance(error, FileExistsError) and error.filename is not None:
