@@ -184,3 +184,33 @@ def test_a_wrong_file_is_one_line(tmp_path, change, says):
     assert says in str(e.value)
     assert str(path) in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_two_columns_of_the_same_runs(judge):
+    found = [run("fsam", s, 0.7, final___own=0.1 + s, final___other=0.3 + 1.1 * s) for s in SEEDS]
+    claim = {"claim": "fsam < sam", "metrics": {"fsam": "final/own", "sam": "final/other"}}
+    groups = {"fsam": {"optimizer.name": "fsam"}, "sam": {"optimizer.name": "fsam"}}
+    (one,) = judge([claim], found, groups=groups, margin=5)
+    assert (one.pairs.n, one.claim.margin) == (6, 0.0)  # another unit than that of the file's margin
+    assert one.pairs.mean == pytest.approx(-0.2 - 0.1 * np.mean(SEEDS), abs=1e-12)
+    assert one.means == pytest.approx((0.1 + 2.5, 0.3 + 1.1 * 2.5))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"metrics": {"fsam": "final/own"}}, "metrics must be {fsam: COLUMN, sam: COLUMN}"),
+        ({"metrics": {"fsam": "final/own", "sgd": "final/own"}}, "metrics must be {fsam: COLUMN, sam: COLUMN}"),
+        ({"metrics": {"fsam": "final/own", "sam": 3}}, "metrics must be"),
+        ({"metric": "final/own", "metrics": {"fsam": "final/own", "sam": "final/own"}}, "without metric"),
+    ],
+)
+def test_columns_that_do_not_fit_the_groups_are_refused(judge, more, words):
+    with pytest.raises(Damaged, match=words.replace("{", r"\{")):
+        judge([{"claim": "fsam < sam", **more}])
+
+
+def test_columns_of_different_units_are_refused(judge):
+    found = [run(m, s, 0.7, final___own=0.1 + s, cost___step_ms=3.0) for s in SEEDS for m in ("sam", "fsam")]
+    with pytest.raises(ConfigError, match="different units"):
+        judge([{"claim": "fsam < sam", "metrics": {"fsam": "final/test/acc1", "sam": "cost/step_ms"}}], found)

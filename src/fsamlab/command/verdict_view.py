@@ -89,7 +89,8 @@ def lines(found: Sequence[Verdict]) -> list[str]:
         words = [word for word in (claim.says, claim.source) if word]
         sides = zip((claim.a, claim.b), one.chosen, one.means)
         parts = [f"{group} {mean:.4g}" + _settings(chosen) for group, chosen, mean in sides]
-        metric = one.metric if claim.over is None else f"{claim.over.take} of {one.metric} over {claim.over.key}"
+        metric = " and ".join(claim.metrics.values()) or one.metric
+        metric = metric if claim.over is None else f"{claim.over.take} of {metric} over {claim.over.key}"
         words.append(f"{metric}, {one.unit}: {', '.join(parts)}; margin {claim.margin:g}")
         said.append(f"{claim.name}: {'; '.join([*words, *one.notes])}")
     return said
@@ -150,6 +151,7 @@ def as_json(one: Verdict) -> dict[str, Any]:
         "says": claim.says,
         "source": claim.source,
         "metric": one.metric,
+        "metrics": claim.metrics,
         "unit": one.unit,
         "margin": claim.margin,
         "n": pairs.n,

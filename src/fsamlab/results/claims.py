@@ -16,6 +16,8 @@
         for_each: {data.label_noise: [0.2, 0.4]}   # one claim for each value
       - claim: fsam <= 1.02 * sam
         metric: cost/step_ms
+      - claim: fsam < sam
+        metrics: {fsam: final/perturbation/rise_other_fsam, sam: final/perturbation/rise_other_sam}
 
 A claim compares two groups, or a group and a number. `metric`, `margin`, `where`, `tune` and `over` of the file hold
 for each claim that does not have its own; a claim with another metric does not take the margin of the file, which has
@@ -68,6 +70,7 @@ class Claim:
         b: the name of a group; None if the claim is about a number.
         factor: stands before `b`; or the number, where `b` is None.
         metric: a column of the collected runs; None means the headline of the runs on test data, at the end.
+        metrics: {group: its column}, where the groups do not share one; empty: both have `metric`.
         margin: the smallest difference that matters, in points for a metric in per cent.
         where: further values that the runs of both groups have.
         tune: keys whose value is chosen on validation data, for each group.
@@ -87,6 +90,7 @@ class Claim:
     where: Where = field(default_factory=dict)
     tune: tuple[str, ...] = ()
     over: Over | None = None
+    metrics: dict[str, str] = field(default_factory=dict)
     says: str = ""
     source: str = ""
     text: str = ""
@@ -113,7 +117,7 @@ class Claims:
 
 SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict}
 OF_FILE = {"runs": list, "alpha": NUMBER, "groups": dict, "claims": list, **SHARED}
-OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, **SHARED}
+OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, "metrics": dict, **SHARED}
 
 
 def read_claims(path: Path) -> Claims:
@@ -158,7 +162,7 @@ def read_claims(path: Path) -> Claims:
 def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Mapping[str, Where]) -> list[Claim]:
     """Return the claims of an entry: one for each combination of the values of `for_each`."""
     own = {key: entry[key] for key in SHARED if key in entry}
-    if "metric" in own and own["metric"] != shared.get("metric"):
+    if "metrics" in entry or ("metric" in own and own["metric"] != shared.get("metric")):
         shared = {key: value for key, value in shared.items() if key != "margin"}
     said = {**shared, **own}
     form = FORM.fullmatch(entry["claim"])
@@ -170,6 +174,7 @@ def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Ma
         if group not in groups:
             hint = did_you_mean(group, list(groups)) or f"; the groups are {', '.join(groups)}"
             raise damaged(path, f"{place}unknown group {group!r}{hint}")
+    columns = _columns(path, place, entry.get("metrics"), (a, b), own)
     margin = float(said.get("margin", 0.0))
     if not margin >= 0 or (relation == "=" and not margin):
         raise damaged(
@@ -195,6 +200,7 @@ def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Ma
                 b=b,
                 factor=factor,
                 metric=said.get("metric"),
+                metrics=columns,
                 margin=margin,
                 where={**where, **chosen},
                 tune=tune,
@@ -213,6 +219,18 @@ def _right_side(path: Path, place: str, text: str) -> tuple[str | None, float]:
     except ValueError:
         raise damaged(path, f"{place}{text!r} is neither a group, nor a number times a group, nor a number") from None
     return (None if scaled is None else scaled["group"]), factor
+
+
+def _columns(path: Path, place: str, found: Any, groups: tuple[str, str | None], own: Where) -> dict[str, str]:
+    """Return the column of each group, where the claim says one for each."""
+    if found is None:
+        return {}
+    if "metric" in own or found.keys() != set(groups) or not all(isinstance(one, str) for one in found.values()):
+        both = ", ".join(f"{group}: COLUMN" for group in groups)
+        raise damaged(
+            path, f"{place}metrics must be {{{both}}}, without metric; it is for two groups and their columns"
+        )
+    return dict(found)
 
 
 def _over(path: Path, place: str, found: Any) -> Over | None:

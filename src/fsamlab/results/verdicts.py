@@ -133,12 +133,20 @@ class _Found:
 
 def _differences(claim: Claim, claims: Claims, done: Study) -> _Found:
     name = f"claim {claim.name!r}"
-    metric = claim.metric or done.headline.at_end
+    metric = claim.metrics.get(claim.a) or claim.metric or done.headline.at_end
     groups = [
-        _group(f"{name}, group {group}", done, {**claims.groups[group], **claim.where}, claim, metric)
+        _group(
+            f"{name}, group {group}",
+            done,
+            {**claims.groups[group], **claim.where},
+            claim,
+            claim.metrics.get(group, metric),
+        )
         for group in (claim.a, claim.b)
         if group is not None
     ]
+    if len({metrics.of(column).unit for column in claim.metrics.values()}) > 1:
+        raise ConfigError("metrics", ", ".join(claim.metrics.values()), f"{name}: the two columns have different units")
     if claim.over is not None and len(groups) == 2:
         groups = _over_the_same(name, claim, groups)
     series = [_statistic(claim, group.values) for group in groups]
