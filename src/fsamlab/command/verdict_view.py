@@ -43,10 +43,9 @@ def show_verdicts(path: Path, form: str, drawn: Path | None = None) -> int:
     claims = read_claims(path)
     found = verdicts(claims)
     if drawn is not None:
-        from fsamlab.figures import claims as draw  # imports matplotlib
-        from fsamlab.figures import save
+        from fsamlab.report import figures  # imports matplotlib
 
-        save(draw(found), drawn)
+        figures.save(figures.claims(found), drawn)
     code = max((CODES[one.verdict] for one in found), key=[0, 4, 3].index)
     interval = f"{100 * (1 - claims.alpha):g} % interval"
     if form == "json":
