@@ -12,12 +12,12 @@ from fsamlab.quick_import import uncollected
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Run one composed job; torch is imported here and not before."""
+def main(cfg: DictConfig) -> float | None:
+    """Run one composed job; torch is imported here and not before. A sweeper that searches gets the returned number."""
     with uncollected():
         from fsamlab.run import run_composed
 
-    run_composed(cfg)
+    return run_composed(cfg)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "quick_import": "",
     "ranks": "checks",
     "axes": "checks",
-    "config": "checks axes",
+    "config": "checks axes metrics",
     "optim": "checks axes config",
     "models": "config storage",
     "task": "config metrics",
@@ -32,7 +32,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "figures": "results terminal metrics",
     "tracking": "config storage rundir results metrics",
     "sweep": "checks ranks quick_import config storage rundir terminal results",
-    "run": "ranks config seeding optim models data rundir terminal diagnostics train tracking task",
+    "run": "ranks metrics config seeding optim models data rundir terminal diagnostics train tracking task",
     "report": "storage rundir terminal results figures sweep metrics",
     "command": "ranks checks metrics config optim storage models data rundir terminal results tracking sweep run"
     " report",

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import compose_tiny
 
 from fsamlab.config import (
     SCHEMAS,
@@ -209,3 +210,14 @@ def test_settings_that_contradict_each_other_are_refused(composed):
         composed("optimizer=sam_db", "train.accumulate_mode=per_micro_batch")
     with pytest.raises(ConfigError, match="save_best"):
         composed("data=cifar10", "train.save_best=true")
+
+
+def test_the_objective_changes_no_run_id_and_needs_validation_data():
+    before = compose_tiny()
+    after = compose_tiny("objective=final/val/loss")
+    assert (after.objective, run_id(after)) == ("final/val/loss", run_id(before))
+    with pytest.raises(ConfigError, match=r"objective=test/acc1: must be a metric of the validation data"):
+        compose_tiny("objective=test/acc1")
+    with pytest.raises(ConfigError, match=r"data.val_size=0: leaves no validation data"):
+        compose_tiny("objective=val/acc1", "data.val_size=0")
+    assert compose_tiny("data.val_size=0").objective is None

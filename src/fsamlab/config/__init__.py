@@ -13,6 +13,7 @@ from typing import Any
 
 from fsamlab.checks import (
     MISSING,
+    RANGE,
     ConfigError,
     StrayKey,
     check_fields,
@@ -33,6 +34,7 @@ from fsamlab.config.corrupted import CorruptedConfig
 from fsamlab.config.data import AugmentConfig, DataConfig, ImageFolderConfig, SyntheticConfig
 from fsamlab.config.diagnostics import BATCHNORM_MODES, QUANTITIES, DiagnosticsConfig
 from fsamlab.config.model import FOR_TABLES, WITHOUT_BLOCKS, ModelConfig
+from fsamlab.config.objective import ValidationMetric, check_validation
 from fsamlab.config.optimizer import OptimizerConfig
 from fsamlab.config.task import TaskConfig
 from fsamlab.config.train import TrackerConfig, TrainConfig
@@ -86,6 +88,8 @@ class Config:
     runs_dir: str = location("runs")  # relative to the project's directory
     # what to do if src/ has changed since the submission or the last checkpoint
     on_code_change: str = word("warn", "warn", "refuse")
+    # what a search over settings gets for the run, as val/loss; null: the validation headline at the best epoch
+    objective: str | None = field(default=None, metadata={RANGE: ValidationMetric()})
     optimizer: Any = MISSING
     model: Any = MISSING
     data: Any = MISSING
@@ -114,6 +118,8 @@ class Config:
             raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
         if self.train.save_best and self.data.val_size == 0:
             raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
+        if self.objective is not None:
+            check_validation(self.data)
 
     def _check_names(self) -> None:
         if self.name in (".", "..") or len(self.name.encode()) > 200:

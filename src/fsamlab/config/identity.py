@@ -28,6 +28,7 @@ NEUTRAL = frozenset(
         "force",
         "runs_dir",
         "on_code_change",
+        "objective",
         "diagnostics",  # a measurement leaves weights, gradients, BatchNorm statistics and random state as they were
         "tracker",
         "data.root",

@@ -19,7 +19,9 @@ import torch
 
 from fsamlab.config import Config, ConfigError, from_plain, recorded, to_plain, typed
 from fsamlab.config.identity import differences, is_neutral, run_id
+from fsamlab.config.objective import check_validation, is_search, no_objective
 from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.metrics.objective import objective
 from fsamlab.models import pretrained_file
 from fsamlab.ranks import RankLost, Ranks, place
 from fsamlab.run.assembly import build, choose_device
@@ -50,10 +52,14 @@ BEFORE_THE_FIRST_STEP = frozenset(  # files of a run directory
 )
 
 
-def run_composed(cfg: Any) -> None:
-    """Run one job that Hydra has composed, in the output directory that Hydra has made.
+def run_composed(cfg: Any) -> float | None:
+    """Run one job that Hydra has composed, in the output directory that Hydra has made; return its objective.
 
     An error of a single run ends the process here with one line. In a sweep Hydra needs the error.
+
+    Returns:
+        The number that a sweeper maximises or minimises, from validation data; None without a validation split. A run
+        that has finished before is not run again, and its number is returned.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -63,8 +69,15 @@ def run_composed(cfg: Any) -> None:
     is_new = not (directory / "status.json").exists()
     try:
         config = typed(cfg)
+        searched = hydra.mode is RunMode.MULTIRUN and is_search(hydra.sweeper)
+        if searched:
+            check_validation(config.data)
         with joined(config.train) as ranks:
-            run(config, directory, list(hydra.overrides.task), ranks=ranks)
+            summary = run(config, directory, list(hydra.overrides.task), ranks=ranks)
+        value = objective(summary, config.objective)
+        if searched and value is None:
+            raise no_objective(config.objective, directory)
+        return value
     except Exception as e:
         if place().rank > 0 and type(e) is not RankLost and errors.one_line(e) is not None:
             sys.exit(1)  # rank 0 ends in the same way, or quotes the reason
@@ -292,6 +305,6 @@ def _skip(config: Config, directory: Path) -> dict[str, Any]:
         value: Any = before
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if is_neutral(key, config) and value != ours[key] and key not in ("force", "runs_dir"):
+        if is_neutral(key, config) and value != ours[key] and key not in ("force", "runs_dir", "objective"):
             log.info("  the run had %s=%s, not %s; this setting does not change the weights", key, value, ours[key])
     return summary

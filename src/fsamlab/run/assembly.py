@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fsamlab.config import Config, ConfigError, TrainConfig
+from fsamlab.config import Config, ConfigError, TrainConfig, did_you_mean
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.data import Data, build_data, mixing_of
 from fsamlab.diagnostics import Diagnostics
@@ -70,7 +70,19 @@ def build(
         mixing=mixing_of(config.data, data, config.seed),
         ranks=ranks,
     )
+    if config.objective is not None:
+        _check_objective(config.objective, trainer)
     return trainer, data.facts
+
+
+def _check_objective(metric: str, trainer: Trainer) -> None:
+    """Refuse an objective that no evaluation of the run has, before the first step."""
+    names = dict.fromkeys(("loss", *trainer.task.evaluating().metric_names))
+    kinds = ("",) if trainer.averaged is None else ("", "ema_")
+    known, asked = [f"val/{of}{name}" for of in kinds for name in names], metric[metric.index("val/") :]
+    if asked not in known:
+        allowed = f"is no metric of this run, which has {', '.join(known)}{did_you_mean(asked, known)}"
+        raise ConfigError("objective", metric, allowed)
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:

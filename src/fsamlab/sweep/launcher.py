@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fsamlab.checks import ConfigError
+from fsamlab.config import from_plain
+from fsamlab.config.objective import check_validation, is_search, no_objective
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.rundir.environment import code_version
 from fsamlab.rundir.find import what_varies
 from fsamlab.rundir.frozen_job import FrozenJob, all_train
+from fsamlab.rundir.objective import objective_of
 from fsamlab.sweep.plan import compose_job
+from fsamlab.terminal.errors import JobFailed, one_line
 
 
 class JobLauncher(Launcher):
@@ -34,11 +38,13 @@ class JobLauncher(Launcher):
         kind: the launcher's name in the record of a launch.
         in_process: whether the jobs wait in this process for their start, and do not start once the process has ended.
         detached: whether the jobs continue after :meth:`run` has returned or raised.
+        wait: whether :meth:`run` waits for the end of the jobs.
     """
 
     kind = "local"
     in_process = True
     detached = False
+    wait = True
     config: DictConfig | None = None
     hydra_context: HydraContext | None = None
 
@@ -60,18 +66,41 @@ class JobLauncher(Launcher):
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the runs of `job_overrides`; only Hydra's own sweepers call this method."""
+        """Train the runs of `job_overrides`; only Hydra's own sweepers call this method.
+
+        Returns:
+            For each job the objective of its run, or the error. A sweeper that searches may choose the same run twice:
+            the run is trained once. Empty if the launcher does not wait.
+
+        Raises:
+            ConfigError: a search has no validation split, or cannot wait for its runs.
+            ConfigError, Hydra's and OmegaConf's errors: a job cannot be composed. In a search such a job fails alone,
+                because the sweeper knows how many failures are too many.
+        """
         assert self.config is not None
         assert self.hydra_context is not None
+        searches = is_search(self.config.hydra.sweeper)
+        if searches and not self.wait:
+            raise ConfigError("hydra.launcher.wait", False, "a search needs the results of its runs; leave it true")
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         loader, code = self.hydra_context.config_loader, code_version(PROJECT_ROOT)
-        jobs = [compose_job(loader, self.config, list(words)).freeze(code) for words in job_overrides]
-        returns = []
-        for job, failure in zip(jobs, self.run(jobs, lambda ids: None)):
-            returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
-            if failure is not None:
-                returns[-1].status, returns[-1]._return_value = JobStatus.FAILED, RuntimeError(failure)
-        return returns
+        found: list[FrozenJob | Exception] = []
+        for words in job_overrides:
+            try:
+                found.append(compose_job(loader, self.config, list(words)).freeze(code))
+            except Exception as e:
+                if not searches or one_line(e) is None:
+                    raise
+                found.append(e)
+        jobs = {job.directory: job for job in found if isinstance(job, FrozenJob)}
+        if not jobs and initial_job_idx == 0:  # at the start of a search the mistake is in the command
+            raise next(e for e in found if isinstance(e, Exception))
+        for job in jobs.values() if searches else ():
+            check_validation(from_plain(job.config).data)
+        failures = dict(zip(jobs, self.run(list(jobs.values()), lambda ids: None) if jobs else []))
+        if jobs and not failures:
+            return []
+        return [_returned(list(words), job, failures, searches) for words, job in zip(job_overrides, found)]
 
     def prepare(self) -> None:
         """Begin what jobs need and what takes long, before the jobs are composed; :meth:`run` may never be called."""
@@ -109,6 +138,20 @@ class JobLauncher(Launcher):
         """Send the log to the places that Hydra's settings name."""
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+
+
+def _returned(
+    words: list[str], job: FrozenJob | Exception, failures: Mapping[Path, str | None], searches: bool
+) -> JobReturn:
+    """Return what Hydra's sweepers get for a job: the objective of its run, or the error."""
+    value: Any = job
+    if isinstance(job, FrozenJob):
+        metric, failure = job.config.get("objective"), failures[job.directory]
+        value = objective_of(job.directory, metric) if failure is None else JobFailed(failure)
+        if value is None and searches:
+            value = no_objective(metric, job.directory)
+    status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
+    return JobReturn(overrides=words, status=status, _return_value=value)
 
 
 def make_launcher(context: HydraContext, config: DictConfig) -> JobLauncher:

@@ -42,6 +42,9 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan], str | None]:
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=_never, config=master
         )
+        if not hasattr(sweeper, "plan"):
+            allowed = "names no jobs before it runs, so there is nothing to check; leave hydra/sweeper away"
+            raise ConfigError("hydra/sweeper", type(sweeper).__name__, allowed)
         plans = sweeper.plan(list(master.hydra.overrides.task))
         sweep_dir = Path(master.hydra.sweep.dir)
         say_what_changed(sweep_dir, plans)
