@@ -21,7 +21,7 @@ from fsamlab.config.identity import run_id
 from fsamlab.models import build_model
 
 SWEEPS = sorted(str(p.relative_to(ROOT / "sweeps").with_suffix("")) for p in (ROOT / "sweeps").rglob("*.yaml"))
-NAMES = {"mini/pilot": "mini_pilot", "mini/friendliness": "mini_friendliness"}  # the others of mini/ share runs/mini
+OWN = ("pilot", "friendliness", "cost")  # the other sweeps of mini/ share runs/mini
 SHRINK = 8  # of batch sizes, so that an ascent batch keeps its ratio to the descent batch
 NUM_TRAIN, NUM_VAL, NUM_TEST = 144, 16, 16
 STEPS = 2  # the second is the first one in which an EMA is in use
@@ -75,8 +75,8 @@ def tiny(config: Config) -> Config:
 def test_every_job_of_a_sweep_is_valid(sweep):
     configs = settings(sweep)
     assert len(configs) > 1
-    name = "mini" if sweep.startswith("mini/") else sweep
-    assert {config.name for config in configs} == {NAMES.get(sweep, name)}
+    name = sweep.replace("/", "_") if sweep.rpartition("/")[2] in OWN else sweep.partition("/")[0]
+    assert {config.name for config in configs} == {name}
     assert len({run_id(config) for config in configs}) == len(configs)  # else two jobs were one run
 
 
