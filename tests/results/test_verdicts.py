@@ -167,7 +167,7 @@ def test_runs_that_allow_no_answer_are_one_line(judge, found, claim, says):
         ),
         ({"claims": []}, "has no claims"),
         ({"claims": ["sam > sgd"]}, "must be a mapping such as"),
-        ({"claims": [{"claim": "sam > sgd", "where": {"seed": [1, 2]}}]}, "one plain value"),
+        ({"claims": [{"claim": "sam > sgd", "where": {"seed": [[1], 2]}}]}, "a plain value, or a list"),
         ({"groups": {"sam": {}}}, "a group is a name and a mapping"),
         ({"runs": []}, "names no runs"),
         ({"alpha": 2}, "must lie between 0 and 0.5"),
@@ -214,3 +214,16 @@ def test_columns_of_different_units_are_refused(judge):
     found = [run(m, s, 0.7, final___own=0.1 + s, cost___step_ms=3.0) for s in SEEDS for m in ("sam", "fsam")]
     with pytest.raises(ConfigError, match="different units"):
         judge([{"claim": "fsam < sam", "metrics": {"fsam": "final/test/acc1", "sam": "cost/step_ms"}}], found)
+
+
+def test_a_group_may_have_one_of_several_values_and_validation_chooses_among_them(judge):
+    found = [run("sgd", s, 0.7) for s in SEEDS]
+    for rho, val in ((0.1, 0.9), (0.2, 0.6), (0.4, 0.7)):
+        found += [run("sam", s, 0.7 + rho, rho, val) for s in SEEDS]
+    groups = {"sam": {"optimizer.name": "sam", "optimizer.rho": [0.2, 0.4]}, "sgd": {"optimizer.name": "sgd"}}
+    (one,) = judge(["sam > sgd"], found, groups=groups, tune=["optimizer.rho"])
+    assert one.chosen[0] == {"optimizer.rho": 0.4}
+    assert one.pairs.mean == pytest.approx(40)
+    groups["sam"]["optimizer.rho"] = [0.2, 0.3]
+    with pytest.raises(ConfigError, match=r"optimizer\.rho=0\.3: .*the runs have 0\.1, 0\.2, 0\.4"):
+        judge(["sam > sgd"], found, groups=groups)

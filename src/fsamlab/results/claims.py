@@ -38,7 +38,7 @@ from fsamlab.results.entries import NUMBER, Place, check_keys
 from fsamlab.results.settings import plain
 from fsamlab.storage.reading import Damaged, damaged, read_yaml
 
-Where = dict[str, Any]  # config key -> value; a run counts if it has all the values
+Where = dict[str, Any]  # config key -> value, or a list of values of which a run has one; a run counts if all keys fit
 
 FORM = re.compile(r"\s*(?P<a>[A-Za-z_]\w*)\s*(?P<relation><=|>=|<|>|==?)\s*(?P<b>.+?)\s*")
 SCALED = re.compile(r"(?:(?P<factor>[^\s*]+)\s*\*\s*)?(?P<group>[A-Za-z_]\w*)")
@@ -244,8 +244,11 @@ def _over(path: Path, place: str, found: Any) -> Over | None:
 
 def _where(path: Path, place: str, where: Any) -> Where:
     for key, value in where.items():
-        if not isinstance(key, str) or not isinstance(value, str | int | float | bool | None):
-            raise damaged(path, f"{place}: {str(key)[:40]} is {str(value)[:40]!r}; a config key has one plain value")
+        several = value if isinstance(value, list) and value else [value]
+        if not isinstance(key, str) or not all(isinstance(one, str | int | float | bool | None) for one in several):
+            raise damaged(
+                path, f"{place}: {str(key)[:40]} is {str(value)[:40]!r}; a config key has a plain value, or a list"
+            )
     return dict(where)
 
 

@@ -189,11 +189,13 @@ def _having(what: str, runs: pd.DataFrame, where: Where) -> pd.DataFrame:
     for key, value in where.items():
         if key not in runs:
             raise ConfigError("where", key, f"no run has this config key ({what})")
-        fits = kept[key].map(plain) == plain(value)
-        if not fits.any():
-            values = ", ".join(sorted({plain(one) for one in kept[key]})[:6])
-            raise ConfigError(key, value, f"{what} has no finished run with this value; the runs have {values}")
-        kept = kept[fits]
+        found = kept[key].map(plain)
+        wanted = value if isinstance(value, list) else [value]
+        for one in wanted:
+            if not (found == plain(one)).any():
+                values = ", ".join(sorted(set(found))[:6])
+                raise ConfigError(key, one, f"{what} has no finished run with this value; the runs have {values}")
+        kept = kept[found.isin([plain(one) for one in wanted])]
     return kept
 
 
