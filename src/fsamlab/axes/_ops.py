@@ -144,7 +144,9 @@ def global_norm(xs: Tensors, ops: Ops) -> Tensor:
     """Return the l2 norm over all tensors jointly (0-dim, on the first one's device); zero for an empty list."""
     if not xs:
         return torch.zeros(())
-    norms = [whole(n).to(xs[0].device) for n in ops.norms(xs)]
+    norms = ops.norms(xs)
+    if ops is not Foreach:  # whose tensors are plain, and on one device
+        norms = [whole(n).to(xs[0].device) for n in norms]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

@@ -11,7 +11,7 @@ A variant is one choice on each axis. Norms and inner products run over all pert
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fsamlab.axes import rules
@@ -66,6 +66,7 @@ class Choices:
         self.reference = None
         for axis, choice in chosen.items():
             setattr(self, axis, choice(**{name: parameters[name] for name in taken[axis] if name in parameters}))
+        self._made = tuple(choice for choice in self.by_axis().values() if choice is not None)
         for one in self.made():
             check_fields("", one)  # once more: a __post_init__ of its own may leave the checks of the base class out
         keepers: dict[str, str] = {}
@@ -84,9 +85,9 @@ class Choices:
         for one in self.made():
             one.check(self)
 
-    def made(self) -> Iterator[Choice]:
-        """Iterate over the choices; an axis without a choice (no reference) is left out."""
-        return (choice for choice in self.by_axis().values() if choice is not None)
+    def made(self) -> tuple[Choice, ...]:
+        """Return the choices; an axis without a choice (no reference) is left out."""
+        return self._made
 
     def by_axis(self) -> dict[str, Choice | None]:
         """Return axis -> choice; the value is None if there is no reference."""

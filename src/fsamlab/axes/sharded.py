@@ -10,12 +10,15 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+PLAIN = (Tensor, Parameter)
 
 
 def is_sharded(x: Tensor) -> bool:
     """Return whether x is a DTensor, or another tensor made of tensors: none of them has multi-tensor calls."""
-    return is_traceable_wrapper_subclass(x)
+    return type(x) not in PLAIN and is_traceable_wrapper_subclass(x)  # most are plain, and asking torch takes longer
 
 
 def whole(x: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ _MARK = "_version_after_step"  # an attribute of the gradient itself: it goes wh
 
 def _dense(params: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Return each parameter that has a dense gradient, with the gradient."""
-    return [(p, p.grad) for p in params if p.grad is not None and p.requires_grad and not p.grad.is_sparse]
+    found = ((p, p.grad) for p in params)
+    return [(p, g) for p, g in found if g is not None and p.requires_grad and not g.is_sparse]
 
 
 def mark_used(params: Iterable[Tensor]) -> None:

@@ -46,8 +46,10 @@ class Displacement:
             ops: arithmetic on lists of tensors.
             sharded_model: the model, where `fully_shard` keeps gathered copies of its weights.
         """
-        already = set(self.moved)
-        params = [p for part in parts for p in part.params if p not in already]
+        params = [p for part in parts for p in part.params]
+        if self.moved:
+            already = set(self.moved)
+            params = [p for p in params if p not in already]
         if params:
             ops.copy_([self._scratch(p) for p in params], params)
         self.moved = [*self.moved, *params]  # from here on there is something to put back

@@ -26,7 +26,7 @@ def follow(params: Iterable[Tensor], own: Own) -> None:
     """Convert the choices' state of parameters that model.to() has converted since the last step."""
     for p in params:
         for key, value in own[p].items():
-            if isinstance(value, Tensor) and value.shape == p.shape and differ(value, p):
+            if isinstance(value, Tensor) and differ(value, p) and value.shape == p.shape:
                 own[p][key] = like(p, value)
 
 
@@ -64,10 +64,14 @@ def sorted_parts(
         if a.shape != p.shape:  # arithmetic would stretch a over p without a word
             shapes = f"{tuple(a.shape)} for a parameter of shape {tuple(p.shape)}"
             raise ValueError(f"ascent={name} returned a gradient of shape {shapes}")
-        m, on_a, on_m = choices.reference.form(own[p]) if choices.reference else (None, 0.0, 0.0)
-        part = parts.setdefault((rho, on_a, on_m, m is None), Part(rho, on_a, on_m))
+        state = own[p]
+        m, on_a, on_m = choices.reference.form(state) if choices.reference else (None, 0.0, 0.0)
+        form = rho, on_a, on_m, m is None
+        part = parts.get(form)
+        if part is None:
+            part = parts[form] = Part(rho, on_a, on_m)
         part.params.append(p)
-        part.states.append(own[p])
+        part.states.append(state)
         part.a.append(a)
         if m is not None:
             part.m.append(m)

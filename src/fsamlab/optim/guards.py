@@ -29,7 +29,7 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     """
     # A batch norm in training mode with tracking off passes no buffers to the kernel, so the kernel cannot write them.
     # An inner context finds no module that tracks, so only the outermost context switches tracking on again.
-    tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    tracking = [m for m in _norms(model) if m.training and m.track_running_stats]
     # An instance norm passes its buffers even with tracking off, so the buffers are taken away for the time.
     buffers = [(m, m.running_mean, m.running_var) for m in tracking if isinstance(m, _InstanceNorm)]
 
@@ -37,13 +37,13 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
         for instance_norm, mean, var in buffers:
             instance_norm.running_mean, instance_norm.running_var = mean, var
         for norm in tracking:
-            norm.track_running_stats = True
+            object.__setattr__(norm, "track_running_stats", True)
 
     # Ctrl-C may come at any line, also while modules are switched. Switching on again inside the try block lets
     # the except block finish what an interrupt cut short.
     try:
-        for module in tracking:
-            module.track_running_stats = False
+        for module in tracking:  # past nn.Module, which looks for parameters and submodules of that name
+            object.__setattr__(module, "track_running_stats", False)
         for module, _, _ in buffers:
             module.running_mean = module.running_var = None
         yield
@@ -51,6 +51,21 @@ def frozen_batchnorm(model: nn.Module) -> Iterator[None]:
     except BaseException:
         switch_on()
         raise
+
+
+def _norms(model: nn.Module) -> list[_NormBase]:
+    """Return the batch norms and instance norms among the modules of a model.
+
+    They are looked for in each step, since a model may be changed between two; `modules()` takes several times as long.
+    """
+    found: dict[nn.Module, None] = {}
+    coming = [model]
+    while coming:
+        module = coming.pop()
+        if module not in found:
+            found[module] = None
+            coming += [child for child in module._modules.values() if child is not None]
+    return [module for module in found if isinstance(module, _NormBase)]
 
 
 @contextmanager

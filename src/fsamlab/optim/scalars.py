@@ -22,7 +22,7 @@ def _dot(xs: Tensors, ys: Tensors) -> Tensor:
 
 
 def _pieces(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    if x.device.type != "cpu" or is_sharded(x):
+    if x.device.type != "cpu" or is_sharded(x) or x.numel() <= PIECE:
         return [(x, y)]
     return list(zip(x.flatten().split(PIECE), y.flatten().split(PIECE)))
 

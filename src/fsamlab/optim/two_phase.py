@@ -297,8 +297,10 @@ class TwoPhase(Counting):
         if not self.skip_nonfinite or not looks:
             return True
         # A descent reads gradients of all parameters; the ascent's verdict saw those of its parts, unless it was noise.
-        seen = {p for part in self._parts or () for p in part.params} if self.choices.ascent.has_mean else set()
-        kept = [x for gradients in (self._clean, *self._path) for p, x in gradients.items() if p not in seen]
+        kept: Tensors = []
+        if self._clean or self._path:
+            seen = {p for part in self._parts or () for p in part.params} if self.choices.ascent.has_mean else set()
+            kept = [x for gradients in (self._clean, *self._path) for p, x in gradients.items() if p not in seen]
         norms = [global_norm(tensors, self.ops) for tensors in (self._gradients(), kept) if tensors]
         return self._unread(self.ranks.all_finite([*losses, *norms]))
 
@@ -324,7 +326,7 @@ class TwoPhase(Counting):
         return parts
 
     def _gradients(self) -> Tensors:
-        return [p.grad for p in self.parameters() if p.grad is not None]
+        return [g for p in self.parameters() if (g := p.grad) is not None]
 
     def _drop_gradients(self) -> list[Part]:
         """Set every p.grad to None, as an ascent does; return no parts."""

@@ -122,6 +122,15 @@ class Wrapper(Optimizer):
         """Iterate over all parameters, in the order of the groups."""
         return (p for group in self.param_groups for p in group["params"])
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, or set them to zero in place; torch's method, without a label for its profiler."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
     def radii(self) -> list[float]:
         """Return rho of each group; groups that were added to the base itself get the default.
 

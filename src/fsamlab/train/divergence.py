@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,10 @@ class Divergence:
 
     def look(self, loss: Tensor, step: int) -> None:
         """Note the step if its loss is the first one that is not finite."""
+        if loss.device.type == "cpu":  # where a read costs less than arithmetic on tensors
+            if int(self.at) < 0 and not math.isfinite(loss.item()):
+                self.at = torch.full_like(self.at, step)
+            return
         first = (self.at < 0) & ~torch.isfinite(loss)
         self.at = torch.where(first, step, self.at)
 

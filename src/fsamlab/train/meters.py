@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from fsamlab.task import Task
-from fsamlab.train.unread import read_together
+from fsamlab.train.unread import Number, read_together
 
 
 class Sums:
     """Sums over samples, in float64 on the device. Only a row reads them, because reading waits for the device.
+
+    On the CPU, where a read costs less than arithmetic on tensors, they are Python numbers, with the same bits.
 
     The sums start anew after each evaluation, so `train/loss` next to `val/loss` is the mean over the steps since the
     evaluation before. A row between two evaluations has the mean so far.
@@ -18,18 +20,24 @@ class Sums:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Number] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, key: str, value: Tensor, n: int) -> None:
         """Add `value`, a mean over `n` samples, to the sum of `key`, without waiting for the device."""
         if key not in self._sums:
-            self._sums[key] = torch.zeros((), dtype=torch.float64, device=self.device)
+            self._sums[key] = self._number(0.0)
             self._counts[key] = 0
-        self._sums[key] += value.detach().double() * n
+        own = value.item() if self.device.type == "cpu" else value.detach().double()
+        self._sums[key] += own * n
         self._counts[key] += n
 
-    def means(self) -> dict[str, Tensor]:
+    def _number(self, value: float) -> Number:
+        if self.device.type == "cpu":
+            return value
+        return torch.full((), value, dtype=torch.float64, device=self.device)  # tensor() would wait for the copy
+
+    def means(self) -> dict[str, Number]:
         """Return the means since the last reset, unread."""
         return {key: total / self._counts[key] for key, total in self._sums.items()}
 
@@ -44,7 +52,7 @@ class Sums:
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Restore a :meth:`state_dict`."""
-        self._sums = {k: torch.tensor(v[0], dtype=torch.float64, device=self.device) for k, v in state.items()}
+        self._sums = {k: self._number(float(v[0])) for k, v in state.items()}
         self._counts = {k: int(v[1]) for k, v in state.items()}
 
 

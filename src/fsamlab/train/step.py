@@ -50,6 +50,7 @@ class Stepper:
     ) -> None:
         self.passes, self.optimizer, self.cfg, self.seed = passes, optimizer, cfg, seed
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self._trains = False  # whether the model was set to train mode before the first step
 
     def make(self, batch: Batch, step: int) -> tuple[Tensor, MetricSums]:
         """Make step number `step` on `batch`.
@@ -64,7 +65,9 @@ class Stepper:
         factor = lr_factor(self.cfg, step, self.total_steps, self.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        passes.model.train()
+        if not (self._trains and passes.model.training):  # an evaluation has left the model in eval mode
+            passes.model.train()
+            self._trains = True
         passes.work = Work(descent=batch.size)
         mixed = passes.mixed(batch, step)  # once: all passes of the step see the same mixture
         sums: MetricSums = {}

@@ -161,7 +161,8 @@ class Trainer:
         if "loss_perturbed" in self.optimizer.scalars:
             self.sums.add("train/loss_perturbed", self.optimizer.scalars["loss_perturbed"], n)
         for key, parts in sums.items():  # empty if no pass over the batch followed a non-finite ascent gradient
-            self.sums.add(f"train/{key}", torch.stack(parts).sum() / n, n)
+            total = parts[0] if len(parts) == 1 and parts[0].dim() == 0 else torch.stack(parts).sum()
+            self.sums.add(f"train/{key}", total / n, n)
         if sums or self.passes.precision.scaler is None:  # in fp16 an overflow may come before the batch's first loss
             self.divergence.look(loss, self.step)
         if self.device.type == "cpu":  # a GPU would have to be waited for in each step; there each row looks
