@@ -34,3 +34,19 @@ def test_nothing_moves_and_the_batch_still_normalises(name):
     assert torch.allclose(guarded, norm(3 * x + 1), atol=1e-6)
     if before:
         assert not torch.equal(norm.state_dict()["running_mean"], before["running_mean"])  # and it moves again
+
+
+def test_every_norm_of_a_model_is_found_in_each_step():
+    shared = nn.BatchNorm1d(3)
+    model = nn.ModuleDict({"deep": nn.Sequential(nn.Sequential(shared), nn.Sequential(shared, nn.Identity()))})
+    model.register_module("left_out", None)
+    with frozen_batchnorm(model):
+        assert not shared.track_running_stats
+    later = model["later"] = nn.BatchNorm1d(3)
+    held = nn.BatchNorm1d(3).eval()
+    model["held"] = held
+    with frozen_batchnorm(model):
+        assert not shared.track_running_stats
+        assert not later.track_running_stats
+        assert held.track_running_stats  # in evaluation mode
+    assert all(norm.track_running_stats for norm in (shared, later, held))

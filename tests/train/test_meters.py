@@ -18,6 +18,15 @@ def test_means_are_weighted_by_samples_and_survive_a_state_dict():
     assert sums.means() == {}
 
 
+def test_sums_have_the_bits_of_float64_tensors():
+    values = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    sums, expected = Sums(torch.device("cpu")), torch.zeros((), dtype=torch.float64)
+    for n, value in enumerate(values, start=1):
+        sums.add("train/loss", value, n)
+        expected += value.double() * n
+    assert sums.means()["train/loss"] == (expected / 1275).item()
+
+
 def test_best_is_the_first_of_equals_by_validation_not_test():
     best = Best(Classification())
     for row in (
