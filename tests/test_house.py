@@ -31,7 +31,7 @@ MAY_IMPORT = {  # a room may import from the rooms that are named here, and from
     "results": "axes config storage rundir terminal metrics",
     "figures": "results terminal metrics",
     "tracking": "config storage rundir results metrics",
-    "sweep": "checks ranks quick_import config storage rundir terminal results",
+    "sweep": "checks ranks quick_import metrics config storage rundir terminal results",
     "run": "ranks metrics config seeding optim models data rundir terminal diagnostics train tracking task",
     "report": "storage rundir terminal results figures sweep metrics",
     "command": "ranks checks metrics config optim storage models data rundir terminal results tracking sweep run"

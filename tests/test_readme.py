@@ -5,9 +5,11 @@ import shlex
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.runs import ROOT
 
 from fsamlab.command.help import page
+from fsamlab.config.space import Dimension, spelled
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path: path.read_text(encoding="utf-8") for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])}
@@ -92,10 +94,19 @@ def test_every_example_of_an_own_loop_trains_and_counts_each_batch_once():
         assert (names["model"][2].weight != before).all()
 
 
+def first_job(word):
+    """Return the word of the first job of a sweep: of a list or a range the first value; a mapping is one value."""
+    if "(" not in word:
+        return word if "{" in word else word.split(",")[0]
+    (override,) = OverridesParser.create().parse_overrides([spelled(word)])
+    dimension = Dimension.of(override)
+    return dimension.word(dimension.ends[0])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(composed, command):
     words = [w for w in shlex.split(command.replace("&& ", "")) if w not in ("python", "launch.py", "-m")]
-    composed(*(w if "{" in w else w.split(",")[0] for w in words))  # of a sweep the first job; a mapping is one value
+    composed(*map(first_job, words))
 
 
 def test_commands_were_found():

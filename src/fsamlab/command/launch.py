@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from fsamlab.config import ConfigError, typed
 from fsamlab.config.compose import check_words, register
 from fsamlab.config.project import check_project, name_to_jobs
+from fsamlab.config.space import spelled
 from fsamlab.ranks import place, quiet_torch
 from fsamlab.rundir.reading import is_finished
 from fsamlab.storage.writing import check_writable
@@ -42,6 +43,7 @@ def enter(main: Callable[[], Any], script: str) -> None:
         sys.exit(refused)
     name_to_jobs()
     register()
+    sys.argv[1:] = [spelled(word) for word in sys.argv[1:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own message and exits
 
     def checked() -> Any:

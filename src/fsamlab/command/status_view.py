@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -19,12 +20,15 @@ from rich.text import Text
 
 from fsamlab.config import ConfigError
 from fsamlab.metrics import CLASSIFICATION, Headline
-from fsamlab.rundir.find import what_varies
+from fsamlab.rundir.find import read_whole, what_varies
 from fsamlab.rundir.reading import STATUSES
 from fsamlab.sweep.cluster import cancel_command, local_cluster
+from fsamlab.sweep.launches import read_launches
 from fsamlab.sweep.run_state import RunState
 from fsamlab.sweep.runs import sweep_runs
 from fsamlab.sweep.status import BAD, SweepState, sweep_state
+from fsamlab.sweep.tuning.record import Study, is_at_work, read_study
+from fsamlab.sweep.tuning.view import describe
 from fsamlab.terminal import output
 from fsamlab.terminal.errors import report
 from fsamlab.terminal.tables import Column, wrapped
@@ -71,6 +75,8 @@ def show_status(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: fl
     if shown:
         screen.print(table(shown, screen.width))
     lines = [Text(wrapped(screen, line.plain), style=line.style) for line in notes(state, paths)]
+    for study in studies_of(state)[0].values():
+        screen.print(describe(study, screen.width), soft_wrap=True)
     screen.print(Group(*lines), soft_wrap=True)  # at once: a call for each of some thousand lines takes a second
     for command in commands(state, paths):  # one line for each command, so that it can be copied
         screen.print(command, soft_wrap=True)
@@ -95,7 +101,8 @@ def _watch(paths: Sequence[Path], state: SweepState, failed: bool, seconds: floa
             elif said != (said := "; ".join([counts(state), *problem])):
                 screen.print(f"{datetime.now():%H:%M:%S}  {said}", soft_wrap=True)
                 screen.file.flush()
-            idle = 0 if any(r.active for r in state.runs) else idle + 1
+            at_work = any(is_at_work(d) for d in {r.run.sweep_dir for r in state.runs})
+            idle = 0 if at_work or any(r.active for r in state.runs) else idle + 1
             if idle >= (IDLE_LOOKS if any(r.never_ran for r in state.runs) else 1):
                 return state
             time.sleep(seconds)
@@ -183,7 +190,7 @@ def age(seconds: float | None) -> str:
 
 def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
     """Return the lines below the table: failed runs with their logs, and warnings."""
-    lines = [Text(f"  damaged  {line}", style="red") for line in state.damage]
+    lines = [Text(f"  damaged  {line}", style="red") for line in [*state.damage, *studies_of(state)[1]]]
     settings = what_varies([r.run.overrides for r in state.runs]) if state.bad else []
     for r, setting in zip(state.runs, settings):
         if r.status not in BAD:
@@ -206,6 +213,10 @@ def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
 def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
     """Return the commands to type next: to stop active jobs, and to start ended jobs again."""
     lines = [f"stop what is active: {cancel}" for cancel in cancel_commands(state)]
+    studies = studies_of(state)[0]
+    if studies:
+        over = {d for d, study in studies.items() if all(group.is_over for group in study.groups) or is_at_work(d)}
+        return [*lines, *(f"continue the study:  {command_of(d)}" for d in studies if d not in over)]
     never = sum(r.never_ran for r in state.runs)
     stopped = [r for r in state.runs if r.status in BAD or (r.status == "preempted" and not r.active)]
     if never and not any(r.active for r in state.runs):
@@ -213,6 +224,20 @@ def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
     if stopped:
         lines.append(f"run them again:      fsamlab resubmit {' '.join(project_relative(p) for p in paths)}")
     return lines
+
+
+def studies_of(state: SweepState) -> tuple[dict[Path, Study], list[str]]:
+    """Return {sweep: its tuning study}, and a line for each record of a study that cannot be read."""
+    damage: list[str] = []
+    found = {d: read_whole(read_study, d, damage) for d in dict.fromkeys(r.run.sweep_dir for r in state.runs)}
+    return {d: study for d, study in found.items() if study is not None}, damage
+
+
+def command_of(sweep_dir: Path) -> str:
+    """Return the latest command of a sweep, as typed."""
+    launches = read_launches(sweep_dir)
+    words = list(map(str, launches[-1].entry.get("command") or [])) if launches else []
+    return shlex.join(["python", *words]) if words else "give its command again"
 
 
 def cancel_commands(state: SweepState) -> list[str]:

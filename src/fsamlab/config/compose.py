@@ -24,6 +24,7 @@ from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
 from fsamlab.config.identity import register_resolvers
 from fsamlab.config.project import CONF, check_project, name_to_jobs
 from fsamlab.config.search import check_names
+from fsamlab.config.space import is_searched, spelled
 
 MAX_JOBS = 100_000  # the record of a sweep holds one configuration for each job
 
@@ -50,19 +51,32 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
 
 
 def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:
-    """Return the overrides of every job that a sweep file and a command line ask for.
+    """Return the overrides of every job that a sweep file and a command line ask for: those of all :func:`grids_of`.
+
+    Raises:
+        ConfigError: an entry of `grids` is no grid, a list of values is empty, or there are more than MAX_JOBS jobs.
+    """
+    grids = grids_of(sweeper, words)
+    jobs = [job for one in grids for job in grid(loader, one)]
+    if len(jobs) > MAX_JOBS:
+        names = ",".join(sweeper.get("grids") or {})
+        raise ConfigError("hydra.sweeper.grids", names, f"gives the sweep more than {MAX_JOBS} jobs")
+    return jobs
+
+
+def grids_of(sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:
+    """Return the words of every grid that a sweep file and a command line span.
 
     `params` of the sweep file span a grid. Methods with different parameters (SGD has no radius) do not fit into one
     grid: each entry of `grids` spans a grid together with `params`, and the sweep has the jobs of all these grids. In
     each grid, a key of the entry wins over the same key in `params`, and the command line wins over both.
 
     Args:
-        loader: Hydra's loader.
         sweeper: the section hydra.sweeper, with `params` and `grids`. An entry that is null is left out.
         words: the words of the command line.
 
     Raises:
-        ConfigError: an entry of `grids` is no grid, a list of values is empty, or there are more than MAX_JOBS jobs.
+        ConfigError: an entry of `grids` is no grid.
     """
     entries = sweeper.get("grids") or {}
     if not isinstance(entries, Mapping):
@@ -75,14 +89,11 @@ def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[st
     if entries and not chosen:
         raise ConfigError("hydra.sweeper.grids", dict(entries), "leaves no job: every grid is null")
     words, params = list(words), _as_words(sweeper.get("params"))
-    jobs = [job for entry in chosen or [None] for job in grid(loader, [*params, *_as_words(entry), *words])]
-    if len(jobs) > MAX_JOBS:
-        raise ConfigError("hydra.sweeper.grids", ",".join(entries), f"gives the sweep more than {MAX_JOBS} jobs")
-    return jobs
+    return [[*params, *_as_words(entry), *words] for entry in chosen or [None]]
 
 
 def _as_words(params: Mapping[str, Any] | None) -> list[str]:
-    return [f"{key}={values}" for key, values in (params or {}).items()]
+    return [spelled(f"{key}={values}") for key, values in (params or {}).items()]
 
 
 def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
@@ -99,6 +110,9 @@ def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:
         if not override.is_sweep_override():
             continue
         expression = str(override.input_line).partition("=")[2]
+        if is_searched(override.value()):
+            allowed = "is a range to search: add hydra/sweeper=tune, or give values, a,b"
+            raise ConfigError(override.key_or_group, expression, allowed)
         # Count lazily and stop early: range(0, 10**9) must be refused, not expanded.
         try:
             count = sum(1 for _ in islice(override.sweep_iterator(), MAX_JOBS + 1))

@@ -21,6 +21,8 @@ from fsamlab.rundir.row_file import Rows
 from fsamlab.sweep.launches import Launches, read_launches
 from fsamlab.sweep.run_state import RunState
 from fsamlab.sweep.status import sweep_state
+from fsamlab.sweep.tuning.record import Study as TuningStudy
+from fsamlab.sweep.tuning.record import read_study
 
 COSTS = ("cost/train_seconds", "cost/eval_seconds", "cost/diagnostics_seconds")
 
@@ -35,6 +37,7 @@ class Gathered:
         curves: the curves of all metrics, with fewer points.
         commands: `(time, command)` of the launches, oldest first.
         environments: env.json of each run that has started.
+        studies: the tuning studies of the sweeps.
         notes: records that cannot be read, why the scheduler did not answer, and runs that were found twice.
     """
 
@@ -43,6 +46,7 @@ class Gathered:
     curves: Curves
     commands: list[tuple[str, str]]
     environments: list[dict[str, Any]]
+    studies: list[TuningStudy]
     notes: list[str]
 
     @property
@@ -86,6 +90,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
         if metrics and curves is not None:
             curves.add(number, metrics)
     hidden, only_there = notes_of(found)
+    studies = [read_whole(read_study, sweep_dir, problems) for sweep_dir in launches]
     return Gathered(
         study=Study(pd.DataFrame(rows)),
         directories=directories,
@@ -96,6 +101,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             for launch in found
         ],
         environments=environments,
+        studies=[study for study in studies if study is not None],
         notes=[note for note in (*state.damage, state.jobs.problem, *problems, *hidden, *only_there) if note],
     )
 

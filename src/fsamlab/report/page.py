@@ -20,7 +20,7 @@ import pandas as pd
 
 from fsamlab import metrics
 from fsamlab.metrics import AT_CHECKPOINT, EVALUATED, is_measured
-from fsamlab.report import page_notes, page_references, page_tables
+from fsamlab.report import page_notes, page_references, page_tables, page_tuning
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
@@ -79,7 +79,8 @@ def render(gathered: Gathered, title: str) -> str:
         references=page_references.reference_table(references),
         sources=page_references.sources(references),
         tied=gathered.study.tie_notes(),
-        tuned=tuned_tables(gathered.study),
+        # of a study only its own table: it may judge at another epoch, or by another metric
+        tuned=page_tuning.study_tables(gathered) or tuned_tables(gathered.study),
         conventions=page_notes.convention_notes(gathered),
         unfinished=page_tables.unfinished(gathered),
         common=page_tables.common_settings(gathered, varied),

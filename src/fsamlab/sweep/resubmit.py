@@ -10,12 +10,14 @@ from typing import Any
 from fsamlab.config import ConfigError, from_plain
 from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
+from fsamlab.config.space import spelled
 from fsamlab.rundir.environment import code_change, code_version
 from fsamlab.rundir.find import check_exist, current_status
 from fsamlab.sweep.launcher import checked, make_launcher
 from fsamlab.sweep.launches import Launch, read_launches
 from fsamlab.sweep.plan import JobPlan
 from fsamlab.sweep.submit import choose, say_what_changed, start, sweep_lock
+from fsamlab.sweep.tuning.record import FILE
 from fsamlab.terminal.errors import SweepFailed
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ def check(overrides: list[str]) -> tuple[Path, list[JobPlan], str | None]:
 
     from fsamlab.config.compose import composing
 
+    overrides = [spelled(word) for word in overrides]
     with composing(overrides) as context:
         master = context.config_loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
         sweeper: Any = Plugins.instance().instantiate_sweeper(
@@ -71,6 +74,8 @@ def resubmit(sweep_dir: Path, overrides: list[str], argv: list[str] | None = Non
 
     check_exist([sweep_dir])
     sweep_dir = sweep_dir.resolve()
+    if (sweep_dir / FILE).exists():
+        raise ConfigError("sweep", sweep_dir, "is a tuning study: give its command again, which continues its runs")
     found = read_launches(sweep_dir)
     launches = [launch for launch in found if "hydra_overrides" in launch.entry]
     if not launches:

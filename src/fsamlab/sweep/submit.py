@@ -148,6 +148,43 @@ def start(
     hydra_overrides: list[str],
     on_end: Callable[[Sequence[JobPlan]], int],
 ) -> None:
+    """Write the record of the launch, start the chosen jobs, and print the table at their end.
+
+    Args:
+        launcher, sweep_dir, choice, lock, argv, hydra_overrides: as :func:`launch` takes them.
+        on_end: prints the table; returns how many runs did not finish.
+
+    Raises:
+        SweepFailed: some runs did not finish, or were left out.
+    """
+    num_failed, refused = 0, False
+    failures: list[str | None] = []
+    try:
+        failures = launch(launcher, sweep_dir, choice, lock, argv=argv, hydra_overrides=hydra_overrides)
+    except ConfigError:  # nothing was started: no launch, no table
+        refused = True
+        raise
+    finally:
+        silent = refused or launcher.detached or not choice.ended
+        num_failed = 0 if silent else on_end(choice.ended)
+        # The files of a forced run that never began still hold its earlier result: the launcher's word counts too.
+        num_failed = max(num_failed, sum(failure is not None for failure in failures))
+    if num_failed:
+        total, repeat = len(choice.ended), "the same command runs the unfinished runs again"
+        raise SweepFailed(f"{num_failed} of {total} runs did not finish; {repeat}")
+    if choice.left_out:
+        raise SweepFailed(f"{len(choice.left_out)} of {len(choice.plans)} runs were left out: {choice.left_out[0]}")
+
+
+def launch(
+    launcher: JobLauncher,
+    sweep_dir: Path,
+    choice: Choice,
+    lock: ExitStack,
+    *,
+    argv: list[str],
+    hydra_overrides: list[str],
+) -> list[str | None]:
     """Write the record of the launch and start the chosen jobs.
 
     Args:
@@ -156,10 +193,12 @@ def start(
         choice: from :func:`choose`.
         lock: the lock of the sweep, held; released as soon as other launches can see which jobs were started.
         argv, hydra_overrides: for the record.
-        on_end: prints the table; returns how many runs did not finish.
+
+    Returns:
+        What the launcher returns: for each started job why it failed.
 
     Raises:
-        SweepFailed: some runs did not finish, or were left out.
+        ConfigError: the launcher cannot start the jobs; then there is no record of the launch.
     """
     todo, code = choice.todo, code_version(PROJECT_ROOT)
     cluster = launcher.cluster_name()
@@ -170,8 +209,6 @@ def start(
         if len(ids) == len(todo):
             lock.close()
 
-    failures: list[str | None] = []
-    refused = False
     presence: Ownership | None = None
     try:
         if todo:
@@ -179,23 +216,14 @@ def start(
                 record.launcher_directory.mkdir(exist_ok=True)
                 presence = Ownership(record.launcher_directory)
                 lock.close()
-            failures = launcher.run([plan.freeze(code) for plan in todo], submitted)
-    except ConfigError:  # nothing was started: no launch, no table
-        refused = True
+            return launcher.run([plan.freeze(code) for plan in todo], submitted)
+        return []
+    except ConfigError:  # nothing was started: no launch
+        for path in record.path.parent.glob(f"{record.number}.*"):
+            if path.is_file():
+                path.unlink()
         raise
     finally:
         if presence is not None:
             presence.release()
             shutil.rmtree(record.launcher_directory, ignore_errors=True)
-        if refused:
-            for path in record.path.parent.glob(f"{record.number}.*"):
-                path.unlink()
-        silent = refused or launcher.detached or not choice.ended
-        num_failed = 0 if silent else on_end(choice.ended)
-        # The files of a forced run that never began still hold its earlier result: the launcher's word counts too.
-        num_failed = max(num_failed, sum(failure is not None for failure in failures))
-    if num_failed:
-        total, repeat = len(choice.ended), "the same command runs the unfinished runs again"
-        raise SweepFailed(f"{num_failed} of {total} runs did not finish; {repeat}")
-    if choice.left_out:
-        raise SweepFailed(f"{len(choice.left_out)} of {len(choice.plans)} runs were left out: {choice.left_out[0]}")

@@ -8,10 +8,15 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from fsamlab.config.search import add_own_options
 from fsamlab.sweep import local, slurm, sweeper
+from fsamlab.sweep.tuning import sweeper as tuning
 
 
 class CheckedSweeper(sweeper.CheckedSweeper):
     """Hydra's grid, every job checked before the first one starts."""
+
+
+class TuneSweeper(tuning.TuneSweeper):
+    """A search of the settings of each method."""
 
 
 class LocalLauncher(local.LocalLauncher):
