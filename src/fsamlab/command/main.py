@@ -177,6 +177,21 @@ def _verdict(args: argparse.Namespace) -> int:
     return show_verdicts(args.claims, args.form, args.figure)
 
 
+def _best(args: argparse.Namespace) -> int:
+    from fsamlab.command.best import best
+
+    return best(
+        args.runs,
+        args.by,
+        args.metric,
+        args.at,
+        write=args.write,
+        sweep=args.sweep,
+        num_seeds=args.seeds,
+        as_json=args.json,
+    )
+
+
 def _report(args: argparse.Namespace) -> int:
     from fsamlab.report.page import write_report
     from fsamlab.terminal.text import counted
@@ -210,10 +225,11 @@ COMMANDS = {
     "collect": _collect,
     "compare": _compare,
     "verdict": _verdict,
+    "best": _best,
     "report": _report,
 }
 # These commands write files or start jobs, and finish that work also when nobody reads their output any more.
-WORK = ("init", "fetch", "resubmit", "collect", "report", "measure", "evaluate", "sync")
+WORK = ("init", "fetch", "resubmit", "collect", "best", "report", "measure", "evaluate", "sync")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -111,6 +111,38 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--csv", type=Path, help="where to write the CSV (default: results.csv in the first directory)")
 
     one = commands.add_parser(
+        "best",
+        help="each method's best setting by validation, as an experiment file ready for more seeds",
+        description="Choose a setting for each method by the mean validation metric over the seeds that all of its "
+        "settings have, and print it as an option of experiment. Test data choose nothing.",
+    )
+    one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories of runs")
+    one.add_argument(
+        "--by",
+        nargs="+",
+        default=["optimizer"],
+        metavar="KEY",
+        help="one choice for each value of these keys, as optimizer data.label_noise (default: %(default)s)",
+    )
+    one.add_argument("--metric", metavar="val/NAME", help="of the validation data (default: the headline of the task)")
+    one.add_argument("--at", choices=("last", "best"), default="last", help="which epoch (default: %(default)s)")
+    one.add_argument(
+        "--write",
+        nargs="?",
+        type=Path,
+        const=Path("conf/experiment"),
+        metavar="DIR",
+        help="write a file for each method (DIR: %(const)s); no file is overwritten",
+    )
+    one.add_argument(
+        "--sweep", metavar="NAME", help="also write sweeps/NAME.yaml: all methods at their settings, fresh seeds"
+    )
+    one.add_argument(
+        "--seeds", type=int, default=10, metavar="N", help="fresh seeds for --sweep (default: %(default)s)"
+    )
+    one.add_argument("--json", action="store_true", help="a JSON object")
+
+    one = commands.add_parser(
         "report",
         help="one self-contained HTML page: results, curves, decomposition, sensitivity",
         description="Write one HTML file that opens without server, network or account.",
