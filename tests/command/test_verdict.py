@@ -55,6 +55,7 @@ def test_json_and_markdown_have_the_same_numbers(verdict):
     (one,) = found["claims"]
     assert (code, found["exit"], one["verdict"], one["n"]) == (0, 0, "holds", 4)
     assert one["low"] < one["mean"] < one["high"]
+    assert (one["equal_compute"], one["passes"]) == (False, [None, None])
     _, text, _ = verdict("--markdown")
     assert text.splitlines()[2] == (
         f"| `sam > sgd` | SAM generalises better (Foret et al. 2021) | 4 | {one['mean']:+.2f} | "

@@ -85,26 +85,30 @@ def test_two_conditions():
 
 def test_gains_are_taken_seed_by_seed(methods):
     table = paired_table(methods)  # SGD .5 .7, SAM .6 .9, F-SAM one seed
-    assert line(table, "SAM") == ["SAM", "+15.00 ± 7.07 (2 of 2)"]
+    assert line(table, "SAM") == ["SAM", "+15.00 [-48.53, +78.53] 2/2*"]
     (fsam,) = methods.loc[(methods["optimizer.name"] == "fsam") & (methods["status"] == "finished"), "final/test/acc1"]
-    assert line(table, "F-SAM") == ["F-SAM", f"{100 * (fsam - 0.5):+.2f} (1 of 1)"]
+    assert line(table, "F-SAM") == ["F-SAM", f"{100 * (fsam - 0.5):+.2f} 1/1*"]
     assert "| SGD |" not in table
     fsams = methods["optimizer.name"] == "fsam"
     at_end = methods["final/test/acc1"].where(~fsams)
     unknown = methods.assign(**{"final/test/acc1": at_end, "best/test/acc1": 0.5})  # F-SAM's best epoch alone is known
-    assert line(paired_table(unknown), "F-SAM")[1:] == ["+0.00 (0 of 1)", "-"]
+    assert line(paired_table(unknown), "F-SAM")[1:] == ["+0.00 0/1*", "-"]
     with pytest.raises(ValueError, match="has one SGD run to compare with"):
         paired_table(methods[methods["optimizer.name"] != "sgd"])
+    assert line(paired_table(methods, "sam"), "F-SAM")[0] == "F-SAM"
+    with pytest.raises(ValueError, match="has one ASAM run to compare with; `optimizer=asam` makes it"):
+        paired_table(methods, "asam")
 
 
 def test_cost(methods):
     table = cost_table(methods)
-    assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00", "-"]
-    assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50", "-"]
-    table = cost_table(methods.assign(**{"cost/steps": [50, 50, 50, 200, 100, 100]}))
-    assert line(table, "method")[-2:] == ["/ SGD", "total"]
-    assert line(table, "SAM")[-2:] == ["2.50", "1.25"]
-    assert line(table, "F-SAM")[-2:] == ["2.50", "5.00"]
+    assert line(table, "SGD") == ["SGD", "2", "10.0", "1.00", "-", "-"]
+    assert line(table, "F-SAM") == ["F-SAM", "1", "25.0", "2.50", "-", "-"]
+    passes = methods["optimizer.name"].map({"sgd": 10.0}).fillna(20.0)
+    table = cost_table(methods.assign(**{"cost/steps": [50, 50, 50, 200, 100, 100], "cost/passes": passes}))
+    assert line(table, "method")[-3:] == ["/ SGD", "time", "passes"]
+    assert line(table, "SAM")[-3:] == ["2.50", "1.25", "2.00"]
+    assert line(table, "F-SAM")[-3:] == ["2.50", "5.00", "2.00"]
 
 
 def test_cost_in_the_order_of_the_values():

@@ -23,7 +23,7 @@ def test_the_results_are_means_over_seeds_and_the_clear_best_is_bold(tmp_path):
         ["SGD", "3", "42.00 ± 1.00", "52.00 ± 1.00"],
     ]
     assert [[cell.bold for cell in row][3] for row in table.rows] == [True, False, False]
-    assert [row[-1].text for row in table.rows] == ["2.00x", "2.00x", "1.00x"]
+    assert [row[-1].text for row in table.rows] == ["20.0", "20.0", "10.0"]
 
 
 MSE = {"headline": "mse", "title": "mean squared error", "higher_is_better": False, "percent": False}
@@ -40,12 +40,16 @@ def test_the_results_of_a_regression_are_errors_and_the_lowest_is_the_best(tmp_p
     gathered = gather([tmp_path / "made"])
     table = results(gathered)
     headings = [h[0] for h in table.headings][2:6]
-    assert headings == [f"mse: test, {h}" for h in ("best epoch", "at the end", "at the end − SGD")] + [
+    assert headings == [f"mse: test, {h}" for h in ("best epoch", "at the end", "at the end − reference")] + [
         "mse: validation, best"
     ]
     assert "lower, which is better" in table.headings[4][1]
     lines = {row[0].text: row[2:5] for row in table.rows}
-    assert [cell.text for cell in lines["SAM"]] == ["0.4050 ± 0.0071", "0.5050 ± 0.0071", "-0.1 ± 0 (2 of 2)"]
+    assert [cell.text for cell in lines["SAM"]] == [
+        "0.4050 ± 0.0071",
+        "0.5050 ± 0.0071",
+        "-0.10 [-0.10, -0.10] 2/2*",
+    ]
     assert [cell.bold for cell in lines["SAM"]] == [True, True, False]
     assert not any(cell.bold for cell in lines["SGD"])
     data = data_of(written(tmp_path / "made")[0])
@@ -57,14 +61,18 @@ def test_the_results_of_a_regression_are_errors_and_the_lowest_is_the_best(tmp_p
 
 def test_gains_over_sgd_and_the_cost_of_a_whole_training(tmp_path):
     for seed in range(2):
-        make_run(tmp_path / "made" / f"sgd{seed}", "sgd", seed, summary={"cost/steps": 100})
-        make_run(tmp_path / "made" / f"sam{seed}", "sam", seed, summary={"cost/steps": 150})
+        make_run(tmp_path / "made" / f"sgd{seed}", "sgd", seed, summary={"cost/steps": 100, "cost/passes": 10})
+        make_run(tmp_path / "made" / f"sam{seed}", "sam", seed, summary={"cost/steps": 150, "cost/passes": 20})
     table = results(gather([tmp_path / "made"]))
     headings = [h[0] for h in table.headings]
-    found = {
-        row[0].text: [row[headings.index(h)].text for h in ("test, at the end − SGD", "total")] for row in table.rows
-    }
-    assert found == {"SAM": ["+10.00 ± 0.00 (2 of 2)", "3.00x"], "SGD": ["–", "1.00x"]}
+    columns = [headings.index(h) for h in ("test, at the end − reference", "passes", "time")]
+    found = {row[0].text: [row[i].text for i in columns] for row in table.rows}
+    assert found == {"SAM": ["+10.00 [+10.00, +10.00] 2/2*", "2.00x", "3.00x"], "SGD": ["–", "1.00x", "1.00x"]}
+    assert table.references == ("SGD at equal compute", "SGD", "SAM")
+    assert "not at equal compute" in table.notes[0]
+    options = {row[0].text: [text for text, _ in row[columns[0]].options] for row in table.rows}
+    assert options["SGD"] == ["–", "–", "-10.00 [-10.00, -10.00] 0/2*"]
+    assert options["SAM"][1:] == ["+10.00 [+10.00, +10.00] 2/2*", "–"]
 
 
 def test_a_cell_says_where_fewer_runs_have_the_value(tmp_path):

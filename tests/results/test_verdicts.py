@@ -227,3 +227,34 @@ def test_a_group_may_have_one_of_several_values_and_validation_chooses_among_the
     groups["sam"]["optimizer.rho"] = [0.2, 0.3]
     with pytest.raises(ConfigError, match=r"optimizer\.rho=0\.3: .*the runs have 0\.1, 0\.2, 0\.4"):
         judge(["sam > sgd"], found, groups=groups)
+
+
+def with_passes(**passes):
+    return [{**one, "cost/passes": passes[one["optimizer.name"]]} for one in runs()]
+
+
+def test_a_claim_at_equal_compute_refuses_groups_with_other_passes(judge):
+    found = with_passes(sgd=10, sam=20, fsam=20.4)
+    (one,) = judge(["fsam >= sam"], found, equal_compute=True, margin=2)
+    assert one.passes == (pytest.approx(20.4), 20)
+    assert one.notes == []
+    both = r"claim 'fsam > sgd': fsam made 20.4 gradient passes and sgd 10, in epochs of SGD; take runs with as many"
+    with pytest.raises(ConfigError, match=both):
+        judge([{"claim": "fsam > sgd", "equal_compute": True}], found)
+    with pytest.raises(ConfigError, match="the gradient passes of fsam and sgd are not known"):
+        judge(["fsam > sgd"], equal_compute=True)
+    assert judge([{"claim": "fsam > 60"}], found, equal_compute=True)[0].verdict == HOLDS  # one group alone
+    with pytest.raises(Damaged, match="equal_compute is 'yes' and must be true or false"):
+        judge(["fsam > sgd"], found, equal_compute="yes")
+
+
+def test_a_claim_at_unequal_compute_says_so_and_passes_are_a_metric(judge):
+    found = with_passes(sgd=10, sam=20, fsam=20)
+    (one,) = judge(["sam > sgd"], found)
+    assert one.notes == ["not at equal compute: 20 gradient passes of sam, 10 of sgd"]
+    (cost,) = judge([{"claim": "sam <= 2 * sgd", "metric": "cost/passes"}], found)
+    assert (cost.verdict, cost.unit, cost.notes) == (HOLDS, "epochs of SGD", [])
+    old = [{k: v for k, v in one.items() if k != "cost/passes"} for one in found]
+    counted = {"cost/epochs": 10.0, "cost/steps": 100, "data/num_train": 640, "optimizer.base": "sgd"}
+    (derived,) = judge([{"claim": "sam <= 2 * sgd", "metric": "cost/passes"}], [{**one, **counted} for one in old])
+    assert derived.means == (20, 10)

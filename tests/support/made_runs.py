@@ -66,7 +66,7 @@ def make_run(
     config = {
         "name": name,
         "seed": seed,
-        "optimizer": {"name": optimizer, "rho": rho, "ascent": "none" if optimizer == "sgd" else "batch"},
+        "optimizer": {"name": optimizer, "rho": rho, "ascent": "none" if optimizer in ("sgd", "sgd_2x") else "batch"},
         "model": {"name": model},
         "data": {"name": "digits", "batch_size": 32},
     }

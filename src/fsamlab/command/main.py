@@ -198,7 +198,7 @@ def _report(args: argparse.Namespace) -> int:
 
     out: Path = args.out or args.runs[0] / "report.html"
     start = time.perf_counter()
-    gathered = write_report(args.runs, out)
+    gathered = write_report(args.runs, out, args.claims)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     counts = ", ".join(f"{n} {status}" for status, n in gathered.counts().items())
     runs = counted(len(gathered.frame), "run")

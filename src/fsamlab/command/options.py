@@ -149,6 +149,12 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="sweep or run directories")
     one.add_argument("--out", type=Path, help="where to write the page (default: report.html in the first directory)")
+    one.add_argument(
+        "--claims",
+        type=Path,
+        metavar="CLAIMS.yaml",
+        help="show the verdicts on the claims of this file, as `fsamlab verdict` finds them",
+    )
     one.add_argument("--open", action="store_true", help="open the page in the browser")
 
     one = commands.add_parser(

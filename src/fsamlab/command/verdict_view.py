@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from fsamlab.config import ConfigError
 from fsamlab.results.claims import read_claims
-from fsamlab.results.settings import plain
+from fsamlab.results.verdict_texts import as_json, cells, law, lines, p_text
 from fsamlab.results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, verdicts
 from fsamlab.terminal import output
 from fsamlab.terminal.tables import Column, table, wrapped
@@ -70,60 +68,14 @@ def _print(found: Sequence[Verdict], interval: str, alpha: float) -> None:
         Column("p does not", right=True, rank=1),
         Column("verdict"),
     ]
-    rows: list[list[str | Text]] = []
-    for one in found:
-        cells: list[str | Text] = [*_cells(one), _p(one.p_holds), _p(one.p_fails)]
-        rows.append([*cells, Text(one.verdict, style=STYLES[one.verdict])])
+    rows: list[list[str | Text]] = [
+        [*cells(one), p_text(one.p_holds), p_text(one.p_fails), Text(one.verdict, style=STYLES[one.verdict])]
+        for one in found
+    ]
     screen = console()
     screen.print(table(columns, rows, screen.width, "Claims, over paired seeds"))
-    for line in [*lines(found), _law(alpha, len(found))]:
+    for line in [*lines(found), law(alpha, len(found))]:
         screen.print(wrapped(screen, line, hang=4), soft_wrap=True)
-
-
-def lines(found: Sequence[Verdict]) -> list[str]:
-    """Return what stands below the table: each claim in words, the chosen settings, the notes."""
-    said = []
-    for one in found:
-        claim = one.claim
-        words = [word for word in (claim.says, claim.source) if word]
-        sides = zip((claim.a, claim.b), one.chosen, one.means)
-        parts = [f"{group} {mean:.4g}" + _settings(chosen) for group, chosen, mean in sides]
-        metric = " and ".join(claim.metrics.values()) or one.metric
-        metric = metric if claim.over is None else f"{claim.over.take} of {metric} over {claim.over.key}"
-        words.append(f"{metric}, {one.unit}: {', '.join(parts)}; margin {claim.margin:g}")
-        said.append(f"{claim.name}: {'; '.join([*words, *one.notes])}")
-    return said
-
-
-def _settings(chosen: dict[str, Any]) -> str:
-    named = [f"{key.removeprefix('optimizer.')} {plain(value)}" for key, value in chosen.items()]
-    return f" (validation chose {', '.join(named)})" if named else ""
-
-
-def _law(alpha: float, n: int) -> str:
-    return (
-        f"p-values of one-sided t tests on the paired differences, corrected for {n} claims (Holm); a claim is judged "
-        f"at {alpha / 2:g} on each side; the intervals are not corrected"
-    )
-
-
-def _cells(one: Verdict) -> list[str]:
-    pairs = one.pairs
-    ties = pairs.n - pairs.above - pairs.below
-    signs = f"{pairs.above} of {pairs.n}" + (f", {ties} equal" if ties else "")
-    return [one.claim.name, str(pairs.n), _signed(pairs.mean), _interval(one.interval), signs]
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.3g}" if abs(value) < 0.1 else f"{value:+.2f}"
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    return "-" if math.isnan(interval[0]) else f"{_signed(interval[0])} to {_signed(interval[1])}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
 
 
 def markdown(found: Sequence[Verdict], interval: str) -> str:
@@ -131,36 +83,8 @@ def markdown(found: Sequence[Verdict], interval: str) -> str:
     head = ["claim", "in words", "n", "mean difference", interval, "> 0", "unit", "verdict"]
     rows = []
     for one in found:
-        name, n, mean, between, signs = _cells(one)
+        name, n, mean, between, signs = cells(one)
         words = one.claim.says + (f" ({one.claim.source})" if one.claim.source else "")
         rows.append([f"`{name}`", words, n, mean, between, signs, one.unit, f"**{one.verdict}**"])
-    cells = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
-
-
-def as_json(one: Verdict) -> dict[str, Any]:
-    """Return a verdict as a JSON object; a number that is not known is null."""
-    claim, pairs = one.claim, one.pairs
-    low, high = one.interval
-    numbers = {"mean": pairs.mean, "std": pairs.std, "low": low, "high": high, "p_sign": pairs.p_sign}
-    return {
-        "name": claim.name,
-        "claim": claim.text,
-        "where": claim.where,
-        "says": claim.says,
-        "source": claim.source,
-        "metric": one.metric,
-        "metrics": claim.metrics,
-        "unit": one.unit,
-        "margin": claim.margin,
-        "n": pairs.n,
-        "above": pairs.above,
-        "below": pairs.below,
-        **{key: None if math.isnan(value) else value for key, value in numbers.items()},
-        "p_holds": one.p_holds,
-        "p_fails": one.p_fails,
-        "verdict": one.verdict,
-        "means": list(one.means),
-        "chosen": [{key: plain(value) for key, value in chosen.items()} for chosen in one.chosen],
-        "notes": one.notes,
-    }
+    table = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)

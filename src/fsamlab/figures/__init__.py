@@ -23,7 +23,7 @@
 | claims(verdicts) | the verdicts on claims, with intervals | any, `fsamlab verdict` |
 | accuracy_table(runs) | the tables; form="latex" for a paper | table_cifar, table_label_noise, any |
 | tuned_table(runs) | each method at the radius that validation chooses | noise_or_mean, any with several radii |
-| paired_table(runs) | test accuracy minus SGD's, seed by seed | any with SGD |
+| paired_table(runs) | test accuracy minus SGD's at equal compute, seed by seed | any with SGD |
 | cost_table(runs) | time of a step and of a training | cost |
 | measured_table(runs), conventions_table(runs) | measured values, and what they depend on | any |
 """

@@ -21,12 +21,12 @@ from fsamlab.results.frames import (
     means,
     methods_of,
 )
+from fsamlab.results.gains import EQUAL, gain_text, gains_of, unequal_words
 from fsamlab.results.methods import label
 from fsamlab.results.settings import (
     METHOD,
     clear_best,
     conditions_of,
-    gain,
     in_order,
     own_n,
     place,
@@ -142,9 +142,10 @@ def cell(row: Setting, metric: str, told: int | None, percent: bool) -> str:
 
 
 def cost_table(runs: Runs) -> str:
-    """Return the costs by setting: the median time of a step in ms, and its ratio to that of SGD.
+    """Return the costs by setting: the median time of a step in ms, its ratio to that of SGD, and the whole training.
 
-    `total` is the ratio for a whole training, (steps × time of a step). The runs come from `+sweeps=cost`.
+    `time` and `passes` are the ratios for a whole training: steps × time of a step, and gradient passes. The runs come
+    from `+sweeps=cost`.
 
     Raises:
         ValueError: there is no finished run.
@@ -153,10 +154,10 @@ def cost_table(runs: Runs) -> str:
     keys, settings = in_order(study.settings())
     for row in settings:
         names = [label(row[key]) if key == METHOD else plain(row[key]) for key in keys]
-        ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd")]
+        ratios = [fixed(row[key], 2) for key in ("step_vs_sgd", "total_vs_sgd", "passes_vs_sgd")]
         lines.append([*names, str(row["n"]), fixed(row["step_ms"], 1), *ratios])
     names = ["method" if key == METHOD else key.removesuffix(".name") for key in keys]
-    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "total"], lines, len(keys)), study, keys)
+    return with_notes(markdown([*names, "n", "ms / step", "/ SGD", "time", "passes"], lines, len(keys)), study, keys)
 
 
 def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
@@ -164,45 +165,54 @@ def with_notes(table: str, study: Study, keys: Sequence[str]) -> str:
     return "\n\n".join([table, *study.tie_notes(keys)])
 
 
-def paired_table(runs: Runs) -> str:
-    """Return the difference of each setting to SGD on test data, seed by seed: mean ± standard deviation.
+def paired_table(runs: Runs, against: str = EQUAL) -> str:
+    """Return the difference of each setting from a reference on test data, seed by seed.
 
-    The metric is the headline of the runs' task; accuracies are in points. A seed is one draw of validation split,
-    label noise and initial weights for all methods. The effect of the draw is the same in both runs of a pair, and
-    therefore mostly absent from the deviation of the differences.
+    A cell has the mean, the 95 % t interval, and the seeds in which the setting is better. The metric is the headline
+    of the runs' task; accuracies are in points. A seed is one draw of validation split, label noise and initial weights
+    for all methods. The effect of the draw is the same in both runs of a pair, and therefore mostly absent from the
+    differences.
+
+    Args:
+        runs: a study, or its frame of runs.
+        against: the reference: SGD at equal compute (with as many gradient passes; plain SGD, with a mark, where there
+            is none), or the name of a method such as `sam`.
 
     Raises:
-        ValueError: there is no finished run, or no run has exactly one SGD run to be compared with.
+        ValueError: there is no finished run, or no run has exactly one run of the reference to be compared with.
     """
     study = finished(runs)
-    table = study.settings()
+    table = study.settings(against=against)
     headline = study.headline
-    metrics = {key: text for key, text in headings_of(headline).items() if f"{key} vs sgd mean" in table}
+    metrics = {key: text for key, text in headings_of(headline).items() if gains_of(table, key)}
     if not metrics:
-        raise ValueError("no seed of another method has one SGD run to compare with; `optimizer=sgd` makes it")
-    gained = table[[f"{metric} vs sgd mean" for metric in metrics]].notna().any(axis=1)
+        name = "sgd" if against == EQUAL else against
+        raise ValueError(
+            f"no seed of another method has one {label(name)} run to compare with; `optimizer={name}` makes it"
+        )
+    gained = table[[f"{metric} gain" for metric in metrics]].notna().any(axis=1)
     keys, settings = in_order(table[gained])
     lines = [
-        [
-            label(row[METHOD]),
-            *(plain(row[key]) for key in keys[1:]),
-            *(gain(row, metric, (headline,)) for metric in metrics),
-        ]
+        [label(row[METHOD]), *(plain(row[key]) for key in keys[1:]), *(gain_text(row, metric) for metric in metrics)]
         for row in settings
     ]
     names = [LABEL, *(key.removesuffix(".name") for key in keys[1:])]
     better = "higher" if headline.higher_is_better else "lower, which is better"
     points = ", in points" if headline.percent else ""
-    title = f"Test {headline.title} minus that of SGD with the same seed{points} (seeds in which it is {better})"
-    found = markdown([*names, *metrics.values()], lines, len(keys))
-    return with_notes(f"{title}\n\n{found}", study, keys)
+    who = "SGD at equal compute" if against == EQUAL else label(against)
+    title = (
+        f"Test {headline.title} minus that of {who} with the same seed{points}: mean [95 % t interval], seeds in which "
+        f"it is {better}"
+    )
+    found = [f"{title}\n\n{markdown([*names, *metrics.values()], lines, len(keys))}"]
+    found += unequal_words([gain for metric in metrics for gain in gains_of(table, metric)], against)
+    return with_notes("\n\n".join(found), study, keys)
 
 
 def tuned_table(runs: Runs, key: str = RHO, form: str = "markdown") -> str:
     """Return each method at the value of `key` (the radius) that validation data choose, with accuracies on test data.
 
-    See :func:`fsamlab.results.tuned.tuned`. The differences are to SGD of twice the epochs, the compute of a method
-    with two passes, or to SGD, with the same seed.
+    See :func:`fsamlab.results.tuned.tuned`. The differences are to SGD at equal compute, with the same seed.
 
     Args:
         runs: a study, or its frame of runs.

@@ -20,7 +20,7 @@ import pandas as pd
 
 from fsamlab import metrics
 from fsamlab.metrics import AT_CHECKPOINT, EVALUATED, is_measured
-from fsamlab.report import page_notes, page_references, page_tables, page_tuning
+from fsamlab.report import page_claims, page_notes, page_references, page_tables, page_tuning
 from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
@@ -40,15 +40,22 @@ SUMMARY_DIGITS = 6  # of the runs' values, from which the page's script takes me
 SUMMARIES = ("final/", "best/", "cost/step_ms")
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Gathered:
+def write_report(paths: Sequence[Path], out: Path, claims: Path | None = None) -> Gathered:
     """Write the report of the runs at or below `paths` to `out`, and return its contents.
 
+    Args:
+        paths: run directories, or directories of runs.
+        out: the file.
+        claims: a file of claims whose verdicts the page shows, as `fsamlab verdict` finds them.
+
     Raises:
-        ConfigError: there are no runs.
+        ConfigError: there are no runs, or the claims cannot be judged.
+        Damaged: the file of claims is not of the form.
         OSError: `out` cannot be written. An older report in `out` is unchanged.
     """
+    verdicts = None if claims is None else page_claims.judged(claims)
     gathered = gather(paths)
-    page = render(gathered, page_tables.page_title(gathered, paths))
+    page = render(gathered, page_tables.page_title(gathered, paths), verdicts)
     try:
         write_atomic(out, page)
     except OSError as e:  # the error names the temporary file; the user knows `out`
@@ -56,7 +63,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Gathered:
     return gathered
 
 
-def render(gathered: Gathered, title: str) -> str:
+def render(gathered: Gathered, title: str, claims: page_claims.Judged | None = None) -> str:
     """Return the page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     varied = varying_keys(gathered)
@@ -76,6 +83,7 @@ def render(gathered: Gathered, title: str) -> str:
         counts=gathered.counts(),
         facts=page_tables.facts(gathered),
         results=page_tables.results(gathered),
+        claims=claims,
         references=page_references.reference_table(references),
         sources=page_references.sources(references),
         tied=gathered.study.tie_notes(),

@@ -24,9 +24,11 @@ from fsamlab.metrics import (
     of,
 )
 from fsamlab.metrics import Column as TableColumn
+from fsamlab.report import page_gains
 from fsamlab.report.gather import COSTS, Gathered
+from fsamlab.results.gains import UNEQUAL
 from fsamlab.results.methods import label
-from fsamlab.results.settings import clear_best, conditions_of, gain, keys_of, plain
+from fsamlab.results.settings import clear_best, conditions_of, keys_of, plain
 from fsamlab.terminal.text import counted, spread
 
 COLUMNS = sorted(  # beside those of the headline, each with its key in the summary; those of a checkpoint are the last
@@ -35,9 +37,10 @@ COLUMNS = sorted(  # beside those of the headline, each with its key in the summ
 )
 
 COST = (  # column of by_setting, heading, explanation, form
+    ("passes", "gradient passes", "of a whole training, in epochs of SGD: forward and backward, as counted", "{:.4g}"),
+    ("passes_vs_sgd", "passes", "gradient passes of a whole training, SGD's being 1", "{:.2f}x"),
+    ("total_vs_sgd", "time", "time of a whole training's steps, SGD's being 1", "{:.2f}x"),
     ("step_ms", "ms per step", "median over the runs", "{:.1f}"),
-    ("step_vs_sgd", "vs SGD", "time of a step, SGD's being 1", "{:.2f}x"),
-    ("total_vs_sgd", "total", "time of a whole training's steps, SGD's being 1", "{:.2f}x"),
 )
 
 
@@ -50,20 +53,30 @@ class Cell:
         value: the value by which the column is sorted; an empty string for an empty cell.
         bold: whether the value is clearly the best.
         key: whether the cell names the row.
+        options: text and value with each reference that the reader may choose; the first one is shown.
     """
 
     text: str
     value: float | str
     bold: bool = False
     key: bool = False
+    options: tuple[tuple[str, float | str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings `(text, explanation, numeric)` and rows of cells."""
+    """Headings `(text, explanation, numeric)` and rows of cells.
+
+    Attributes:
+        headings, rows: the table.
+        references: what the differences of the table may be to, as the reader may choose; the first one is shown.
+        notes: a line below the table for each of the references.
+    """
 
     headings: list[tuple[str, str, bool]]
     rows: list[list[Cell]]
+    references: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,10 +98,10 @@ def results(gathered: Gathered) -> Table | None:
     of_headlines = [(key, _named(column, h, declared)) for h in declared for key, column in columns_of(h).items()]
     found_columns = (*of_headlines, *COLUMNS, *_of_other_data(gathered.frame))
     metrics = [found for found in found_columns if found[0] in gathered.frame]
-    gains = {headline.at_end for headline in declared}  # the differences to SGD are shown of these
     table = gathered.study.settings([key for key, _ in metrics])
     if table.empty:
         return None
+    gains = page_gains.of(gathered.study, [headline.at_end for headline in declared], table)
     keys = keys_of(table)
     scopes = conditions_of(keys)
     if scopes:
@@ -101,18 +114,21 @@ def results(gathered: Gathered) -> Table | None:
             percent = of(key, declared).percent
             heading = of_key.heading + (",\u00a0%" if percent else "")
             columns.append(Column(heading, of_key.text, partial(_mean, key, percent, best)))
-        if key in gains and f"{key} vs sgd mean" in table:
+        if key in gains.metrics:
             points = ", in points" if of(key, declared).percent else ""
             better = "higher" if higher_is_better(key, declared) else "lower, which is better"
-            text = f"{of_key.text} minus SGD's with the same seed{points} (seeds in which it is {better})"
-            columns.append(Column(f"{of_key.heading} − SGD", text, partial(_gain, key, declared)))
+            text = (
+                f"{of_key.text} minus that of the chosen reference with the same seed{points}: mean [95 % t interval], "
+                f"seeds in which it is {better}; {UNEQUAL} where the gradient passes of both are not equal"
+            )
+            columns.append(Column(f"{of_key.heading} − reference", text, partial(_gain, gains, key)))
     columns += [
         Column(heading, text, partial(_plain, key, form))
         for key, heading, text, form in COST
         if key == "step_ms" or table[key].notna().any()
     ]
     rows = [[column.cell(i, row) for column in columns] for i, row in table.iterrows()]
-    return Table([(c.heading, c.text, c.numeric) for c in columns], rows)
+    return Table([(c.heading, c.text, c.numeric) for c in columns], rows, gains.names, gains.notes)
 
 
 def _of_other_data(frame: pd.DataFrame) -> list[tuple[str, TableColumn]]:
@@ -149,9 +165,9 @@ def _mean(key: str, percent: bool, best: set[Any], index: Any, row: pd.Series) -
     return replace(cell, text=f"{cell.text} (n\u00a0=\u00a0{row[f'{key} n']:.0f})") if fewer else cell
 
 
-def _gain(key: str, declared: Declared, index: Any, row: pd.Series) -> Cell:
-    mean = row[f"{key} vs sgd mean"]
-    return Cell("–", "") if math.isnan(mean) else Cell(gain(row, key, declared), mean)
+def _gain(gains: page_gains.Gains, key: str, index: Any, row: pd.Series) -> Cell:
+    options = gains.options(key, index)
+    return Cell(*options[0], options=options)
 
 
 def _plain(key: str, form: str, index: Any, row: pd.Series) -> Cell:

@@ -18,10 +18,12 @@
         metric: cost/step_ms
       - claim: fsam < sam
         metrics: {fsam: final/perturbation/rise_other_fsam, sam: final/perturbation/rise_other_sam}
+      - claim: fsam > sgd
+        equal_compute: true   # an error unless both groups made as many gradient passes
 
-A claim compares two groups, or a group and a number. `metric`, `margin`, `where`, `tune` and `over` of the file hold
-for each claim that does not have its own; a claim with another metric does not take the margin of the file, which has
-another unit. verdicts.py judges the claims.
+A claim compares two groups, or a group and a number. `metric`, `margin`, `where`, `tune`, `over` and `equal_compute` of
+the file hold for each claim that does not have its own; a claim with another metric does not take the margin of the
+file, which has another unit. verdicts.py judges the claims.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class Claim:
         margin: the smallest difference that matters, in points for a metric in per cent.
         where: further values that the runs of both groups have.
         tune: keys whose value is chosen on validation data, for each group.
+        equal_compute: whether to refuse groups with different numbers of gradient passes.
         over: take a statistic over the values of a key instead of the metric; None: the metric.
         says: the claim in words.
         source: who makes the claim.
@@ -91,6 +94,7 @@ class Claim:
     tune: tuple[str, ...] = ()
     over: Over | None = None
     metrics: dict[str, str] = field(default_factory=dict)
+    equal_compute: bool = False
     says: str = ""
     source: str = ""
     text: str = ""
@@ -115,7 +119,7 @@ class Claims:
     alpha: float
 
 
-SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict}
+SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict, "equal_compute": bool}
 OF_FILE = {"runs": list, "alpha": NUMBER, "groups": dict, "claims": list, **SHARED}
 OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, "metrics": dict, **SHARED}
 
@@ -205,6 +209,7 @@ def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Ma
                 where={**where, **chosen},
                 tune=tune,
                 over=over,
+                equal_compute=said.get("equal_compute", False),
                 text=entry["claim"],
             )
         )

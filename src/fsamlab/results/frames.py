@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fsamlab.metrics import CLASSIFICATION, OF_A_STEP, RATIOS, family, is_measured, of
+from fsamlab.results.by_setting import over_seeds
 from fsamlab.results.methods import METHODS
-from fsamlab.results.settings import METHOD, as_text, numbers, over_seeds
+from fsamlab.results.settings import METHOD, as_text, numbers
 from fsamlab.results.study import Runs, Study
 
 AT_END, AT_BEST = CLASSIFICATION.at_end, CLASSIFICATION.at_best

@@ -1,20 +1,17 @@
-"""Statistics over seeds: a table with a row for each setting, differences to SGD, and which setting is clearly best."""
+"""Settings in tables: their keys, values as texts and numbers, their order, and which setting is clearly best."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from pandas.api.typing import SeriesGroupBy
 
 from fsamlab.axes import rules
 from fsamlab.axes.ascent import ASCENTS
-from fsamlab.metrics import Declared, higher_is_better, of
+from fsamlab.metrics import Declared, higher_is_better
 from fsamlab.results.methods import METHODS
-from fsamlab.terminal.text import spread
 
 METHOD = "optimizer.name"
 MAX_NAMED = 4  # a line of text names so many keys or values, and counts the others
@@ -59,142 +56,13 @@ def more(texts: Sequence[str]) -> str:
     return f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
 
 
-def over_seeds(groups: SeriesGroupBy) -> pd.DataFrame:
-    """Return mean, std (n - 1) and n of each group's values that are not NaN, one row for each group.
-
-    This is the only place that takes means over seeds, except the page's script, whose reader chooses the runs.
-    """
-    table: pd.DataFrame = groups.agg(mean="mean", std="std", n="count")  # type: ignore[assignment]  # of pandas-stubs
-    return table
-
-
-def by_setting(
-    finished: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str], declared: Declared = (), control: str = "sgd"
-) -> pd.DataFrame:
-    """Return one row for each setting: its config keys, the number n of its runs, statistics and costs.
-
-    The columns for each metric that any run has:
-        `METRIC mean`, `METRIC std`, `METRIC n`: see :func:`over_seeds`; n counts the runs with a finite value.
-        `METRIC vs CONTROL mean`, `... std`, `... n`: statistics of the differences to the run of `control` (SGD) with
-            the same seed. They need exactly one setting of `control` that agrees with the row in all keys except the
-            optimizer's.
-        `METRIC vs CONTROL ahead`: the number of seeds in which the method is better than `control`.
-
-    The columns of the costs:
-        `step_ms`: median time of a step.
-        `steps`: mean number of steps.
-        `step_vs_sgd`: step_ms divided by that of SGD with the same other keys.
-        `total_vs_sgd`: the same ratio for steps × step_ms.
-
-    Methods are compared seed by seed, because a seed is one draw of the validation split, the label noise and the
-    initial weights, and all methods have the same draw.
-
-    Args:
-        finished: finished runs without repetitions.
-        keys: the config keys that tell the settings apart, with METHOD.
-        metrics: columns of `finished`; columns that no run has are left out.
-        declared: the headlines of the runs' tasks, which give the directions of the metrics.
-        control: the method that the differences are to; the costs are relative to SGD.
-    """
-    present = [metric for metric in metrics if metric in finished and numbers(finished[metric]).notna().any()]
-    finished = finished.reset_index(drop=True).assign(**{metric: numbers(finished[metric]).array for metric in present})
-    setting_of = finished.groupby(list(keys), sort=False, dropna=False).ngroup()
-    firsts = ~setting_of.duplicated()
-    table = finished.loc[firsts, list(keys)].set_axis(setting_of[firsts]).sort_index()
-    table["n"] = setting_of.value_counts()
-    for metric in present:
-        table = table.join(over_seeds(finished[metric].groupby(setting_of)).add_prefix(f"{metric} "))
-    unknown = pd.Series(math.nan, index=finished.index)
-    table["step_ms"] = numbers(finished.get("cost/step_ms", unknown)).groupby(setting_of).median()
-    table["steps"] = numbers(finished.get("cost/steps", unknown)).groupby(setting_of).mean()
-    alike = _conditions(table, keys)
-    table = table.join(_costs_vs_sgd(table, alike))
-    control_of = _control_of(table, alike, control)
-    runs_of = places_of(setting_of)
-    seeds = [None if seed != seed else seed for seed in finished["seed"]] if control_of else []
-    for metric in present:
-        values = finished[metric].to_list()
-        differences: dict[int, float] = {}
-        for setting, other in control_of.items():
-            differences.update(_differences(runs_of[setting], runs_of[other], seeds, values))
-        found = pd.Series(differences, dtype=float).dropna()
-        if len(found):
-            groups = found.groupby(setting_of)
-            better = found > 0 if higher_is_better(metric, declared) else found < 0
-            pairs = over_seeds(groups).assign(ahead=better.groupby(setting_of).sum())
-            table = table.join(pairs.add_prefix(f"{metric} vs {control} "))
-    return table
-
-
-def places_of(groups: pd.Series) -> dict[int, np.ndarray]:
-    """Return {group: positions of its rows} from the number of each row's group, sorted by the number."""
-    found = groups.to_numpy()
-    order = np.argsort(found, kind="stable")
-    numbers_, starts = np.unique(found[order], return_index=True)
-    return dict(zip(numbers_.tolist(), np.split(order, starts[1:])))
-
-
-def _conditions(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
-    """Return for each setting a value that equals that of another setting if both may be compared.
-
-    Two settings may be compared if they agree in all keys except the optimizer's; missing values agree.
-    """
-    columns = [table[key].to_list() for key in conditions_of(keys)]
-    found = [tuple(None if value != value else value for value in row) for row in zip(*columns)]
-    return pd.Series(found if columns else [()] * len(table), index=table.index, dtype=object)
-
-
-def _costs_vs_sgd(table: pd.DataFrame, conditions: pd.Series) -> pd.DataFrame:
-    """Return the time of a step and of the training, divided by that of SGD under the same conditions."""
-    step_ms, steps = {}, {}
-    for condition, settings in _settings_under(conditions[table[METHOD] == "sgd"]).items():
-        same = table.loc[settings, ["step_ms", "steps"]]
-        step_ms[condition] = same["step_ms"].median()
-        steps[condition] = same["steps"].iloc[0] if same["steps"].nunique() == 1 else math.nan
-    ratio = table["step_ms"] / pd.Series([step_ms.get(c, math.nan) for c in conditions], index=table.index)
-    num_steps = pd.Series([steps.get(c, math.nan) for c in conditions], index=table.index)
-    return pd.DataFrame({"step_vs_sgd": ratio, "total_vs_sgd": ratio * table["steps"] / num_steps})
-
-
-def _control_of(table: pd.DataFrame, conditions: pd.Series, control: str) -> dict[Any, Any]:
-    """Return {setting: the setting of `control` to compare with}, for each setting with exactly one such setting."""
-    controls = _settings_under(conditions[table[METHOD] == control])
-    others = conditions[table[METHOD] != control]
-    return {s: controls[condition][0] for s, condition in others.items() if len(controls.get(condition, ())) == 1}
-
-
-def _settings_under(conditions: pd.Series) -> dict[Any, list[Any]]:
-    """Return {condition: its settings}. A groupby of pandas would take the tuples apart."""
-    found: dict[Any, list[Any]] = {}
-    for setting, condition in conditions.items():
-        found.setdefault(condition, []).append(setting)
-    return found
-
-
-def _differences(
-    runs: np.ndarray, control: np.ndarray, seeds: Sequence[Any], values: Sequence[float]
-) -> dict[int, float]:
-    """Return {run: its value minus the value of the control's run with the same seed}.
-
-    If several runs have one seed, the pairs are not defined and the result is empty.
-
-    Args:
-        runs, control: positions of the runs of a setting and of its control.
-        seeds, values: of all runs; the values are numbers or NaN.
-    """
-    of_control = {seeds[i]: values[i] for i in control}
-    if len(of_control) < len(control) or len({seeds[i] for i in runs}) < len(runs):
-        return {}
-    return {i: values[i] - of_control.get(seeds[i], math.nan) for i in runs}
-
-
 def keys_of(table: pd.DataFrame) -> list[str]:
-    """Return the config keys that tell the rows of :func:`by_setting` apart."""
+    """Return the config keys that tell the rows of :func:`~fsamlab.results.by_setting.by_setting` apart."""
     return [str(key) for key in table.columns[: table.columns.get_loc("n")]]
 
 
 def in_order(table: pd.DataFrame) -> tuple[list[str], list[dict[Any, Any]]]:
-    """Return the config keys and the rows of :func:`by_setting`, sorted for a table.
+    """Return the config keys and the rows of :func:`~fsamlab.results.by_setting.by_setting`, sorted for a table.
 
     Rows are sorted by method, in the order of METHODS, and then by the values of the other keys.
     """
@@ -221,20 +89,8 @@ def own_n(n: int, told: int | None) -> str:
     return "" if n == told else f" ({n})" if told is None else f" (n = {n})"
 
 
-def gain(setting: Mapping[Any, Any] | pd.Series, metric: str, declared: Declared = (), control: str = "sgd") -> str:
-    """Return `+3.96 ± 1.83 (3 of 3)`: the difference to `control`, and in how many seeds the method is better.
-
-    The difference is in points for a metric that is shown in per cent. Without a difference the text is `-`.
-    """
-    mean, std, n, ahead = (setting[f"{metric} vs {control} {name}"] for name in ("mean", "std", "n", "ahead"))
-    if math.isnan(mean):
-        return "-"
-    text = spread(mean, std, of(metric, declared).percent)
-    return f"{'' if mean < 0 else '+'}{text} ({ahead:.0f} of {n:.0f})"
-
-
 def clear_best(table: pd.DataFrame, metric: str, declared: Declared = ()) -> set[Any]:
-    """Return the index of each setting of :func:`by_setting` that is clearly best in `metric`.
+    """Return the index of each row of a table by setting (by_setting.py) that is clearly best in `metric`.
 
     Settings are compared if they agree in all keys except the optimizer's. The best setting is clearly best if its mean
     is better than the second mean by more than the larger of the two standard deviations. If a standard deviation is

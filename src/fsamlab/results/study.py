@@ -18,8 +18,10 @@ import pandas as pd
 
 from fsamlab.config.identity import NEUTRAL
 from fsamlab.metrics import CLASSIFICATION, Headline, family, is_convention
+from fsamlab.results.by_setting import by_setting
 from fsamlab.results.collect import read_run_rows
-from fsamlab.results.settings import MAX_NAMED, METHOD, as_text, by_setting, more
+from fsamlab.results.gains import EQUAL
+from fsamlab.results.settings import MAX_NAMED, METHOD, as_text, more
 
 FIRST = (METHOD, "model.name", "data.name")  # these keys come before all other setting keys
 
@@ -233,17 +235,19 @@ class Study:
                 found.setdefault(kind, []).append(column)
         return found
 
-    def settings(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    def settings(self, metrics: Sequence[str] | None = None, against: str = EQUAL) -> pd.DataFrame:
         """Return one row for each setting, over the finished runs without repetitions.
 
         `metrics` are columns of the summary; None means the headline metric on test data, at the best epoch and at the
-        end. The columns of the table are those of :func:`~fsamlab.results.settings.by_setting`. Without finished runs
-        the table is empty.
+        end. The columns of the table are those of :func:`~fsamlab.results.by_setting.by_setting`, the differences are
+        those to `against`: SGD at equal compute, or a method. Without finished runs the table is empty.
         """
         done = self.finished.distinct
         if metrics is None:
             metrics = [key for headline in done.headlines for key in (headline.at_best, headline.at_end)]
-        return pd.DataFrame() if done.runs.empty else by_setting(done.runs, done.keys, metrics, done.headlines)
+        if done.runs.empty:
+            return pd.DataFrame()
+        return by_setting(done.runs, done.keys, metrics, done.headlines, against)
 
 
 Runs: TypeAlias = "pd.DataFrame | Study"  # figures and tables take either

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fsamlab.metrics import ROWS, ordered
 from fsamlab.results.collect import collect
+from fsamlab.results.gains import VS_SGD, gain_text, gains_of, reference_words
 from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
 from fsamlab.results.tuned import tuned_tables
@@ -24,27 +25,32 @@ from fsamlab.terminal.text import console, fixed, project_relative, spread
 
 
 def settings_table(study: Study, width: int | None = None) -> Table:
-    """Return the headline metric and the costs by setting, in the order of :func:`in_order`.
+    """Return the headline metric, the gains over SGD and the costs by setting, in the order of :func:`in_order`.
 
     A mean over fewer than n runs has its own n beside it. All runs have the same headline metric.
     """
     headline = study.headline
-    keys, settings = in_order(study.settings())
+    found = study.settings()
+    keys, settings = in_order(found)
     columns = [
         *(Column(key.removesuffix(".name")) for key in keys),
         Column("n", right=True),
         Column("at best validation epoch", right=True),
         Column("at the end", right=True),
-        Column("time per step", right=True, rank=2),
-        Column("vs SGD", right=True, rank=3),
-        Column("total", right=True, rank=1),
+        *([Column(VS_SGD, right=True, rank=1)] if gains_of(found, headline.at_end) else []),
+        Column("passes", right=True, rank=2),
+        Column("time", right=True, rank=3),
+        Column("time per step", right=True, rank=4),
     ]
+    of_sgd = found["passes_vs_sgd"].notna().any()
     rows: list[list[str | Text]] = []
     for row in settings:
         values = [mean_of(row, metric, headline.percent) for metric in (headline.at_best, headline.at_end)]
-        ratios = [fixed(row[c], 2, "x") for c in ("step_vs_sgd", "total_vs_sgd")]
-        step = fixed(row["step_ms"], 1, " ms")
-        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *values, step, *ratios])
+        if gains_of(found, headline.at_end):
+            values.append(gain_text(row, headline.at_end))
+        passes = fixed(row["passes_vs_sgd"], 2, "x") if of_sgd else fixed(row["passes"], 1)
+        costs = [passes, fixed(row["total_vs_sgd"], 2, "x"), fixed(row["step_ms"], 1, " ms")]
+        rows.append([*(plain(row[k]) for k in keys), str(row["n"]), *values, *costs])
     return table(columns, rows, width, f"Test {headline.words}, mean ± standard deviation over seeds")
 
 
@@ -57,7 +63,8 @@ def print_settings(study: Study, screen: Console) -> None:
     """
     for part in study.finished.by_headline if len(study.finished.runs) else []:
         screen.print(settings_table(part, screen.width))
-        for note in part.tie_notes():
+        gained = reference_words(gains_of(part.settings(), part.headline.at_end))
+        for note in [*gained, *part.tie_notes()]:
             screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
         for found in tuned_tables(part):
             columns = [Column(heading, right=i >= found.num_names) for i, heading in enumerate(found.header)]

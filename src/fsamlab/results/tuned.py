@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from fsamlab.metrics import Headline
+from fsamlab.results.by_setting import by_setting, places_of
 from fsamlab.results.choice import best_value
+from fsamlab.results.gains import VS_SGD, gain_text, gains_of, reference_words
 from fsamlab.results.methods import label
-from fsamlab.results.settings import METHOD, by_setting, gain, in_order, numbers, own_n, places_of, plain, values_of
+from fsamlab.results.settings import METHOD, in_order, numbers, own_n, plain, values_of
 from fsamlab.results.study import Study
 from fsamlab.terminal.text import fixed, spread
 
 RHO = "optimizer.rho"
-CONTROLS = ("sgd_2x", "sgd")  # the differences are to the first one that the study has; sgd_2x has the compute of SAM
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class TunedTable:
         header: the headings of the columns.
         num_names: the number of columns that name a line: the method and what tells its settings apart.
         lines: a list of cells for each setting, in the order of the methods.
-        notes: settings whose best value is at the end of the tried ones, so that a better value may lie beyond it.
+        notes: settings whose best value is at the end of the tried ones, so that a better value may lie beyond it; and
+            what the differences from SGD are.
     """
 
     title: str
@@ -88,13 +90,12 @@ def tuned(study: Study, key: str = RHO) -> TunedTable:
     headline = done.headline
     names = [name for name in done.keys if name != key]
     kept, tried = _chosen(done, names, key, headline)
-    control = next((name for name in CONTROLS if name in set(kept[METHOD])), None)
     metrics = [headline.chosen_at_end, headline.at_end, headline.at_best]
-    table = by_setting(kept, names, metrics, (headline,), control or CONTROLS[0])
+    table = by_setting(kept, names, metrics, (headline,))
     settings = kept.groupby(names, sort=False, dropna=False).ngroup()
     table["directory"] = kept["directory"].groupby(settings).first()
     shown = [metric for metric in metrics if f"{metric} mean" in table]
-    gained = control is not None and f"{headline.at_end} vs {control} mean" in table
+    gains = gains_of(table, headline.at_end)
     header = [*("method" if name == METHOD else name.removesuffix(".name") for name in names)]
     header += [key.removeprefix("optimizer."), "n"]
     texts = {
@@ -104,9 +105,9 @@ def tuned(study: Study, key: str = RHO) -> TunedTable:
     }
     for metric in shown:
         header.append(texts[metric])
-        if metric == headline.at_end and gained:
-            header.append(f"- {label(str(control))}")
-    header.append("total")
+        if metric == headline.at_end and gains:
+            header.append(VS_SGD)
+    header += ["passes", "time"]
     lines, notes = [], []
     for row in in_order(table)[1]:
         value, side, of = tried[row["directory"]]
@@ -115,12 +116,13 @@ def tuned(study: Study, key: str = RHO) -> TunedTable:
         for metric in shown:
             text = spread(row[f"{metric} mean"], row[f"{metric} std"], headline.percent)
             cells.append(text + own_n(int(row[f"{metric} n"]), row["n"]))
-            if metric == headline.at_end and gained:
-                cells.append("-" if row[METHOD] == control else gain(row, metric, (headline,), str(control)))
-        lines.append([*cells, fixed(row["total_vs_sgd"], 2, "x")])
+            if metric == headline.at_end and gains:
+                cells.append(gain_text(row, metric))
+        lines.append([*cells, *(fixed(row[cost], 2, "x") for cost in ("passes_vs_sgd", "total_vs_sgd"))])
         if side:
             who = ", ".join(cell for cell in name if cell != "null")
             notes.append(f"{who}: {key} {plain(value)} is the {side} value tried; a better one may lie beyond")
+    notes += reference_words(gains)
     title = (
         f"{key} of each method chosen by validation {headline.words} at the end; mean ± standard deviation over n seeds"
     )

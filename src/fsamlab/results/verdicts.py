@@ -16,6 +16,7 @@ difference is smaller than the margin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from fsamlab.results.choice import best_value
 from fsamlab.results.claims import Claim, Claims, Where
 from fsamlab.results.loading import load
 from fsamlab.results.paired import Paired, holm
+from fsamlab.results.passes import PASSES, equal, total_passes
 from fsamlab.results.settings import METHOD, as_text, numbers, plain
 from fsamlab.results.study import Study
 
@@ -37,10 +39,17 @@ HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 @dataclass(frozen=True)
 class Group:
-    """The values of a group by seed, and the settings that validation data chose."""
+    """A group of runs.
+
+    Attributes:
+        values: of the metric, by seed.
+        chosen: the settings that validation data chose.
+        passes: the mean number of gradient passes of a run, in epochs of SGD; NaN if it is not known.
+    """
 
     values: pd.Series
     chosen: dict[str, Any]
+    passes: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Verdict:
         verdict: HOLDS, FAILS or UNDECIDED.
         means: the mean of each group over the pairs.
         chosen: for each group the settings that validation data chose.
+        passes: for each group the gradient passes of a training, in epochs of SGD; NaN where they are not known.
         notes: what a reader must know, such as seeds that one group alone has.
     """
 
@@ -71,6 +81,7 @@ class Verdict:
     verdict: str
     means: tuple[float, ...]
     chosen: tuple[dict[str, Any], ...]
+    passes: tuple[float, ...]
     notes: list[str] = field(default_factory=list)
 
 
@@ -149,16 +160,39 @@ def _differences(claim: Claim, claims: Claims, done: Study) -> _Found:
         raise ConfigError("metrics", ", ".join(claim.metrics.values()), f"{name}: the two columns have different units")
     if claim.over is not None and len(groups) == 2:
         groups = _over_the_same(name, claim, groups)
+    notes = _compute(claim, metric, groups)
     series = [_statistic(claim, group.values) for group in groups]
     seeds = sorted(set.intersection(*(set(values.index) for values in series)))
     if not seeds:
         raise ConfigError("claim", claim.name, f"{claim.a} and {claim.b} have no seed in common; train the same seeds")
     alone = [len(values) - len(seeds) for values in series]
-    notes = [f"{n} seeds of {g} have no partner" for n, g in zip(alone, (claim.a, claim.b)) if n]
+    notes += [f"{n} seeds of {g} have no partner" for n, g in zip(alone, (claim.a, claim.b)) if n]
     a = series[0][seeds]
     right = claim.factor * series[1][seeds] if len(series) == 2 else claim.factor
-    kept = tuple(Group(values[seeds], group.chosen) for values, group in zip(series, groups))
+    kept = tuple(Group(values[seeds], group.chosen, group.passes) for values, group in zip(series, groups))
     return _Found(claim, metric, Paired.of((a - right).to_list()), kept, seeds, notes)
+
+
+def _compute(claim: Claim, metric: str, groups: Sequence[Group]) -> list[str]:
+    """Return what a reader must know of the gradient passes of two groups.
+
+    Raises:
+        ConfigError: the claim asks for equal compute, and the groups do not have it, or their passes are not known.
+    """
+    if len(groups) < 2:
+        return []
+    (a, b), (of_a, of_b) = (claim.a, claim.b), (group.passes for group in groups)
+    if claim.equal_compute and not equal(of_a, of_b):
+        unknown = [str(name) for name, passes in ((a, of_a), (b, of_b)) if math.isnan(passes)]
+        why = f"{a} made {of_a:.4g} gradient passes and {b} {of_b:.4g}, in epochs of SGD; take runs with as many, such "
+        why += "as optimizer=sgd_2x for a method with two passes in a step"
+        if unknown:
+            why = f"the gradient passes of {' and '.join(unknown)} are not known; train these runs again"
+        raise ConfigError("equal_compute", True, f"claim {claim.name!r}: {why}")
+    known = not (math.isnan(of_a) or math.isnan(of_b))
+    if known and not equal(of_a, of_b) and not metric.startswith("cost/"):
+        return [f"not at equal compute: {of_a:.4g} gradient passes of {a}, {of_b:.4g} of {b}"]
+    return []
 
 
 def _group(what: str, done: Study, where: Where, claim: Claim, metric: str) -> Group:
@@ -175,13 +209,16 @@ def _group(what: str, done: Study, where: Where, claim: Claim, metric: str) -> G
     tuned = [key for key in claim.tune if key in part.texts]
     if tuned:
         runs, chosen = _tuned(what, runs, tuned, over, done.headline)
+    passes = total_passes(runs)
+    if metric == PASSES:
+        runs = runs.assign(**{PASSES: passes})
     if metric not in runs or numbers(runs[metric]).isna().all():
         raise ConfigError("metric", metric, f"no run of {what} has this column")
     index = ["seed", over] if over else ["seed"]
     if runs[index].duplicated().any():
         raise ConfigError("groups", what, "has two runs with one seed and setting; name one directory or file alone")
     scale = 100.0 if metrics.of(metric, done.headlines).percent else 1.0
-    return Group(numbers(runs.set_index(index)[metric]).dropna() * scale, chosen)
+    return Group(numbers(runs.set_index(index)[metric]).dropna() * scale, chosen, float(passes.mean()))
 
 
 def _having(what: str, runs: pd.DataFrame, where: Where) -> pd.DataFrame:
@@ -222,7 +259,7 @@ def _over_the_same(name: str, claim: Claim, groups: Sequence[Group]) -> list[Gro
     both = tried[0] & tried[1]
     if len(both) < 2:
         raise ConfigError("over", key, f"{name}: the groups have {len(both)} values in common; two are needed")
-    return [Group(g.values[g.values.index.get_level_values(key).isin(both)], g.chosen) for g in groups]
+    return [Group(g.values[g.values.index.get_level_values(key).isin(both)], g.chosen, g.passes) for g in groups]
 
 
 def _statistic(claim: Claim, values: pd.Series) -> pd.Series:
@@ -247,6 +284,8 @@ def _p_holds(claim: Claim, pairs: Paired) -> float:
     relation, pairs = _side(claim, pairs)
     if relation == "=":
         return max(pairs.p_above(-claim.margin), pairs.p_below(claim.margin))
+    if relation == ">=" and pairs.std == 0:  # a cost without chance, which may lie on the bound exactly
+        return 0.0 if pairs.mean >= -claim.margin else 1.0
     return pairs.p_above(0.0 if relation == ">" else -claim.margin)
 
 
@@ -276,5 +315,6 @@ def _judged(found: _Found, p_holds: float, p_fails: float, level: float, alpha: 
         HOLDS if holds else FAILS if fails else UNDECIDED,
         tuple(float(group.values.mean()) for group in found.groups),
         tuple(group.chosen for group in found.groups),
+        tuple(group.passes for group in found.groups),
         notes,
     )

@@ -139,6 +139,26 @@ function buildControls() {
   );
 }
 
+/* The reader chooses what the differences in the table of results are to; every text is on the page already. */
+function buildReference() {
+  const shown = document.getElementById("reference");
+  if (!shown) return;
+  const names = JSON.parse(shown.dataset.options);
+  if (names.length < 2) return;
+  const note = document.getElementById("reference-note");
+  const notes = JSON.parse(note.dataset.options);
+  const cells = [...document.querySelectorAll("td[data-options]")].map((cell) => [cell, JSON.parse(cell.dataset.options)]);
+  const node = element("select", { id: "reference", "aria-label": "compare with" }, ...names.map((name, i) => element("option", { value: i }, name)));
+  node.addEventListener("change", () => {
+    const i = Number(node.value);
+    note.textContent = notes[i];
+    cells.forEach(([cell, options]) => {
+      [cell.textContent, cell.dataset.value] = options[i];
+    });
+  });
+  shown.replaceWith(node);
+}
+
 function buildTheme() {
   const button = document.getElementById("theme");
   const next = { auto: "light", light: "dark", dark: "auto" };

@@ -242,6 +242,7 @@ function buildRuns() {
 }
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+buildReference();
 buildTheme();
 buildControls();
 buildCurves();
