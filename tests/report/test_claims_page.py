@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from support.browser import ACCURACY, choose, description, line
 from support.made_runs import make_run
 
 from fsamlab.command.main import main
@@ -17,7 +18,8 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("claims")
     for seed in range(4):
         for name, passes in (("sgd", 10), ("sgd_2x", 20), ("fsam", 20)):
-            make_run(root / "runs" / f"{name}{seed}", name, seed, summary={"cost/passes": passes, "cost/steps": 50})
+            cost = {"cost/passes": passes, "cost/steps": 50, "cost/epochs": 5.0}
+            make_run(root / "runs" / f"{name}{seed}", name, seed, summary=cost)
     content = {
         "runs": ["runs"],
         "margin": 0.5,
@@ -61,12 +63,22 @@ def test_the_reader_chooses_what_the_differences_are_to(opened, made):
     cell = page.locator("#results tr:has(th:text-is('F-SAM')) td[data-options]")
     first = cell.inner_text()
     assert first.endswith("4/4")
-    choose = page.get_by_label("compare with")
-    assert choose.evaluate("node => node.value") == "0"
-    assert choose.locator("option").all_inner_texts()[:2] == ["SGD at equal compute", "SGD"]
-    choose.select_option(label="SGD")
+    chosen = page.get_by_label("compare with")
+    assert chosen.evaluate("node => node.value") == "0"
+    assert chosen.locator("option").all_inner_texts()[:2] == ["SGD at equal compute", "SGD"]
+    chosen.select_option(label="SGD")
     assert cell.inner_text() != first
     assert cell.inner_text().endswith("4/4*")
     assert "not at equal compute" in page.locator("#reference-note").inner_text()
-    choose.select_option(label="SGD at equal compute")
+    chosen.select_option(label="SGD at equal compute")
     assert cell.inner_text() == first
+
+
+def test_curves_are_drawn_against_gradient_passes_where_all_are_known(opened, made):
+    write_report([made / "runs"], made / "axis.html")
+    page = opened(made / "axis.html")
+    assert "against gradient passes, in epochs of SGD" in description(page, ACCURACY)
+    assert line(page, ACCURACY, "F-SAM")[0] == [4, 8, 12, 16, 20]  # epochs 1 to 5, of four passes a step
+    assert line(page, ACCURACY, "SGD")[0] == [2, 4, 6, 8, 10]
+    choose(page, "x axis", "epoch")
+    assert line(page, ACCURACY, "F-SAM")[0] == [1, 2, 3, 4, 5]

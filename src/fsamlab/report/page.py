@@ -25,6 +25,7 @@ from fsamlab.report.curves import number
 from fsamlab.report.gather import Gathered, gather
 from fsamlab.results import methods as style
 from fsamlab.results.comparison import Beside
+from fsamlab.results.passes import passes_per_step
 from fsamlab.results.settings import METHOD, values_of
 from fsamlab.results.tuned import tuned_tables
 from fsamlab.rundir.record import now
@@ -130,6 +131,7 @@ def payload(gathered: Gathered, varied: Sequence[str], references: Sequence[Besi
         "percent": [key for key in {**gathered.curves.by_metric, **numbers} if metrics.of(key, declared).percent],
         "results": [key for headline in declared for key in (headline.at_best, headline.at_end)],
         "summary": {key: values for key, values in numbers.items() if any(v is not None for v in values)},
+        "passes": [number(v, SUMMARY_DIGITS) for v in passes_per_step(frame)],
         "sensitivities": sensitivities(gathered),
         "directions": metrics.DIRECTIONS,
         "references": page_references.reference_curves(references, list(frame["directory"])),

@@ -18,7 +18,7 @@ from fsamlab.axes.axis import FULL, OTHER_BATCH
 from fsamlab.axes.descent import DESCENTS
 from fsamlab.axes.reference import REFERENCES
 
-PASSES, PER_STEP, EPOCHS = "cost/passes", "cost/passes_per_step", "cost/epochs"
+PASSES, EPOCHS = "cost/passes", "cost/epochs"
 TOLERANCE = 0.03  # trainings whose passes differ by less, as a share of the larger number, have equal compute
 FORWARD = 1 / 3
 
@@ -46,6 +46,12 @@ def total_passes(runs: pd.DataFrame) -> pd.Series:
     columns = [runs.loc[missing, key].to_list() if key in runs else [None] * int(missing.sum()) for key in DECIDE]
     derived = [_derived(*(None if value != value else value for value in row)) for row in zip(*columns)]
     return found.fillna(pd.Series(derived, index=runs.index[missing], dtype=float))
+
+
+def passes_per_step(runs: pd.DataFrame) -> pd.Series:
+    """Return the mean number of gradient passes of each run's steps; NaN where it is not known."""
+    epochs = pd.to_numeric(runs.get(EPOCHS, pd.Series(math.nan, index=runs.index)), errors="coerce")
+    return total_passes(runs) / epochs.where(epochs > 0)
 
 
 def equal(a: float, b: float) -> bool:

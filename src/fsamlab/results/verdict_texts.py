@@ -56,7 +56,7 @@ def _interval(interval: tuple[float, float]) -> str:
 
 def p_text(value: float) -> str:
     """Return a p-value."""
-    return f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
+    return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.3f}" if value else "0"
 
 
 def as_json(one: Verdict) -> dict[str, Any]:

@@ -7,8 +7,9 @@ const AXIS_NAMES = {
   epoch: "epoch",
   time: "seconds, evaluation and measurement included",
   training: "seconds of training alone",
+  passes: "gradient passes, in epochs of SGD",
 };
-const SHORT_AXIS_NAMES = { ...AXIS_NAMES, time: "second", training: "second of training" };
+const SHORT_AXIS_NAMES = { ...AXIS_NAMES, time: "second", training: "second of training", passes: "gradient pass" };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function element(tag, attributes = {}, ...children) {
@@ -102,7 +103,7 @@ class LineChart {
     this.plot.hidden = this.table.hidden = single;
     if (single) return this.drawBars();
     if (!lines.length) {
-      const timed = { time: " that have a time (checkpoints have none)", training: " that have a time of a step (finished runs have one)" };
+      const timed = { time: " that have a time (checkpoints have none)", training: " that have a time of a step (finished runs have one)", passes: " whose gradient passes are known (those of finished runs are)" };
       this.plot.append(element("p", { class: "empty" }, `no values in the groups shown${timed[options.axis] ?? ""}`));
       return;
     }

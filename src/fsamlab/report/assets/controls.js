@@ -1,6 +1,6 @@
 // The reader's choices, the legend, and which charts have to be drawn again.
 
-const state = { by: "setting", also: "", axis: "epoch", smoothing: 0, band: true, log: new Set(), whole: new Set(), hidden: new Set() };
+const state = { by: "setting", also: "", axis: firstAxis(), smoothing: 0, band: true, log: new Set(), whole: new Set(), hidden: new Set() };
 let groups = [];
 const drawn = []; // {node, draw, visible, stale}: charts that are drawn when they become visible
 const atOnce = []; // functions that draw at every change, because the height of the page depends on them
@@ -120,7 +120,7 @@ function buildControls() {
     regroup();
   });
   also.hidden = state.by === "setting";
-  const axes = [["epoch", "epoch"], ["step", "step"], ["time", "time"], ["training", "training time"]];
+  const axes = [["passes", "gradient passes"], ["epoch", "epoch"], ["step", "step"], ["time", "time"], ["training", "training time"]];
   document.getElementById("controls").append(
     by,
     also,

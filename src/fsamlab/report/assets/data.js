@@ -92,14 +92,25 @@ function mixedKeys(groups) {
 /* Means are taken at equal epochs or equal steps; each time belongs to a step. */
 const placeOf = (axis) => (axis === "epoch" ? "epoch" : "step");
 
-/* Seconds at the points of a run's grid; null if the axis does not show time, or if the times are not known. */
+/* Seconds, or gradient passes, at the points of a run's grid; null if the axis shows neither, or if they are not known. */
 function timesOf(run, grid, axis) {
   if (axis === "time") return DATA.times[`${run} ${grid}`];
+  if (axis === "passes") {
+    const passes = DATA.passes[run];
+    return passes === null ? null : DATA.grids[grid].epoch.map((epoch) => (epoch === null ? null : epoch * passes));
+  }
   const ms = DATA.summary["cost/step_ms"]?.[run] ?? null;
   return axis === "training" && ms !== null ? DATA.grids[grid].step.map((step) => (step * ms) / 1000) : null;
 }
 
-const isTime = (axis) => axis === "time" || axis === "training";
+const isTime = (axis) => axis === "time" || axis === "training" || axis === "passes";
+
+/* At equal compute where it is known and differs; the curves of references have epochs alone. */
+function firstAxis() {
+  const passes = DATA.passes;
+  const known = passes.length && passes.every((value) => value !== null);
+  return known && new Set(passes).size > 1 && !DATA.references.length ? "passes" : "epoch";
+}
 
 /* A run's recorded values of a metric, their epochs or steps, their seconds (if the axis shows time), and which of them
  * `has` a place on the axis; null if the run has no such metric or no times. */
