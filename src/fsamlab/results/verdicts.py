@@ -81,7 +81,7 @@ class Verdict:
     verdict: str
     means: tuple[float, ...]
     chosen: tuple[dict[str, Any], ...]
-    passes: tuple[float, ...]
+    passes: tuple[float, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
