@@ -122,10 +122,11 @@ def results(gathered: Gathered) -> Table | None:
                 f"seeds in which it is {better}; {UNEQUAL} where the gradient passes of both are not equal"
             )
             columns.append(Column(f"{of_key.heading} − reference", text, partial(_gain, gains, key)))
+    relative = table["passes_vs_sgd"].notna().any()  # without SGD the table has the passes themselves
     columns += [
         Column(heading, text, partial(_plain, key, form))
         for key, heading, text, form in COST
-        if key == "step_ms" or table[key].notna().any()
+        if key == "step_ms" or (table[key].notna().any() and not (key == "passes" and relative))
     ]
     rows = [[column.cell(i, row) for column in columns] for i, row in table.iterrows()]
     return Table([(c.heading, c.text, c.numeric) for c in columns], rows, gains.names, gains.notes)

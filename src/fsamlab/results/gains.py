@@ -177,4 +177,4 @@ def unequal_words(gains: Sequence[Gain], against: str = EQUAL) -> list[str]:
         return []
     if against != EQUAL:
         return [f"{UNEQUAL} not at equal compute: the reference has another number of gradient passes"]
-    return [f"{UNEQUAL} minus plain SGD, not at equal compute: no SGD run is known to have as many passes"]
+    return [f"{UNEQUAL} minus plain SGD, not at equal compute: no other SGD run is known to have as many passes"]
