@@ -14,6 +14,7 @@ SLURM = (
     "hydra.launcher.cpus_per_task=1",
     "hydra.launcher.mem_gb=1",
 )
+_UNDISTURBED = {}  # words of a sweep and of its launcher -> where its runs are
 TIMES = re.compile(r"time|cost/|seconds")
 
 
@@ -40,12 +41,18 @@ def weights(directory):
 
 
 def assert_as_undisturbed(cluster, tmp_path, words, launcher=("hydra/launcher=local", "hydra.launcher.num_jobs=2")):
-    """Train the same runs on this machine, and compare weights and rows bit by bit."""
-    place = f"runs_dir={tmp_path / 'reference'}"
-    done = cluster.python("launch.py", "-m", *TINY, "name=sweep", *words, *launcher, place)
-    assert done.returncode == 0, done.stderr
+    """Train the same runs on this machine, and compare weights and rows bit by bit.
+
+    Tests of the same runs, disturbed in other ways, share the undisturbed ones.
+    """
+    if (words, launcher) not in _UNDISTURBED:
+        place = tmp_path.parent / f"reference{len(_UNDISTURBED)}"  # beside the folders of the tests
+        done = cluster.python("launch.py", "-m", *TINY, "name=sweep", *words, *launcher, f"runs_dir={place}")
+        assert done.returncode == 0, done.stderr
+        _UNDISTURBED[words, launcher] = place
+    assert runs(tmp_path)
     for directory in runs(tmp_path):
-        reference = tmp_path / "reference" / "sweep" / directory.name
+        reference = _UNDISTURBED[words, launcher] / "sweep" / directory.name
         ours, theirs = weights(directory), weights(reference)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours), directory.name

@@ -62,7 +62,7 @@ def node_failure(cluster, directory, status):
 
 @pytest.mark.parametrize("disturb", [preempt, operators_requeue, user_signal, node_failure])
 def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, disturb):
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=500", "train.log_every_steps=1")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=300", "train.log_every_steps=1")
     words += ("train.checkpoint_every_steps=50",)
     launcher = cluster.start(*arguments(tmp_path, *words, "hydra.launcher.partition=low"))
     directory, status = cluster.wait_for("a running job", lambda: under_way(tmp_path))[0]
@@ -75,7 +75,7 @@ def test_a_disturbed_run_ends_finished_in_the_same_bits(cluster, tmp_path, distu
 
 
 def test_a_job_with_several_runs_is_preempted_after_one_of_them_was_killed(cluster, tmp_path):
-    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=500", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1,2", "train.epochs=300", "train.checkpoint_every_steps=100")
     together = ("hydra.launcher.runs_per_job=3", "hydra.launcher.partition=low")
     launcher = cluster.start(*arguments(tmp_path, *words, *together))
     (victim, killed), (other, status), (third, _) = cluster.wait_for("three runs", lambda: under_way(tmp_path, 3))
@@ -104,7 +104,7 @@ def test_a_job_with_several_runs_is_preempted_after_one_of_them_was_killed(clust
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=1500", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=1000", "train.checkpoint_every_steps=100")
     limit = ("timeout_min=1", "signal_delay_s=45", "max_num_timeout=100")
     launcher = cluster.start(*arguments(tmp_path, *words, *(f"hydra.launcher.{word}" for word in limit)))
     output, _ = launcher.communicate(timeout=900)
