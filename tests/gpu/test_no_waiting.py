@@ -8,7 +8,7 @@ from support.devices import on_each_device, without_waiting
 from support.host_waits import DOCUMENTED
 from support.runs import VARIANTS, Rows, build_trainer, compose_tiny
 
-WARM_UP, STEPS = 4, 50
+WARM_UP, STEPS = 6, 50
 # One epoch has more steps than the test: an epoch may begin with a copy of its order.
 SETTING = ("data.num_samples=1100", "data.batch_size=16", "train.epochs=1", "diagnostics=off")
 SETTINGS = {
@@ -19,6 +19,7 @@ SETTINGS = {
     "augmented": ("data.augment.cutout=4", "data.augment.mixup=0.2", "data.augment.cutmix=1.0"),
     "scalars": ("diagnostics=light", "diagnostics.every_steps=1000"),
     "continues": ("train.on_divergence=continue",),
+    "captured": ("train.cuda_graph=true",),
 }
 
 

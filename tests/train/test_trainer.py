@@ -287,7 +287,7 @@ def test_an_ascent_batch_is_one_part_where_no_gradients_are_accumulated(monkeypa
     made = []
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
     batch = next(trainer.data.train.batches(0))
-    trainer.passes.ascent_closure(batch, batch, 0)
+    trainer.passes.ascent_closure(trainer.passes.ascent_batch_of(batch, batch, 0), batch.size, 0)
     assert [len(part) for _, part in made[0]] == [50]
 
 
@@ -299,7 +299,7 @@ def test_no_part_of_an_ascent_batch_is_larger_than_a_micro_batch(share, parts, m
     batch = next(trainer.data.train.batches(0))
     made = []
     monkeypatch.setattr(trainer.passes, "closure", lambda pieces, sums: made.append(pieces))
-    trainer.passes.ascent_closure(batch, batch, 0)
+    trainer.passes.ascent_closure(trainer.passes.ascent_batch_of(batch, batch, 0), batch.size, 0)
     assert [len(part) for _, part in made[0]] == [8] * parts
 
 

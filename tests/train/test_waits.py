@@ -3,57 +3,20 @@
 There is no backward pass on fake tensors: gradients are put in by hand. Everything else is the trainer's own.
 """
 
-from contextlib import nullcontext
-
 import pytest
 import torch
-from support.fake_cuda import Waits, fake_cuda, scaler_on_cuda, waits
+from support.fake_cuda import waits
+from support.fake_trainer import fake_training, trainer_on_cuda
 from support.marks import long_but
-from support.runs import VARIANTS, Rows, compose_tiny
+from support.runs import VARIANTS, Rows
 
-from fsamlab.data.in_memory import Images, InMemoryEval, InMemoryTrain
-from fsamlab.data.interface import Data
-from fsamlab.models import build_model
-from fsamlab.optim import build_optimizer
-from fsamlab.task import detached
-from fsamlab.train.closures import AscentBatch, Passes
-from fsamlab.train.precision import Precision
-from fsamlab.train.trainer import Trainer
-
-CUDA = torch.device("cuda")
-AUGMENTED = ("data.augment.cutout=2", "train.epochs=3", "data.batch_size=8", "train.on_divergence=continue")
 SHOWN = ("fsam", "sam_db", "sam_noise", "ae_sam", "esam")
 IN_A_STEP = {"ae_sam": 1}
 
 
-def backward(self, batch, weight, averaged=True):
-    outputs, loss = self.forward(batch, self.task)
-    for p in self.optimizer.parameters():
-        p.grad = torch.ones_like(p)
-    return detached(outputs), loss.detach()
-
-
-def trainer_on_cuda(name, *overrides):
-    config = compose_tiny(f"optimizer={name}", *AUGMENTED, *overrides)
-    with torch.device("cuda"):
-        model = build_model(config.model, 4, 3)
-    images = Images(torch.zeros(24, 3, 8, 8, dtype=torch.uint8), torch.zeros(24, dtype=torch.int64))
-    held_out = InMemoryEval(images, config.data, CUDA)
-    data = Data(InMemoryTrain(images, config.data, 0, CUDA), held_out, held_out, 4, 3, {})
-    cfg = config.optimizer
-    scaler = scaler_on_cuda() if config.train.precision == "fp16" else None
-    clip = config.train.max_grad_norm
-    optimizer = build_optimizer(cfg, model, seed=0, max_grad_norm=clip, total_steps=9, grad_scaler=scaler)
-    ascent = AscentBatch(cfg.ascent_batch_size, cfg.ascent_share, bool(cfg.ascent_nested))
-    return Trainer(model, optimizer, data, config.train, epochs=3, seed=0, device=CUDA, ascent_batch=ascent)
-
-
 def waits_of(name, *overrides):
     """Return the waits of the steps, and those at the ends of the epochs, of all epochs but the first."""
-    with fake_cuda(), Waits() as counter, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Passes, "backward", backward)
-        patch.setattr(Precision, "autocast", lambda self: nullcontext())  # autocast wants a real GPU
-        patch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # fake parameters cannot be replaced
+    with fake_training() as (counter, patch):
         trainer = trainer_on_cuda(name, *overrides)
         observer, of_steps, of_ends = Rows(), [], []
         trainer._observer = observer

@@ -135,9 +135,20 @@ def ratio(x: Number, y: Number) -> Number:
     return torch.where(divisor == 0, torch.zeros_like(divisor), x / divisor)
 
 
-def larger(x: Number, y: float) -> Number:
+def larger(x: Number, y: Number) -> Number:
     """Return the larger of x and y; on the device if x is there."""
     return x.clamp(min=y) if isinstance(x, Tensor) else max(x, y)
+
+
+def magnitude(x: Number) -> Number:
+    """Return |x|; on the device if x is there."""
+    return x.abs() if isinstance(x, Tensor) else abs(x)
+
+
+def largest(xs: list[Number]) -> Number:
+    """Return the largest number; on the device if they are there."""
+    tensors = [x for x in xs if isinstance(x, Tensor)]
+    return torch.stack(tensors).max() if len(tensors) == len(xs) else max(xs)
 
 
 def global_norm(xs: Tensors, ops: Ops) -> Tensor:

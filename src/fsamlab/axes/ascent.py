@@ -6,7 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fsamlab.axes.axis import FULL, FULL_GRADIENT, OTHER_BATCH, Choice, Step, of_the_loop, step_seed, table
+from fsamlab.axes.axis import (
+    FULL,
+    FULL_GRADIENT,
+    IN_EACH_STEP,
+    OTHER_BATCH,
+    Choice,
+    Step,
+    of_the_loop,
+    step_seed,
+    table,
+)
 from fsamlab.checks import COUNT, ConfigError, number, word
 
 if TYPE_CHECKING:
@@ -52,6 +62,13 @@ class Ascent(Choice):
         The optimizer owns the tensors from then on: a component may write to them.
         """
         return [owned_gradient(p) for p in step.params]
+
+    def draw(self, step: Step) -> list[Tensor | None]:
+        """Return the random tensors of a step, a function of (seed, step); empty where the ascent draws none.
+
+        A captured step finds them in `step.drawn`: a generator that a step seeds cannot be captured.
+        """
+        return []
 
 
 def owned_gradient(p: Tensor) -> Tensor | None:
@@ -134,6 +151,11 @@ class SomeTensors(Batch):
         super().__post_init__()
         self._share: Number = 1.0  # |g of the drawn tensors| / |g|, where eps goes by the latter
 
+    @property
+    def uncapturable(self) -> str:
+        """Why a step cannot be captured."""
+        return "draws in each step, on the host, which tensors are perturbed"
+
     def check(self, choices: Choices) -> None:
         """Refuse |g| over all tensors where eps goes by another vector than g."""
         if self.swp_norm == "all" and (choices.metric.name, choices.component.name) != ("l2", "all"):
@@ -193,6 +215,11 @@ class FullSet(Ascent):
     state_keys = (FULL_GRADIENT,)
     full_every_steps: int = number(1, 1, COUNT)
 
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step cannot be captured."""
+        return IN_EACH_STEP if self.full_every_steps == 1 else None
+
     def gradients(self, step: Step) -> list[Tensor | None]:
         """Return copies of the stored full gradient, since components may write to the tensors that they get."""
         stored = [step.state.get(p, {}).get(FULL_GRADIENT) for p in step.params]
@@ -207,6 +234,10 @@ class Gaussian(Ascent):
     has_mean = False
 
     def gradients(self, step: Step) -> list[Tensor | None]:
+        """Return one draw for each trainable parameter."""
+        return step.drawn or self.draw(step)
+
+    def draw(self, step: Step) -> list[Tensor | None]:
         """Return one draw for each trainable parameter."""
         import torch  # not at the top: see axis.py
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     State = Mapping[Tensor, dict[str, Any]]  # of each parameter; the choices' entries, not the base optimizer's
 
 OTHER_BATCH, FULL = "other_batch", "full"  # data other than the descent batch that a choice may need
+IN_EACH_STEP = "makes a pass over the full training set in each step (full_every_steps=1)"
 FULL_GRADIENT = "full_gradient"  # the entry in a parameter's state that holds the gradient over FULL
 
 
@@ -48,6 +49,8 @@ class Choice:
             parameter's shape is loaded in the parameter's dtype, any other value as it was saved.
         values: attributes of the choice itself (numbers) that change from step to step.
         total_steps: of the whole training; None if the optimizer was not told. The optimizer sets it.
+        fed: where steps are captured, a function from a schedule to the tensor (0-dim) that has its value in each step;
+            see :meth:`scheduled`. The optimizer sets it.
     """
 
     name: ClassVar[str]
@@ -60,6 +63,7 @@ class Choice:
     state_keys: ClassVar[tuple[str, ...]] = ()
     values: ClassVar[tuple[str, ...]] = ()
     total_steps: ClassVar[int | None] = None
+    fed: ClassVar[Any] = None
 
     @property
     def reads_verdict(self) -> bool:
@@ -108,6 +112,21 @@ class Choice:
         """Return the share of the training that is done after `number` steps, at most 1; a step left out counts."""
         assert self.total_steps is not None  # the optimizer has asked needs_total_steps
         return min(1.0, number / self.total_steps)
+
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step with this choice cannot be captured as a CUDA graph (train.cuda_graph); None if it can.
+
+        A captured step repeats its kernels, and no Python runs: what follows from the number of the step has to come
+        from :meth:`scheduled`, and nothing may be decided by a value on the device. A class of your own whose step is
+        like that overrides this property and returns None.
+        """
+        own = type(self).__module__.startswith("fsamlab.")
+        return None if own else "is a class of your own that does not say `uncapturable = None`"
+
+    def scheduled(self, schedule: Callable[[int], float], number: int) -> Number:
+        """Return schedule(number), `number` that of the steps before: a float, in a captured step a 0-dim tensor."""
+        return schedule(number) if self.fed is None else self.fed(schedule)
 
     def check(self, choices: Choices) -> None:
         """Raise ConfigError if a value makes no sense together with the other choices."""
@@ -200,7 +219,7 @@ class Part:
     """Tensors of one step that share rho and the form of their reference, r = on_a a + on_m m.
 
     Attributes:
-        rho: radius of their parameter group.
+        rho: radius of their parameter group; in a captured step 0-dim on the device where a schedule changes it.
         on_a: weight of the ascent gradient in r.
         on_m: weight of the stored tensor in r.
         params: the parameters.
@@ -211,7 +230,7 @@ class Part:
         d: the direction, once the component has set it.
     """
 
-    rho: float
+    rho: Number
     on_a: float
     on_m: float
     params: Tensors = field(default_factory=list)
@@ -275,6 +294,7 @@ class Step:
             each ascent step but the last, in their order, by parameter. p.grad is the one at the end of the last.
         sample_losses: of the passes over the descent batch, as far as they are made and their closure returned a
             :class:`Pass`.
+        drawn: the random tensors of this step, where :meth:`Ascent.draw` has made them before the step.
     """
 
     number: int
@@ -289,6 +309,7 @@ class Step:
     clean: dict[Tensor, Tensor] = field(default_factory=dict)
     path: list[dict[Tensor, Tensor]] = field(default_factory=list)
     sample_losses: list[Tensor] = field(default_factory=list)
+    drawn: list[Tensor | None] = field(default_factory=list)
 
     def base_state(self, p: Tensor) -> Mapping[str, Any]:
         """Return the base optimizer's state of p; empty before the base's first step."""

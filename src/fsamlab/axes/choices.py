@@ -108,6 +108,12 @@ class Choices:
         """Whether closures have to return the losses of the samples."""
         return any(choice.needs_sample_losses for choice in self.made())
 
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step cannot be captured as a CUDA graph; None if it can."""
+        reasons = ((f"{axis}={c.name}", c.uncapturable) for axis, c in self.by_axis().items() if c is not None)
+        return next((f"{who} {why}" for who, why in reasons if why is not None), None)
+
     def acts_between(self, number: int) -> bool:
         """Return whether a choice acts in the step after `number` steps, if this step does not perturb."""
         return self.when.inside(number) and any(type(choice).between is not Choice.between for choice in self.made())

@@ -159,10 +159,15 @@ class Unified(Radius):
 
     def fit(self, number: int, parts: list[Part], td: Tensors, norm_td: Number, ops: Ops) -> Number:
         """Return lambda + (1 - lambda) |T d|."""
+        mix = self.scheduled(self.mix_at, number)
+        return mix + (1 - mix) * norm_td
+
+    def mix_at(self, number: int) -> float:
+        """Return lambda of the step after `number` steps."""
         harmonic = 1 / (number + 1)
         mix = {"constant": self.mix, "1/t": harmonic, "1-1/t": 1 - harmonic}[self.mix_schedule]
         assert mix is not None  # check() has looked
-        return mix + (1 - mix) * norm_td
+        return mix
 
 
 @dataclass
@@ -209,10 +214,10 @@ class LossBudget(Radius):
 
     def fit(self, number: int, parts: list[Part], td: Tensors, norm_td: Number, ops: Ops) -> Number:
         """Return sigma_t / <d, eps> for the eps of length rho, at most 1."""
-        from fsamlab.axes._ops import global_norm, larger, ratio  # not at the top: see axis.py
+        from fsamlab.axes._ops import global_norm, larger, magnitude, ratio  # not at the top: see axis.py
 
-        sigma = self.sigma(number)
-        radii = [abs(part.rho) for part in parts]
+        sigma = self.scheduled(self.sigma, number)
+        radii = [magnitude(part.rho) for part in parts]
         if len(set(radii)) == 1:
             rise = radii[0] * norm_td
         else:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fsamlab.axes.axis import FULL, FULL_GRADIENT, Choice, Part, table
+from fsamlab.axes.axis import FULL, FULL_GRADIENT, IN_EACH_STEP, Choice, Part, table
 from fsamlab.checks import COUNT, ConfigError, number, word
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Ema(Reference):
         """Whether coefficients depend on the number of updates."""
         return self.ema_init == "zero_debiased"
 
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step cannot be captured."""
+        return "counts its updates on the host (ema_init=zero_debiased)" if self.reads_verdict else None
+
     def blank(self, p: Tensor) -> dict[str, Any]:
         """Return the state of an EMA without updates."""
         import torch  # not at the top: see axis.py
@@ -159,6 +164,11 @@ class FullGradient(Reference):
     per_micro_batch = False
     state_keys = (FULL_GRADIENT,)
     full_every_steps: int = number(1, 1, COUNT)
+
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step cannot be captured."""
+        return IN_EACH_STEP if self.full_every_steps == 1 else None
 
     def form(self, state: dict[str, Any]) -> tuple[Tensor | None, float, float]:
         """Return (G or None, 0, 1)."""

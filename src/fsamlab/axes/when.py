@@ -140,6 +140,11 @@ class Adaptive(Window):
         """Return True: c_t goes by the share of training."""
         return True
 
+    @property
+    def uncapturable(self) -> str:
+        """Why a step cannot be captured."""
+        return "decides by a value on the device whether there is a second pass"
+
     def decide(self, step: Step) -> bool | Tensor:
         """Return whether |g|^2 >= mu_t + c_t sigma_t."""
         gradients = [p.grad for group in step.groups for p in group["params"] if p.grad is not None]

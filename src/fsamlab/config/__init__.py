@@ -116,10 +116,26 @@ class Config:
         if self.train.perturbation == "per_rank" and self.train.accumulate_mode == "per_micro_batch":
             allowed = "has one perturbation for each rank already with train.perturbation=per_rank; use joint"
             raise ConfigError("train.accumulate_mode", "per_micro_batch", allowed)
+        if self.train.cuda_graph and not is_recorded():
+            self._check_graph()
         if self.train.save_best and self.data.val_size == 0:
             raise ConfigError("train.save_best", True, "needs a validation split; set data.val_size")
         if self.objective is not None:
             check_validation(self.data)
+
+    def _check_graph(self) -> None:
+        """Refuse a step that cannot be captured as a CUDA graph."""
+        optimizer, choices = self.optimizer, self.optimizer.chosen()
+        why = choices.uncapturable
+        if optimizer.imported().get("base"):
+            why = f"base={optimizer.base} may read from the GPU, or count on the host"
+        elif optimizer.same_rng and choices.ascent.has_clean_loss:
+            why = "same_rng=true replays the random state inside a step"
+        elif choices.descent.selects and self.train.accumulate_steps > 1:
+            why = f"descent={choices.descent.name} counts on the host how many of the samples are in each micro-batch"
+        if why:
+            allowed = f"cannot capture the steps of optimizer={optimizer.name}: {why}; use false"
+            raise ConfigError("train.cuda_graph", True, allowed)
 
     def _check_names(self) -> None:
         if self.name in (".", "..") or len(self.name.encode()) > 200:

@@ -44,6 +44,7 @@ class TrainConfig:
     checkpoint_every_minutes: float = number(5.0, 0, 366 * 24 * 60)
     checkpoint_every_steps: int | None = number(None, 1, COUNT)
     compile: bool = False  # torch.compile of the network in the passes of training
+    cuda_graph: bool = False  # whole steps as CUDA graphs: the host queues a step at once
     activation_checkpointing: bool = False  # less memory: the backward pass makes activations of blocks again
     ema_decay: float | None = number(None, 0, 1, open_low=True, open_high=True)  # of the averaged weights; null: none
     channels_last: bool = False  # memory format of model and images; faster convolutions on many machines
@@ -74,6 +75,8 @@ class TrainConfig:
         if self.compile and self.activation_checkpointing:
             allowed = "does not go with train.compile, which decides itself what to make again; switch one off"
             raise ConfigError("train.activation_checkpointing", True, allowed)
+        if self.cuda_graph:
+            self._check_graph()
         if self.perturbation == "per_rank" and self.sync_batchnorm:
             allowed = "mixes the samples of the ranks, which train.perturbation=per_rank keeps apart; leave it false"
             raise ConfigError("train.sync_batchnorm", True, allowed)
@@ -87,6 +90,16 @@ class TrainConfig:
                     f"has no effect with train.schedule={self.schedule}: only schedule=step uses this key; leave it at"
                 )
                 raise ConfigError(f"train.{name}", getattr(self, name), f"{allowed} {default}")
+
+    def _check_graph(self) -> None:
+        if self.device == "cpu":
+            raise ConfigError("train.cuda_graph", True, "needs a GPU, and train.device is cpu; use false")
+        for key in ("compile", "activation_checkpointing"):
+            if getattr(self, key):
+                allowed = f"does not go with train.{key}, whose code cannot be captured as a whole; switch one off"
+                raise ConfigError("train.cuda_graph", True, allowed)
+        if self.perturbation == "per_rank":
+            raise ConfigError("train.cuda_graph", True, "is for one process alone; use false")
 
 
 PLACE = Text(128, "/\\#?%:")  # a project or an entity of W&B

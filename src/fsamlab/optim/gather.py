@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fsamlab.axes._ops import Number
 from fsamlab.axes.ascent import owned_gradient
 from fsamlab.axes.axis import Part
 from fsamlab.axes.choices import Choices
@@ -15,11 +16,9 @@ from fsamlab.optim.state import differ, like
 Own = Mapping[Tensor, dict[str, Any]]  # the choices' state of each parameter
 
 
-def active(groups: list[dict[str, Any]], radii: list[float]) -> list[tuple[float, Tensor]]:
-    """Return (rho, p) of each parameter that has a rho > 0, in the order of the groups."""
-    # A base that maximizes is misled by a descent: its worst case is where the objective is small.
-    signs = [-1 if group.get("maximize") else 1 for group in groups]
-    return [(sign * rho, p) for sign, rho, group in zip(signs, radii, groups) if rho > 0 for p in group["params"]]
+def active(groups: list[dict[str, Any]], radii: list[float], numbers: list[Number]) -> list[tuple[Number, Tensor]]:
+    """Return (rho, p) of each parameter whose radius is not 0, in the order of the groups; rho is in `numbers`."""
+    return [(rho, p) for rho, radius, group in zip(numbers, radii, groups) if radius != 0 for p in group["params"]]
 
 
 def follow(params: Iterable[Tensor], own: Own) -> None:
@@ -41,9 +40,11 @@ def kept_gradients(params: Iterable[Tensor], choices: Choices) -> dict[Tensor, T
 
 
 def sorted_parts(
-    params: list[tuple[float, Tensor]], gradients: list[Tensor | None], choices: Choices, own: Own
+    params: list[tuple[Number, Tensor]], gradients: list[Tensor | None], choices: Choices, own: Own
 ) -> list[Part]:
     """Return the parameters that have an ascent gradient, in parts of equal rho and form of the reference.
+
+    A radius that is a tensor is that of one group.
 
     Args:
         params: (rho, p) of each perturbed parameter.

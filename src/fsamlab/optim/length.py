@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fsamlab.axes._ops import Number, Ops, Tensors, global_norm, number, radius_over_norm
+from fsamlab.axes._ops import Number, Ops, Tensors, global_norm, largest, magnitude, number, radius_over_norm
 from fsamlab.axes.axis import Part
 from fsamlab.axes.choices import Choices
 
@@ -56,7 +56,7 @@ def planned(
     if not choices.metric.normalises:
         scale = scale * norm_td  # 1, or 0 where the step is floored
     scale = scale * choices.ascent.length
-    rho: Number | None = None if choices.radius.is_constant else max(abs(part.rho) for part in parts)
+    rho: Number | None = None if choices.radius.is_constant else largest([magnitude(part.rho) for part in parts])
     if choices.radius.follows_gradient:
         fit = choices.radius.fit(step, parts, td, norm_td, ops)
         scale = scale * fit

@@ -138,6 +138,11 @@ class SharpnessAware(TwoPhase):
         return self.choices.reference is not None and self.choices.reference.needs == FULL
 
     @property
+    def full_is_due(self) -> bool:
+        """Whether the coming step, if it perturbs, makes a pass over the full training set where a choice needs one."""
+        return self._full_step is None or self.num_steps - self._full_step >= self.choices.full_every_steps
+
+    @property
     def needs_sample_losses(self) -> bool:
         """Whether closures have to return a Pass with the losses of the samples."""
         return self.choices.needs_sample_losses
@@ -308,13 +313,13 @@ class SharpnessAware(TwoPhase):
 
         Passes over the full training set come first: a signal may end them early, and then nothing has happened yet.
         """
-        choice, every = self.choices.ascent, self.choices.full_every_steps
+        choice = self.choices.ascent
         own = choice.needs == FULL
         if choice.needs or self.needs_reference:
             self._drop_gradients()  # a closure on other data that does not zero them would add to them
         if self.needs_reference or own:
             closure, name = (ascent, "ascent_closure") if own else (reference, "reference_closure")
-            if self._full_step is None or self.num_steps - self._full_step >= every:
+            if self.full_is_due:
                 self.passes.elsewhere(closure, name, "the full training set")
                 self.scaling.undo(self._gradients(), self.ops)
                 for p in self.parameters():

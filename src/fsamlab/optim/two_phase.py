@@ -5,6 +5,7 @@ Between the phases the caller takes the gradient at w + eps. sharpness_aware.py 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fsamlab.axes import rules
-from fsamlab.axes._ops import Foreach, Loop, Ops, Tensors, global_norm, number
+from fsamlab.axes._ops import Foreach, Loop, Number, Ops, Tensors, global_norm, number
 from fsamlab.axes.axis import Part, Step, step_seed
 from fsamlab.axes.choices import Choices
 from fsamlab.axes.descent import Descent
@@ -24,6 +25,7 @@ from fsamlab.optim.accumulation import mark_used
 from fsamlab.optim.counting import Counting
 from fsamlab.optim.displacement import Displacement
 from fsamlab.optim.entries import check_names, check_needs
+from fsamlab.optim.fed import Fed
 from fsamlab.optim.gather import active, follow, kept_gradients, named_weights, sorted_parts
 from fsamlab.optim.guards import forget_weight_copies
 from fsamlab.optim.kept import Kept
@@ -45,6 +47,7 @@ class TwoPhase(Counting):
     _clean = Shared[dict[Tensor, Tensor]]()  # gradients at the unperturbed weights, where the descent needs them
     _path = Shared["list[dict[Tensor, Tensor]]"]()  # gradients between the ascent steps, where the descent needs them
     _finite = Shared[Verdict]()
+    fed: Fed | None = None  # where steps are captured: what the host makes for a step, in tensors
 
     def __init__(
         self,
@@ -254,11 +257,12 @@ class TwoPhase(Counting):
             between = self._look([p for _, p in self._active()])
             for choice in self.choices.made():
                 choice.between(between)
-        self._base_step()
-        if step is not None:
-            while self.choices.descent.more(step):
-                self._base_step()
-            self.choices.descent.after(step)
+        with self.fed.rates(self.param_groups) if self.fed is not None else nullcontext():
+            self._base_step()
+            if step is not None:
+                while self.choices.descent.more(step):
+                    self._base_step()
+                self.choices.descent.after(step)
 
     @torch.no_grad()
     def _decide(self) -> bool:
@@ -309,8 +313,24 @@ class TwoPhase(Counting):
         factor, number = self.choices.radius.factor, self.num_steps
         return [rho and rho * factor(number, group) for rho, group in zip(self.radii(), self.param_groups)]
 
-    def _active(self) -> list[tuple[float, Tensor]]:
-        return active(self.param_groups, self.step_radii())
+    def _active(self) -> list[tuple[Number, Tensor]]:
+        radii = self.signed_radii()
+        numbers: list[Number] = list(radii)
+        if self.fed is not None and not self.choices.radius.is_constant:
+            numbers = [self.fed.number(("rho", i), partial(self._radius, i)) for i in range(len(radii))]
+        return active(self.param_groups, radii, numbers)
+
+    def _radius(self, i: int) -> float:
+        return self.signed_radii()[i]
+
+    def signed_radii(self) -> list[float]:
+        """Return :meth:`step_radii`, negative for a group that maximizes: its worst case is a small objective."""
+        signs = [-1 if group.get("maximize") else 1 for group in self.param_groups]
+        return [sign * rho for sign, rho in zip(signs, self.step_radii())]
+
+    def coming_step(self) -> Step:
+        """Return the view of the coming step before its passes."""
+        return self._look([p for _, p in self._active()])
 
     def _gather(self, further: bool) -> list[Part]:
         """Take the ascent gradients over, sorted into parts of equal rho and form of the reference."""
@@ -320,7 +340,9 @@ class TwoPhase(Counting):
             self._path = [*self._path, kept_gradients(self.parameters(), self.choices)]
         elif not further and self.choices.descent.needs_clean:
             self._clean = kept_gradients(self.parameters(), self.choices)
-        gradients = self.choices.ascent.gradients(self._look([p for _, p in params]))
+        step = self._look([p for _, p in params])
+        step.drawn = self.fed.noise(step.params) if self.fed is not None else []
+        gradients = self.choices.ascent.gradients(step)
         parts = sorted_parts(params, gradients, self.choices, self._own)
         self._drop_gradients()
         return parts

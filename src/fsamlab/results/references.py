@@ -31,7 +31,13 @@ SECTIONS = {
     "task": TaskConfig,
 }
 # Settings that change rounding or bookkeeping alone, and so are not part of a recipe.
-NO_RECIPE = NEUTRAL | {"data.eval_batch_size", "train.channels_last", "train.compile", "train.ema_decay"}
+NO_RECIPE = NEUTRAL | {
+    "data.eval_batch_size",
+    "train.channels_last",
+    "train.compile",
+    "train.cuda_graph",
+    "train.ema_decay",
+}
 NO_RECIPE |= {"train.on_divergence"}
 ANY = "any"  # `model.name: {any: [a, b]}`: the source does not say which of the values
 

@@ -39,6 +39,7 @@ from fsamlab.terminal.progress import Progress as Progress
 from fsamlab.terminal.progress import print_run, progress
 from fsamlab.tracking import Tracker as Tracker
 from fsamlab.tracking import build_tracker, wandb_arguments
+from fsamlab.train.graphed import check_graphs
 from fsamlab.train.parallel import check_ranks
 from fsamlab.train.precision import check_device
 from fsamlab.train.signals import Preempted, SignalFlag
@@ -234,6 +235,7 @@ def _train(
     ranks = leader.ranks if leader.ranks.size > 1 else Ranks.alone(choose_device(config.train))
     device = ranks.device
     check_device(config.train.precision, device)
+    check_graphs(config.train, device, ranks.size)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     state = checkpoint.load_latest(directory / "checkpoints")

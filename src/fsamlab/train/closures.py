@@ -149,30 +149,44 @@ class Passes:
         """Return the descent batch of a step as the passes see it: mixed, where the training mixes its batches."""
         return batch if self.mixing is None else self.mixing.descent(batch, step)
 
-    def ascent_closure(self, batch: Batch, mixed: Batch, step: int) -> Callable[[], Tensor | Pass] | None:
-        """Return the closure of the ascent gradient of this step.
+    def ascent_batch_of(self, batch: Batch, mixed: Batch, step: int) -> Batch | None:
+        """Return the ascent batch of this step; samples that are in the descent batch too are mixed as there.
 
-        None if the step does not perturb, or if the ascent gradient is the gradient of the descent batch.
+        None if the step does not perturb, or if the variant has no ascent batch of its own.
 
         Args:
             batch: the descent batch as the data give it.
             mixed: the result of :meth:`mixed` for this batch.
             step: the global step.
         """
-        if not self.optimizer.perturbs:
-            return None  # a plain step needs no ascent batch
-        need = self.optimizer.needs_ascent
-        if need == "full":
+        if not self.optimizer.perturbs or self.optimizer.needs_ascent != "other_batch":
+            return None
+        size = self.ascent_batch.samples(batch.size)
+        return self._other_batch(batch, mixed, step, size, self._parts_of_other(size, batch.size))
+
+    def ascent_closure(self, other: Batch | None, size: int, step: int) -> Callable[[], Tensor | Pass] | None:
+        """Return the closure of the ascent gradient of this step.
+
+        None if the step does not perturb, or if the ascent gradient is the gradient of the descent batch.
+
+        Args:
+            other: the result of :meth:`ascent_batch_of`.
+            size: of the descent batch.
+            step: the global step.
+        """
+        if self.optimizer.perturbs and self.optimizer.needs_ascent == "full":
             return partial(self.full_gradient, step)
-        if need == "other_batch":
-            size = self.ascent_batch.samples(batch.size)
-            # no part is larger than a micro-batch of the descent batch, for which there is memory
-            many = 1 if self.cfg.accumulate_steps == 1 else -(-size * self.cfg.accumulate_steps // batch.size)
-            return self.closure(self.parallel.cut(many).of(self._other_batch(batch, mixed, step, size, many)), None)
-        return None
+        if other is None:
+            return None
+        many = self._parts_of_other(other.size, size)
+        return self.closure(self.parallel.cut(many).of(other), None)
+
+    def _parts_of_other(self, size: int, of_descent: int) -> int:
+        """Return into how many parts an ascent batch is cut: none larger than a micro-batch of the descent batch."""
+        parts = self.cfg.accumulate_steps
+        return 1 if parts == 1 else -(-size * parts // of_descent)  # for a micro-batch there is memory
 
     def _other_batch(self, batch: Batch, mixed: Batch, step: int, size: int, parts: int) -> Batch:
-        """Return the ascent batch of a step; samples that it shares with the descent batch are mixed as in that one."""
         nested = self.ascent_batch.nested
         other = self.train.other(step, size, batch if nested else None, **self._cut(parts, nested))
         if self.mixing is None:

@@ -32,10 +32,10 @@ class Divergence:
         """Note the step if its loss is the first one that is not finite."""
         if loss.device.type == "cpu":  # where a read costs less than arithmetic on tensors
             if int(self.at) < 0 and not math.isfinite(loss.item()):
-                self.at = torch.full_like(self.at, step)
+                self.at.fill_(step)
             return
         first = (self.at < 0) & ~torch.isfinite(loss)
-        self.at = torch.where(first, step, self.at)
+        self.at.copy_(torch.where(first, step, self.at))
 
     def stop(self) -> None:
         """Raise if a loss was not finite; this waits for the device.

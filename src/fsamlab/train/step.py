@@ -10,10 +10,9 @@ from fsamlab.data import Batch
 from fsamlab.optim import SharpnessAware
 from fsamlab.seeding import Stream, derive_seed
 from fsamlab.train.closures import Passes
+from fsamlab.train.graphed import GraphedSteps, Inputs, Made, MetricSums
 from fsamlab.train.schedule import lr_factor
 from fsamlab.train.work import Work
-
-MetricSums = dict[str, list[Tensor]]  # metric of the task -> sums over the samples of each part of the batch
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -51,6 +50,7 @@ class Stepper:
         self.passes, self.optimizer, self.cfg, self.seed = passes, optimizer, cfg, seed
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
         self._trains = False  # whether the model was set to train mode before the first step
+        self.graphed: GraphedSteps | None = None  # made with the first step, since measurements make none
 
     def make(self, batch: Batch, step: int) -> tuple[Tensor, MetricSums]:
         """Make step number `step` on `batch`.
@@ -70,15 +70,24 @@ class Stepper:
             self._trains = True
         passes.work = Work(descent=batch.size)
         mixed = passes.mixed(batch, step)  # once: all passes of the step see the same mixture
-        sums: MetricSums = {}
-        if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
-            closures = [passes.closure([part], sums) for part in passes.micro_batches(mixed)]
-            loss = optimizer.step_micro(closures)
-        else:
-            descent = passes.closure(passes.micro_batches(mixed), sums)
-            ascent, reference = passes.ascent_closure(batch, mixed, step), passes.reference_closure(step)
-            loss = optimizer.step(descent, ascent, reference)
-        passes.precision.after_step()
+        inputs = Inputs(mixed, passes.ascent_batch_of(batch, mixed, step), step)
+        if self.cfg.cuda_graph and self.graphed is None:
+            self.graphed = GraphedSteps(optimizer, self._step, passes.device)
+        loss, sums, passes.work = self._step(inputs) if self.graphed is None else self.graphed.make(inputs)
         if passes.parallel.per_rank and not passes.parallel.own_averages:
             optimizer.average_state()
         return loss, sums
+
+    def _step(self, inputs: Inputs) -> Made:
+        """Make the coming step on these batches; in a captured step no part of this code runs again."""
+        passes, optimizer = self.passes, self.optimizer
+        sums: MetricSums = {}
+        if self.cfg.accumulate_mode == "per_micro_batch" and self.cfg.accumulate_steps > 1:
+            closures = [passes.closure([part], sums) for part in passes.micro_batches(inputs.batch)]
+            loss = optimizer.step_micro(closures)
+        else:
+            descent = passes.closure(passes.micro_batches(inputs.batch), sums)
+            ascent = passes.ascent_closure(inputs.other, inputs.batch.size, inputs.step)
+            loss = optimizer.step(descent, ascent, passes.reference_closure(inputs.step))
+        passes.precision.after_step()
+        return loss, sums, passes.work

@@ -27,11 +27,12 @@ from fsamlab.train.clock import Clock
 from fsamlab.train.closures import AscentBatch, Passes
 from fsamlab.train.divergence import Divergence
 from fsamlab.train.evaluation import evaluate, evaluated, means_of
+from fsamlab.train.graphed import MetricSums
 from fsamlab.train.meters import Best, Sums
 from fsamlab.train.observer import Observer
 from fsamlab.train.parallel import Parallel
 from fsamlab.train.scalars import StepScalars
-from fsamlab.train.step import MetricSums, Stepper
+from fsamlab.train.step import Stepper
 from fsamlab.train.unread import Unread, read_together
 from fsamlab.train.work import Account
 
@@ -336,6 +337,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of the same configuration."""
+        self.stepper.graphed = None  # graphs write to the addresses of the former state
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(self.passes.parallel.optimizer_state(state))
         self.step, self.boundary_done = state["step"], state["boundary_done"]
