@@ -356,6 +356,7 @@ def test_colours_follow_the_scheme_and_the_button(opened, made):
     button.click()
     assert button.inner_text() == "colours: light"
     assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    page.locator(f"{ACCURACY} .plot").scroll_into_view_if_needed()  # the button is at the top of the page
     wait_for_canvas(page, ACCURACY, "===", light)
     button.click()
     assert page.evaluate(ground) == "rgb(22, 24, 29)"
