@@ -184,7 +184,6 @@ def test_two_commands_do_not_tune_one_study(tmp_path):
 HALVED = ("optimizer=sam,fsam", RHO, "train.epochs=8", "hydra.sweeper.trials=4", "hydra.sweeper.parallel=2")
 HALVED += ("hydra.sweeper.halving.min_epochs=2", "hydra.sweeper.halving.factor=2", "hydra.launcher.num_jobs=2")
 HALVED += ("train.checkpoint_every_steps=10",)
-TIMES = ("time", "cost/", "train_seconds")
 
 
 def numbers(entry):
@@ -222,7 +221,6 @@ def test_a_study_that_is_killed_with_kill_9_ends_as_an_undisturbed_one(launch, t
         assert read_status(directory)["status"] == read_status(other)["status"] in ("finished", "paused")
         states = [torch.load(d / "checkpoints" / "last.pt", weights_only=True)["model"] for d in (directory, other)]
         assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
-    assert max(read_status(d)["attempts"] for d in place.glob("*-s0-*")) > 3
 
 
 def busy(place, launch):

@@ -216,7 +216,7 @@ def test_a_kill_around_any_write_of_the_record(tmp_path, monkeypatch, at_write):
 
 
 LOST = Failure("lost", "its process is gone")
-DIVERGED = Failure("failed", "Diverged: diverged at step 3")
+DIVERGED = Failure("failed", "Diverged: diverged at step 3", diverged=True)
 
 
 def test_a_training_that_diverges_fails_its_trial_and_the_study_goes_on(tmp_path):

@@ -19,6 +19,7 @@ from fsamlab.sweep.submit import choose, launch, sweep_lock
 
 log = logging.getLogger(__name__)
 
+DIVERGED = "Diverged:"  # begins the words of status.json when a training has diverged
 POLL_SECONDS = 2.0  # between two looks at runs that an earlier launch has started
 
 
@@ -29,15 +30,12 @@ class Failure:
     Attributes:
         status: as `fsamlab status` names it.
         reason: why, in one line.
+        diverged: whether the training diverged: the same training would do so again.
     """
 
     status: str
     reason: str
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the training diverged: the same training would do so again."""
-        return self.status == "failed" and self.reason.rpartition("SLURM FAILED")[2].lstrip(": ").startswith("Diverged")
+    diverged: bool = False
 
 
 class Detached(Exception):
@@ -103,7 +101,9 @@ class Runner:
         for plan in plans:
             state = states.get(plan.directory.name)
             word, reason = (state.shown, state.reason) if state is not None else ("not begun", None)
-            found[plan.directory] = Failure(word, reason or "ended without giving a reason; see its run.log")
+            own = str(state.disk.get("exception")) if state is not None else ""
+            diverged = word == "failed" and own.startswith(DIVERGED)
+            found[plan.directory] = Failure(word, reason or "ended without giving a reason; see its run.log", diverged)
         return found
 
 
