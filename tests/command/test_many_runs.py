@@ -1,10 +1,12 @@
 """What the commands read of a sweep of many runs: each file once, and of YAML only what is new."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from support.made_runs import make_run, make_sweep
+from support.reference_runs import put_run
 
 from fsamlab.command import main
 from fsamlab.storage import reading, yaml_blocks
@@ -46,3 +48,24 @@ def test_status_reads_the_status_alone_of_a_run_with_a_record(sweep, read):
         assert main.main(command) == 1  # one run failed
         number = len(METHODS) * SEEDS + 1
         assert read == {"status.json": number, "overrides.yaml": number}  # without a record of the launch
+
+
+@pytest.mark.usefixtures("capsys")
+def test_compare_reads_the_rows_of_runs_beside_a_reference_alone_and_once(sweep, read, monkeypatch):
+    near = [put_run(sweep / f"sam-cifar-s{seed}", "optimizer=sam", seed=seed) for seed in (0, 1)]
+    opened, real = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *rest, **named: opened.append(path) or real(path, *rest, **named))
+    assert main.main(["compare", str(sweep)]) == 0
+    assert [path for path in opened if path.name == "metrics.jsonl"] == [run / "metrics.jsonl" for run in near]
+    number = len(METHODS) * SEEDS + 1 + len(near)
+    assert read["config.yaml"] == read["status.json"] / 2 == number
+    assert read["env.json"] == 0
+
+
+def test_compare_reads_the_rows_of_copies_to_know_the_whole_one(tmp_path, capsys):
+    broken, _ = (make_run(tmp_path / name / "s0", run_id="sam-s0-0123") for name in "ab")
+    (broken / "metrics.jsonl").write_text("{broken\n{}\n")
+    assert main.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 4
+    said = capsys.readouterr().out
+    assert f"a run that was found twice, {broken}: cannot be read in full: " in said
+    assert f"not shown: {broken}" in said

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from fsamlab.config import ConfigError, did_you_mean
-from fsamlab.report.gather import gather
+from fsamlab.report.gather import gather_study
 from fsamlab.results.comparison import STANDS_BESIDE, Beside, beside, comparison_table, without_reference
 from fsamlab.results.reference_files import known_references, read_references
 from fsamlab.results.references import BEST, KINDS, LAST, UNSTATED, Reference
@@ -87,23 +87,23 @@ def show_comparison(paths: Sequence[Path], words: Sequence[str], band: float | N
         ConfigError: there are no runs, or a reference does not exist.
     """
     references = chosen_references(words)
-    gathered = gather(paths)
-    found = beside(gathered.study, references, asked=bool(words))
+    study = gather_study(paths)
+    found = beside(study, references, asked=bool(words))
     met = {one.group for one in found if not one.differences}
     found = [one for one in found if words or not one.differences or one.group not in met]
     verdict = judged(found, band)
     if as_json:
         rows = comparison_table(found).to_dict("records")
         groups = [row | {"runs": [asdict(run) for run in one.runs]} for row, one in zip(rows, found)]
-        lines = [*gathered.notes, *verdict.lines]
+        lines = [*study.notes, *verdict.lines]
         output.show(json.dumps(_finite({"exit": verdict.code, "lines": lines, "groups": groups}), indent=1))
         return verdict.code
     screen = console()
-    alone = without_reference(gathered.study, found)
+    alone = without_reference(study, found)
     shown = [one for one in found if (one.near or words) and one.finished]
     if shown:
         screen.print(_table(shown, screen.width))
-    for line in [*gathered.notes, *_notes(found, shown, alone), *verdict.lines]:
+    for line in [*study.notes, *_notes(found, shown, alone), *verdict.lines]:
         screen.print(wrapped(screen, line, hang=4), soft_wrap=True)
     return verdict.code
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from fsamlab.checks import (
     MISSING,
@@ -284,24 +284,37 @@ def to_plain(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_plain(plain: dict[str, Any]) -> Config:
+Sections: TypeAlias = dict[tuple[str, str], Any]  # (group, text of the plain section) -> the section
+
+
+def from_plain(plain: dict[str, Any], made: Sections | None = None) -> Config:
     """Rebuild a config from the dictionaries of :func:`to_plain`, as a run's config.yaml holds them.
 
     A key without effect keeps its recorded value, because the value is part of the run's identity.
+
+    Args:
+        plain: the dictionaries.
+        made: the sections that were rebuilt before; new sections are added. The runs of a sweep share most sections,
+            and the checks of a section take most of the time. Configs that share `made` share the sections too, so a
+            caller must not change these configs.
 
     Raises:
         ConfigError: this version does not know a key, or refuses a value.
     """
     with recorded():
-        return _from_plain(plain)
+        return _from_plain(plain, {} if made is None else made)
 
 
-def _from_plain(plain: dict[str, Any]) -> Config:
+def _from_plain(plain: dict[str, Any], made: Sections) -> Config:
     _refuse_stray(plain, {f.name for f in dataclasses.fields(Config)}, "")
     values = dict(plain)
     values["task"] = _task(values.get("task", {}))  # runs of versions without tasks have no such key
     for group in SCHEMAS:
-        values[group] = section_from_plain(group, values.get(group))
+        section = values.get(group)
+        key = group, repr(section)  # the text tells 1 from 1.0 and from True, which are equal
+        if key not in made:
+            made[key] = section_from_plain(group, section)
+        values[group] = made[key]
     try:
         return Config(**values)
     except TypeError as e:

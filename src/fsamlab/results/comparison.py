@@ -187,8 +187,8 @@ def beside(
     """
     study = Study.of(runs).distinct.known
     found: list[Beside] = []
-    for keys, group in _groups(study):
-        first = group[0]
+    for keys, first, places in _groups(study):
+        read: dict[tuple[str, bool], tuple[OwnRun, ...]] = {}  # once, for all references of a metric
         for reference in references:
             meets = not reference.not_here and all(reference.agrees(first, key) for key in ("data.name", METHOD))
             if not meets and not asked:
@@ -199,27 +199,33 @@ def beside(
             percent = of(f"test/{reference.metric}", study.headlines).percent
             near = meets and reference.agrees(first, "model.name")
             # The rows of a run are read only where its values are shown, because there may be many runs.
-            own = tuple(_own(run, reference.metric, percent, study.headlines, near or asked) for run in group)
-            found.append(Beside(reference, keys, differences, own, percent, near))
+            key = reference.metric, near or asked
+            if key not in read:
+                group = study.runs.iloc[places].to_dict("records")
+                read[key] = tuple(_own(run, key[0], percent, study.headlines, key[1]) for run in group)
+            found.append(Beside(reference, keys, differences, read[key], percent, near))
     return found
 
 
 def without_reference(runs: Runs, found: Sequence[Beside]) -> list[str]:
     """Return the names of the groups that no reference of `found` stands beside."""
     met = {one.group for one in found}
-    names = [group_name(keys) for keys, _ in _groups(Study.of(runs).distinct.known)]
+    names = [group_name(keys) for keys, *_ in _groups(Study.of(runs).distinct.known)]
     return [name for name in names if name not in met]
 
 
-def _groups(study: Study) -> list[tuple[dict[str, Any], list[dict[Any, Any]]]]:
+def _groups(study: Study) -> list[tuple[dict[str, Any], dict[Any, Any], list[int]]]:
+    """Return for each setting its keys, its first run, and the places of its runs in the frame."""
     frame = study.runs
     if frame.empty:
         return []
     texts = pd.DataFrame({key: as_text(frame[key]) for key in study.keys})
-    found: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
-    for text, run in zip(texts.itertuples(index=False, name=None), frame.to_dict("records")):
-        found.setdefault(text, []).append(run)
-    return [({key: group[0][key] for key in study.keys}, group) for group in found.values()]
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, text in enumerate(texts.itertuples(index=False, name=None)):
+        found.setdefault(text, []).append(place)
+    # only the first runs as dictionaries: most settings of a large sweep meet no reference
+    firsts = frame.iloc[[places[0] for places in found.values()]].to_dict("records")
+    return [({key: run[key] for key in study.keys}, run, places) for run, places in zip(firsts, found.values())]
 
 
 def _own(run: Mapping[Any, Any], metric: str, percent: bool, declared: Declared, with_rows: bool) -> OwnRun:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fsamlab.config import ConfigError, from_plain
+from fsamlab.config import ConfigError, Sections, from_plain
 from fsamlab.config.identity import run_id
 from fsamlab.rundir.environment import uncommitted
 from fsamlab.rundir.find import has_living_owner
@@ -135,15 +135,16 @@ def read_plans(jobs: list[RecordedJob], path: Path) -> Plans:
     the record.
     """
     lines, damage = _read_lines(path, len(jobs))
-    by_id = {_identity(line): line for line in lines if line is not None}
+    made: Sections = {}
+    by_id = {_identity(line, made): line for line in lines if line is not None}
     known = {job.run_id for job in jobs}
     found, lost, from_runs = [], [], 0
     for number, job in enumerate(jobs):
         config = by_id.get(job.run_id)
         if config is None:
-            config = _own_config(job)
+            config = _own_config(job, made)
             from_runs += config is not None
-        if config is None and damage is None and _identity(lines[number]) not in known:
+        if config is None and damage is None and _identity(lines[number], made) not in known:
             config = lines[number]
         if config is None:
             lost.append(job)
@@ -179,19 +180,19 @@ def _read_lines(path: Path, num_jobs: int) -> tuple[list[dict[str, Any] | None],
     return lines, f"{path} is damaged: {wrong[0]}" if wrong else None
 
 
-def _own_config(job: RecordedJob) -> dict[str, Any] | None:
+def _own_config(job: RecordedJob, made: Sections) -> dict[str, Any] | None:
     """Return the content of the run's config.yaml; None if the file is missing or belongs to another job."""
     try:
         config = read_config(job.directory)
     except Damaged:
         return None
-    return config if _identity(config) == job.run_id else None
+    return config if _identity(config, made) == job.run_id else None
 
 
-def _identity(config: dict[str, Any] | None) -> str | None:
+def _identity(config: dict[str, Any] | None, made: Sections) -> str | None:
     """Return the run id of a plain configuration; None if this version of fsamlab cannot read the configuration."""
     try:
-        return None if config is None else run_id(from_plain(config))
+        return None if config is None else run_id(from_plain(config, made))
     except ConfigError:
         return None
 
