@@ -47,7 +47,8 @@ def test_status_reads_the_status_alone_of_a_run_with_a_record(sweep, read):
         read.clear()
         assert main.main(command) == 1  # one run failed
         number = len(METHODS) * SEEDS + 1
-        assert read == {"status.json": number, "overrides.yaml": number}  # without a record of the launch
+        study = {} if "--json" in command else {"tune.json": 1}  # a study's record is looked for in each sweep
+        assert read == {"status.json": number, "overrides.yaml": number, **study}  # without a record of the launch
 
 
 @pytest.mark.usefixtures("capsys")

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -74,11 +74,12 @@ def show_status(paths: Sequence[Path], *, failed: bool, as_json: bool, watch: fl
     shown = state.bad if failed else state.runs
     if shown:
         screen.print(table(shown, screen.width))
-    lines = [Text(wrapped(screen, line.plain), style=line.style) for line in notes(state, paths)]
-    for study in studies_of(state)[0].values():
+    studies, damage = studies_of(state)
+    lines = [Text(wrapped(screen, line.plain), style=line.style) for line in notes(state, damage)]
+    for study in studies.values():
         screen.print(describe(study, screen.width), soft_wrap=True)
     screen.print(Group(*lines), soft_wrap=True)  # at once: a call for each of some thousand lines takes a second
-    for command in commands(state, paths):  # one line for each command, so that it can be copied
+    for command in commands(state, paths, studies):  # one line for each command, so that it can be copied
         screen.print(command, soft_wrap=True)
     return state.exit_code
 
@@ -188,9 +189,9 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
-    """Return the lines below the table: failed runs with their logs, and warnings."""
-    lines = [Text(f"  damaged  {line}", style="red") for line in [*state.damage, *studies_of(state)[1]]]
+def notes(state: SweepState, damage: Sequence[str]) -> list[Text]:
+    """Return the lines below the table: damaged files, failed runs with their logs, warnings."""
+    lines = [Text(f"  damaged  {line}", style="red") for line in [*state.damage, *damage]]
     settings = what_varies([r.run.overrides for r in state.runs]) if state.bad else []
     for r, setting in zip(state.runs, settings):
         if r.status not in BAD:
@@ -210,10 +211,9 @@ def notes(state: SweepState, paths: Sequence[Path]) -> list[Text]:
     return lines
 
 
-def commands(state: SweepState, paths: Sequence[Path]) -> list[str]:
+def commands(state: SweepState, paths: Sequence[Path], studies: Mapping[Path, Study]) -> list[str]:
     """Return the commands to type next: to stop active jobs, and to start ended jobs again."""
     lines = [f"stop what is active: {cancel}" for cancel in cancel_commands(state)]
-    studies = studies_of(state)[0]
     if studies:
         over = {d for d, study in studies.items() if all(group.is_over for group in study.groups) or is_at_work(d)}
         return [*lines, *(f"continue the study:  {command_of(d)}" for d in studies if d not in over)]
