@@ -1,0 +1,41 @@
+"""docs/verdicts.md shows what `fsamlab verdict` makes of the committed runs."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas as pd
+from support.runs import ROOT
+
+from fsamlab.command.main import main
+
+CLAIMS = ROOT / "docs" / "verdicts" / "claims.yaml"
+PAGE = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_that_of_the_command(capsys):
+    assert main(["verdict", str(CLAIMS), "--markdown"]) in (0, 3, 4)
+    table = capsys.readouterr().out.strip()
+    assert table.count("\n") > 10
+    assert table in PAGE
+
+
+def test_the_headline_of_the_readme_is_that_of_the_claims(capsys):
+    main(["verdict", str(CLAIMS), "--json"])
+    found = [one["verdict"] for one in json.loads(capsys.readouterr().out)["claims"]]
+    counts = {word: found.count(word) for word in ("holds", "does not hold", "undecided")}
+    said = re.search(
+        r"Of (\d+) claims (\d+) hold, (\d+) do(?:es)? not, and (\d+) (?:are|is) undecided",
+        " ".join((ROOT / "README.md").read_text(encoding="utf-8").split()),
+    )
+    assert said
+    assert [int(one) for one in said.groups()] == [len(found), *counts.values()]
+
+
+def test_the_committed_runs_are_finished_and_small():
+    for path in sorted(CLAIMS.parent.glob("*.csv")):
+        runs = pd.read_csv(path)
+        assert set(runs["status"]) == {"finished"}
+        assert not runs.duplicated(["run_id", "seed"]).any()
+        assert path.stat().st_size < 2**20
