@@ -55,7 +55,7 @@ def _panel(axes: Axes, unit: str, group: Sequence[Verdict]) -> None:
     axes.grid(axis="y", visible=False)
     sides = {_difference(one) for one in group}
     side = sides.pop() if len(sides) == 1 else "left side − right side"
-    axes.set_xlabel(f"{side}, {unit}" if unit else side)
+    axes.set_xlabel(f"{side}, {unit}" if unit not in ("", "-") else side)
 
 
 def _difference(one: Verdict) -> str:
