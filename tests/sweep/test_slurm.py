@@ -25,8 +25,13 @@ def test_a_sweep_with_failing_jobs(cluster, tmp_path):
     ids = {job["directory"]: job["slurm_job_id"] for job in record["jobs"]}
     assert sorted(ids) == [d.name for d in runs(tmp_path)]
     assert record["cluster"] == "lab"
-    lines = cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
-    states = dict(line.split("|")[:2] for line in lines)
+
+    def states_at_the_end():  # a run has finished a moment before its job ends
+        lines = cluster("sacct", "-n", "-X", "--parsable2", "-o", "JobID,State", "-j", ",".join(ids.values())).split()
+        found = dict(line.split("|")[:2] for line in lines)
+        return found if "RUNNING" not in found.values() else None
+
+    states = cluster.wait_for("the end of the jobs", states_at_the_end)
     for directory in runs(tmp_path):
         finished = read_status(directory)["status"] == "finished"
         assert states[ids[directory.name]] == ("COMPLETED" if finished else "FAILED")
