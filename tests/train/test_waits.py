@@ -47,7 +47,7 @@ def waits_of(name, *overrides):
 
 @pytest.mark.parametrize("name", long_but(SHOWN, VARIANTS))
 def test_a_training_waits_as_often_as_documented(name):
-    steps, ends = waits_of(name, *(["optimizer.ascent_batch_size=12"] if name == "sam_batch" else []))
+    steps, ends = waits_of(name)
     assert steps == [waits(reads=IN_A_STEP.get(name, 0))] * 6
     assert ends == [waits(copies=1)] * 2  # all numbers of a row in one transfer
 
