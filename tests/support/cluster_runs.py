@@ -41,7 +41,7 @@ def weights(directory):
 
 
 def assert_as_undisturbed(cluster, tmp_path, words, launcher=("hydra/launcher=local", "hydra.launcher.num_jobs=2")):
-    """Train the same runs on this machine, and compare weights and rows bit by bit.
+    """Train the same runs on this machine, compare weights and rows bit by bit, and return the undisturbed sweep.
 
     Tests of the same runs, disturbed in other ways, share the undisturbed ones.
     """
@@ -49,10 +49,11 @@ def assert_as_undisturbed(cluster, tmp_path, words, launcher=("hydra/launcher=lo
         place = tmp_path.parent / f"reference{len(_UNDISTURBED)}"  # beside the folders of the tests
         done = cluster.python("launch.py", "-m", *TINY, "name=sweep", *words, *launcher, f"runs_dir={place}")
         assert done.returncode == 0, done.stderr
-        _UNDISTURBED[words, launcher] = place
+        _UNDISTURBED[words, launcher] = place / "sweep"
+    undisturbed = _UNDISTURBED[words, launcher]
     assert runs(tmp_path)
     for directory in runs(tmp_path):
-        reference = _UNDISTURBED[words, launcher] / "sweep" / directory.name
+        reference = undisturbed / directory.name
         ours, theirs = weights(directory), weights(reference)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours), directory.name
@@ -60,3 +61,4 @@ def assert_as_undisturbed(cluster, tmp_path, words, launcher=("hydra/launcher=lo
         others = [{k: v for k, v in row.items() if not TIMES.search(k)} for row in read_rows(reference)]
         assert rows == others
         assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    return undisturbed

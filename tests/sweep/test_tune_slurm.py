@@ -35,8 +35,7 @@ def test_a_study_that_is_killed_on_a_cluster_ends_as_a_local_one(cluster, tmp_pa
     assert "5 runs: 2 finished, 3 paused" in shown.stdout
     assert "continue the study" not in shown.stdout
     local = ("hydra/launcher=local", "hydra.launcher.num_jobs=2")
-    assert_as_undisturbed(cluster, tmp_path, STUDY, local)
-    other = read_study(tmp_path / "reference" / "sweep")
+    other = read_study(assert_as_undisturbed(cluster, tmp_path, STUDY, local))
     for group in (*study.groups, *other.groups):
         group.words = []
     assert study == other
