@@ -10,7 +10,7 @@ from support.runs import compose_tiny
 
 from fsamlab.rundir import checkpoint, ownership
 from fsamlab.rundir.find import current_status
-from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded, pid_scope
+from fsamlab.rundir.ownership import DirectoryBusy, Ownership, Superseded, pid_scope, read_owner
 from fsamlab.rundir.reading import is_finished, read_status
 from fsamlab.rundir.record import RunRecord
 from fsamlab.storage.reading import read_json
@@ -118,6 +118,13 @@ def test_an_owner_of_an_earlier_version_still_counts_by_its_pid(tmp_path):
     write_json(tmp_path / "owner.json", {**old, **alive})
     with pytest.raises(DirectoryBusy, match="on this machine"):
         Ownership(tmp_path)
+
+
+def test_a_damaged_owner_is_said_once(tmp_path, caplog):
+    """`fsamlab status --watch` reads the file at each look."""
+    (tmp_path / "owner.json").write_text("{")
+    assert [read_owner(tmp_path)["pid"] for _ in range(3)] == ["?"] * 3
+    assert caplog.text.count("only the time of the file tells") == 1
 
 
 def test_a_heartbeat_from_the_future_keeps_nothing_alive(tmp_path):

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,13 @@ def read_owner(directory: Path) -> dict[str, Any] | None:
         owner = read_json(path, OWNER, ("attempt", "host", "pid", "pid_start"))
         return {**owner, "released": True} if owner is not None and _came_with_a_copy(owner, directory) else owner
     except Damaged as e:
-        log.warning("%s; only the time of the file tells whether another process writes there", e)
+        _warn(f"{e}; only the time of the file tells whether another process writes there")
     return {"host": "a machine that the damaged owner.json does not name", "pid": "?", "boot_id": "?", "attempt": 1}
+
+
+@cache  # `fsamlab status --watch` looks at the same file every few seconds
+def _warn(message: str) -> None:
+    log.warning(message)
 
 
 def _came_with_a_copy(owner: dict[str, Any], directory: Path) -> bool:
