@@ -13,6 +13,8 @@ from fsamlab.config import to_plain, typed
 from fsamlab.config.compose import composing, jobs_of
 from fsamlab.config.experiment import Experiment
 from fsamlab.config.identity import run_id
+from fsamlab.sweep.tuning.record import Group
+from fsamlab.sweep.tuning.record import Study as TuningStudy
 
 CONFIGS = {}  # words -> configuration: each is composed once
 
@@ -136,6 +138,21 @@ def test_the_other_epoch_and_another_metric_choose_for_themselves(sweep, quick, 
     assert by_name(told(capsys, sweep, "--at", "best"))["tune_sam"]["setting"] == {"optimizer.rho": 0.4}
     loss = by_name(told(capsys, sweep, "--metric", "val/loss"))["tune_sam"]  # lower is better
     assert (loss["column"], loss["setting"]) == ("final/val/loss", {"optimizer.rho": 0.4})
+
+
+def test_the_objective_of_a_study_chooses_until_another_is_said(tmp_path, quick, capsys):
+    for name, metric in (("one", "best/val/acc1"), ("two", "final/val/loss")):
+        put(tmp_path / name, "optimizer=sam", "optimizer.rho=0.05", val=0.9, best=0.91)
+        put(tmp_path / name, "optimizer=sam", "optimizer.rho=0.1", val=0.6, best=0.95)
+        TuningStudy({}, [Group([], [], {}, [2], "", 2, metric=metric)]).write(tmp_path / name)
+    assert told(capsys, tmp_path / "one")["methods"][0]["setting"] == {"optimizer.rho": 0.1}
+    assert told(capsys, tmp_path / "one", "--at", "last")["methods"][0]["setting"] == {"optimizer.rho": 0.05}
+    assert told(capsys, tmp_path / "two")["at"] == "last"
+    assert told(capsys, tmp_path / "two")["methods"][0]["column"] == "final/val/loss"
+    assert main(["best", str(tmp_path / "one"), str(tmp_path / "two")]) == 1
+    said = capsys.readouterr().err
+    assert "the studies are judged by best/val/acc1 and final/val/loss; say which one chooses" in said
+    assert told(capsys, tmp_path / "one", tmp_path / "two", "--metric", "val/acc1")["at"] == "last"
 
 
 def test_runs_that_have_not_finished_do_not_count(sweep, quick, capsys):

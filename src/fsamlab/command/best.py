@@ -14,6 +14,7 @@ from fsamlab.config import Config, ConfigError, from_plain, in_range
 from fsamlab.config.experiment import Experiment, experiment_of
 from fsamlab.config.identity import run_id
 from fsamlab.config.project import CONF, PROJECT_ROOT
+from fsamlab.metrics.objective import PLACES
 from fsamlab.results.best import WORDS, Chosen, chosen, named, unfinished
 from fsamlab.results.collect import collect
 from fsamlab.results.methods import label
@@ -22,6 +23,7 @@ from fsamlab.results.study import Study
 from fsamlab.rundir.find import runs_at
 from fsamlab.rundir.reading import read_config
 from fsamlab.storage.writing import write_atomic
+from fsamlab.sweep.tuning.record import read_study
 from fsamlab.terminal import output
 from fsamlab.terminal.text import console, counted, project_relative
 
@@ -50,7 +52,7 @@ def best(
     sweeps: Sequence[Path],
     by: Sequence[str],
     metric: str | None,
-    at: str,
+    at: str | None,
     *,
     write: Path | None = None,
     sweep: str | None = None,
@@ -61,7 +63,8 @@ def best(
 
     Args:
         sweeps: directories of runs.
-        by, metric, at: as in :func:`fsamlab.results.best.chosen`.
+        by, metric, at: as in :func:`fsamlab.results.best.chosen`. Without metric and epoch the objective of a tuning
+            study chooses, so that the choice is the study's own; other sweeps are judged at the last epoch.
         write: the directory for a file of each method; None prints the files.
         sweep: the name of a sweep file of all methods; it needs the methods' files, which are written too.
         num_seeds: seeds of the sweep, none of which has chosen.
@@ -71,6 +74,10 @@ def best(
         ConfigError: no choice is possible, or a file is there already. Nothing was written.
     """
     in_range("--seeds", num_seeds, 1, 100_000)
+    if metric is None and at is None:
+        metric = objective_of(sweeps)
+        at = "best" if metric is not None and metric.startswith(PLACES["best"]) else "last"
+    at = at or "last"
     study = Study(collect(runs_at(list(sweeps))))
     found = methods(chosen(study, by, metric, at), sweeps)
     notes = [line for line in (unfinished(study), _without(study, found)) if line]
@@ -97,6 +104,19 @@ def best(
     else:
         output.show("\n".join(f"# {one.name}.yaml\n{text_of(one, sweeps, at, fresh(study))}" for one in found))
     return 0
+
+
+def objective_of(sweeps: Sequence[Path]) -> str | None:
+    """Return the column that judges the tuning studies of the sweeps, as `best/val/acc1`; None without a study.
+
+    Raises:
+        ConfigError: the studies are judged by different columns.
+    """
+    studies = [study for sweep in sweeps if (study := read_study(sweep)) is not None]
+    columns = sorted({group.metric for study in studies for group in study.groups if group.metric is not None})
+    if len(columns) > 1:
+        raise ConfigError("--metric", None, f"the studies are judged by {' and '.join(columns)}; say which one chooses")
+    return columns[0] if columns else None
 
 
 def methods(choices: Sequence[Chosen], sweeps: Sequence[Path]) -> list[Method]:

@@ -124,8 +124,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="one choice for each value of these keys, as optimizer data.label_noise (default: %(default)s)",
     )
-    one.add_argument("--metric", metavar="val/NAME", help="of the validation data (default: the headline of the task)")
-    one.add_argument("--at", choices=("last", "best"), default="last", help="which epoch (default: %(default)s)")
+    one.add_argument(
+        "--metric",
+        metavar="val/NAME",
+        help="of the validation data (default: what a tuning study was judged by; else the headline of the task)",
+    )
+    one.add_argument(
+        "--at", choices=("last", "best"), help="which epoch (default: that of a tuning study's objective; else last)"
+    )
     one.add_argument(
         "--write",
         nargs="?",
