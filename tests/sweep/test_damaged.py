@@ -17,6 +17,7 @@ from fsamlab.config.identity import run_id
 from fsamlab.config.project import PROJECT_ROOT
 from fsamlab.run import run
 from fsamlab.storage.writing import write_json
+from fsamlab.sweep import plan
 from fsamlab.sweep.launches import write_launch
 from fsamlab.sweep.local import LocalLauncher
 from fsamlab.sweep.plan import JobPlan
@@ -95,13 +96,27 @@ def made(tmp_path_factory):
     return sweep
 
 
+PLANS = {}  # words -> the composed job: no damage changes it, and Hydra takes longer than all else here
+
+
 @pytest.fixture
 def sweep(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "runs" / "sweep")
+    """A copy of the runs, in the same place for each test."""
+    place = made.parent.parent / "at_work"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(made, place / "sweep")
+
+    def composed_once(loader, master, overrides, compose_job=plan.compose_job):
+        words = (str(master.runs_dir), *overrides)
+        if words not in PLANS:
+            PLANS[words] = compose_job(loader, master, overrides)
+        return PLANS[words]
+
+    monkeypatch.setattr(plan, "compose_job", composed_once)
     monkeypatch.setenv("PATH", str(tmp_path))  # no scheduler
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    return tmp_path / "runs" / "sweep"
+    return place / "sweep"
 
 
 def damage(path, how):
