@@ -36,6 +36,12 @@ def under_way(tmp_path, number=1, step=20):
     return found if len(found) >= number else None
 
 
+def preempt(cluster, directory, status):
+    """An urgent job takes the node: USR2, checkpoint, requeue."""
+    node = cluster("squeue", "-h", "-j", status["slurm_job_id"], "-o", "%N").strip()
+    cluster("sbatch", "-p", "urgent", "-w", node, "-c", "8", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
+
+
 def weights(directory):
     return torch.load(directory / "checkpoints" / "last.pt", weights_only=True)["model"]
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from support.cluster_runs import SLURM, arguments, assert_as_undisturbed, fsamlab, runs, under_way
+from support.cluster_runs import SLURM, arguments, assert_as_undisturbed, fsamlab, preempt, runs, under_way
 
 from fsamlab.rundir.reading import read_status
 
@@ -41,12 +41,6 @@ def test_a_sweep_with_failing_jobs(cluster, tmp_path):
     again = cluster.python(*words)
     assert "2 of 4 runs are finished already" in again.stderr
     assert "2 jobs submitted" in again.stderr
-
-
-def preempt(cluster, directory, status):
-    """An urgent job takes the node: USR2, checkpoint, requeue."""
-    node = cluster("squeue", "-h", "-j", status["slurm_job_id"], "-o", "%N").strip()
-    cluster("sbatch", "-p", "urgent", "-w", node, "-c", "8", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 
 
 def operators_requeue(cluster, directory, status):
