@@ -16,7 +16,8 @@ from support.runs import ROOT
 from fsamlab.figures.canvas import look
 from fsamlab.figures.measured import EMA_QUALITY
 from fsamlab.report import figures
-from fsamlab.results.methods import BLUE, GREY, VERMILION, style
+from fsamlab.results.frames import methods_of
+from fsamlab.results.methods import BLUE, GREY, METHODS, VERMILION, style
 
 HALF = 0.1 / 2**0.5  # the standard deviation (n - 1) of two values .1 apart
 
@@ -293,6 +294,18 @@ def test_dots_are_means_with_standard_deviations_in_the_order_of_methods(methods
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SGD", "SAM", "F-SAM"]
     low, high = figure.axes[0].get_ylim()
     assert low > high  # the first on top
+
+
+def test_the_look_of_every_method_can_be_drawn():
+    """Some markers are formulas."""
+    runs = frame(*(one_run(m, s, 0.5 + s / 10) for m in METHODS for s in (0, 1)))
+    assert list(dots(figures.by_method(runs).axes[0])) == [style(m).label for m in methods_of(runs)]
+    names = [*METHODS]
+    for some in (names[start : start + 12] for start in range(0, len(names), 12)):  # a figure of curves has 12 lines
+        of_some = runs[runs["optimizer.name"].isin(some)]
+        figure = figures.curves(rows_of(of_some, test___acc1=[0.2]), of_some, "test/acc1")  # one epoch: a marker
+        figure.draw_without_rendering()
+        assert set(lines(figure.axes[0])) == {style(m).label for m in some}
 
 
 def test_figure_2a_has_a_panel_for_each_base():

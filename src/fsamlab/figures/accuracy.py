@@ -89,7 +89,8 @@ def draw_dots(
     for row in table.to_dict("records"):
         one, bar = style(row[METHOD]), None if np.isnan(row["std"]) else times * row["std"]
         mean, place = times * row["mean"], methods.index(row[METHOD])
-        axes.errorbar(mean, place, xerr=bar, fmt=one.marker, color=one.colour, capsize=2, label=one.label)
+        (dot, *_) = axes.errorbar(mean, place, xerr=bar, color=one.colour, capsize=2, label=one.label)
+        dot.set(linestyle="none", marker=one.marker)  # fmt= does not know the markers that are formulas
         if row["n"] < num_runs[row[METHOD]]:
             beside(axes, mean, place, f"n = {row['n']}")
     axes.xaxis.set_major_locator(MaxNLocator(5))
