@@ -21,7 +21,7 @@ from fsamlab.config.identity import run_id
 from fsamlab.models import build_model
 
 SWEEPS = sorted(str(p.relative_to(ROOT / "sweeps").with_suffix("")) for p in (ROOT / "sweeps").rglob("*.yaml"))
-OWN = ("pilot", "friendliness", "cost")  # the other sweeps of mini/ share runs/mini
+OWN = ("pilot", "friendliness", "cost", "fashion")  # the other sweeps of mini/ share runs/mini
 SHRINK = 8  # of batch sizes, so that an ascent batch keeps its ratio to the descent batch
 NUM_TRAIN, NUM_VAL, NUM_TEST = 144, 16, 16
 STEPS = 2  # the second is the first one in which an EMA is in use

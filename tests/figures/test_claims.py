@@ -29,6 +29,15 @@ def test_each_claim_is_a_point_with_its_interval_and_margin():
     assert intervals[0] == pytest.approx([2 - half, 2 + half], rel=1e-6)
 
 
+def test_small_differences_are_seen_beside_large_ones():
+    small, large = verdict("small", [0.5, 1.0, 1.5]), verdict("large", [49.0, 50.0, 51.0])
+    unknown = verdict("one pair", [3.0], UNDECIDED)  # without an interval
+    (axes,) = figures.claims([unknown, small, large]).axes
+    assert axes.get_xscale() == "symlog"
+    assert axes.get_xlabel() == "fsam − sam, points (logarithmic beyond ±4)"
+    assert figures.claims([unknown, small]).axes[0].get_xscale() == "linear"
+
+
 def test_units_do_not_share_an_axis():
     found = [verdict("gain", [1.0, 2.0]), verdict("cost", [-0.5, 0.1], UNDECIDED, "ms", 0.0, factor=1.02)]
     points, milliseconds = figures.claims(found).axes

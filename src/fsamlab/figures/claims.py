@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from fsamlab.figures.canvas import TWO_COLUMNS, look
 from fsamlab.results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict
 
+WIDE = (
+    20  # margins: beyond that the axis is linear around 0 and logarithmic outside, so that small differences are seen
+)
 ROW, AROUND = 0.19, 0.62  # height of a claim, and of the axis and title of a panel, in inches
 LOOKS = {HOLDS: ("o", "#1b7837"), FAILS: ("X", "#b2182b"), UNDECIDED: ("d", "#6b6b6b")}  # marker, colour
 
@@ -18,7 +22,8 @@ LOOKS = {HOLDS: ("o", "#1b7837"), FAILS: ("X", "#b2182b"), UNDECIDED: ("d", "#6b
 def claims(found: Sequence[Verdict]) -> Figure:
     """Return a figure of verdicts: the mean paired difference of each claim and its interval; a panel for each unit.
 
-    The grey stripe is the margin, inside of which a difference does not matter.
+    The grey stripe is the margin, inside of which a difference does not matter. Where differences are far larger than
+    the margin, the axis is logarithmic outside of four margins.
 
     Args:
         found: the verdicts, from `fsamlab.results.verdicts.verdicts`.
@@ -55,7 +60,12 @@ def _panel(axes: Axes, unit: str, group: Sequence[Verdict]) -> None:
     axes.grid(axis="y", visible=False)
     sides = {_difference(one) for one in group}
     side = sides.pop() if len(sides) == 1 else "left side − right side"
-    axes.set_xlabel(f"{side}, {unit}" if unit not in ("", "-") else side)
+    text, margin = f"{side}, {unit}" if unit not in ("", "-") else side, max(one.claim.margin for one in group)
+    if margin and any(abs(end) > WIDE * margin for one in group for end in one.interval):
+        axes.set_xscale("symlog", linthresh=4 * margin, linscale=1.5)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        text += f" (logarithmic beyond ±{4 * margin:g})"
+    axes.set_xlabel(text)
 
 
 def _difference(one: Verdict) -> str:
