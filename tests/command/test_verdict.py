@@ -63,6 +63,19 @@ def test_json_and_markdown_have_the_same_numbers(verdict):
     )
 
 
+def test_markdown_says_where_the_runs_come_from(verdict):
+    claims = [{"claim": "sam > sgd"}, {"claim": "sam > 75", "see": "[radius](rho.svg)"}]
+    head, _, first, second = verdict("--markdown", claims=claims, see="`mini/headline`")[1].splitlines()
+    assert head.endswith("| verdict | see |")
+    assert first.endswith("| **holds** | `mini/headline` |")
+    assert second.endswith("| [radius](rho.svg) |")
+    alone = verdict("--markdown", claims=claims)[1].splitlines()
+    assert alone[2].endswith("| **holds** |  |")
+    code, _, err = verdict(see=3)
+    assert code == 1
+    assert "see" in err
+
+
 def test_missing_files_are_one_line(verdict, tmp_path, capsys):
     code, _, err = verdict(runs=["results.csv", "absent.csv"])
     assert code == 1

@@ -79,12 +79,16 @@ def _print(found: Sequence[Verdict], interval: str, alpha: float) -> None:
 
 
 def markdown(found: Sequence[Verdict], interval: str) -> str:
-    """Return the verdicts as a table in Markdown."""
+    """Return the verdicts as a table in Markdown; the column `see` is there if a claim has one."""
     head = ["claim", "in words", "n", "mean difference", interval, "> 0", "unit", "verdict"]
+    more = any(one.claim.see for one in found)
     rows = []
     for one in found:
         name, n, mean, between, signs = cells(one)
         words = one.claim.says + (f" ({one.claim.source})" if one.claim.source else "")
         rows.append([f"`{name}`", words, n, mean, between, signs, one.unit, f"**{one.verdict}**"])
+        if more:
+            rows[-1].append(one.claim.see)
+    head = [*head, "see"] if more else head
     table = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)

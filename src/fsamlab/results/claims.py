@@ -21,9 +21,9 @@
       - claim: fsam > sgd
         equal_compute: true   # an error unless both groups made as many gradient passes
 
-A claim compares two groups, or a group and a number. `metric`, `margin`, `where`, `tune`, `over` and `equal_compute` of
-the file hold for each claim that does not have its own; a claim with another metric does not take the margin of the
-file, which has another unit. verdicts.py judges the claims.
+A claim compares two groups, or a group and a number. `metric`, `margin`, `where`, `tune`, `over`, `equal_compute` and
+`see` of the file hold for each claim that does not have its own; a claim with another metric does not take the margin
+of the file, which has another unit. verdicts.py judges the claims.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Claim:
         over: take a statistic over the values of a key instead of the metric; None: the metric.
         says: the claim in words.
         source: who makes the claim.
+        see: where the runs come from and what shows them, in Markdown; the last column of `--markdown`.
         text: the claim as the file has it.
     """
 
@@ -97,6 +98,7 @@ class Claim:
     equal_compute: bool = False
     says: str = ""
     source: str = ""
+    see: str = ""
     text: str = ""
 
 
@@ -119,7 +121,10 @@ class Claims:
     alpha: float
 
 
-SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict, "equal_compute": bool}
+SHARED = {
+    **{"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict, "equal_compute": bool},
+    **{"see": str},
+}
 OF_FILE = {"runs": list, "alpha": NUMBER, "groups": dict, "claims": list, **SHARED}
 OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, "metrics": dict, **SHARED}
 
@@ -194,7 +199,7 @@ def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Ma
             [str(entry.get("name", entry["claim"])), *(f"{key}={plain(value)}" for key, value in chosen.items())]
         )
         tune = tuple(str(key) for key in said.get("tune", []) if over is None or key != over.key)
-        texts = {key: str(entry.get(key, "")) for key in ("says", "source")}
+        texts = {key: str(said.get(key, entry.get(key, ""))) for key in ("says", "source", "see")}
         found.append(
             Claim(
                 **texts,

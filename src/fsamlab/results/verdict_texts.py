@@ -70,6 +70,7 @@ def as_json(one: Verdict) -> dict[str, Any]:
         "where": claim.where,
         "says": claim.says,
         "source": claim.source,
+        "see": claim.see,
         "metric": one.metric,
         "metrics": claim.metrics,
         "unit": one.unit,
