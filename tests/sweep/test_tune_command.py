@@ -52,6 +52,16 @@ def test_grids_of_a_sweep_file_may_have_keys_of_their_own(tmp_path):
     assert {p.config["optimizer"]["lmbda"] for p in plans if p.config["optimizer"]["name"] == "fsam"} <= {0.6, 0.9}
 
 
+def test_words_along_hold_for_keys_that_are_not_searched(tmp_path):
+    along = "+hydra.sweeper.along={optimizer: {fsam: {optimizer.lmbda: 0.6, optimizer.rho: 0.7}}}"
+    plans = checked(tmp_path, "optimizer=sam,fsam", "optimizer.rho=log(0.1,0.5)", along)
+    assert {plan.config["optimizer"]["name"] for plan in plans} == {"sam", "fsam"}
+    for plan in plans:
+        assert 0.1 <= plan.config["optimizer"]["rho"] <= 0.5
+        assert "optimizer.rho=0.7" not in plan.overrides
+        assert plan.config["optimizer"]["lmbda"] == (0.6 if plan.config["optimizer"]["name"] == "fsam" else None)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 
 from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
+from fsamlab.config.along import words_along
 from fsamlab.config.identity import register_resolvers
 from fsamlab.config.project import CONF, check_project, name_to_jobs
 from fsamlab.config.search import check_names
@@ -51,17 +52,34 @@ def composing(words: Iterable[str] = ()) -> Iterator[HydraContext]:
 
 
 def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:
-    """Return the overrides of every job that a sweep file and a command line ask for: those of all :func:`grids_of`.
+    """Return the overrides of every job that a sweep file and a command line ask for.
+
+    The jobs are those of all :func:`grids_of`, with the words that come along with their values (along.py).
 
     Raises:
-        ConfigError: an entry of `grids` is no grid, a list of values is empty, or there are more than MAX_JOBS jobs.
+        ConfigError: an entry of `grids` or `along` is not of its form, a list of values is empty, or there are more
+            than MAX_JOBS jobs.
     """
     grids = grids_of(sweeper, words)
-    jobs = [job for one in grids for job in grid(loader, one)]
+    jobs = [more for one in grids for job in grid(loader, one) for more in with_words_along(loader, sweeper, job)]
     if len(jobs) > MAX_JOBS:
         names = ",".join(sweeper.get("grids") or {})
         raise ConfigError("hydra.sweeper.grids", names, f"gives the sweep more than {MAX_JOBS} jobs")
     return jobs
+
+
+def with_words_along(
+    loader: ConfigLoader, sweeper: Mapping[str, Any], job: list[str], taken: Iterable[str] = ()
+) -> list[list[str]]:
+    """Return a job with the words that come along with its values, or several jobs if these words have several values.
+
+    Args:
+        loader, sweeper: Hydra's loader, and the section hydra.sweeper.
+        job: the words of the job.
+        taken: further keys that have their values already.
+    """
+    more = words_along(loader, sweeper.get("along"), job, tuple(taken))
+    return grid(loader, [*job, *more]) if more else [job]
 
 
 def grids_of(sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class CheckedSweeper(BasicSweeper):
     """Composes and checks all jobs, records the launch, starts the jobs that are not finished, prints the table."""
 
-    def __init__(self, max_batch_size: int | None, params: Any = None, grids: Any = None) -> None:
-        super().__init__(max_batch_size, params)  # `grids` and `params` are read from the composed configuration
+    def __init__(self, max_batch_size: int | None, params: Any = None, grids: Any = None, along: Any = None) -> None:
+        super().__init__(max_batch_size, params)  # all but the first are read from the composed configuration
 
     def plan(self, arguments: list[str], on_first: Callable[[JobPlan], None] | None = None) -> list[JobPlan]:
         """Return the checked jobs that `arguments` and the sweep file ask for (the command line wins).

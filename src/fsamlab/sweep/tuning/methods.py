@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fsamlab.checks import ConfigError
 from fsamlab.config import from_plain
-from fsamlab.config.compose import check_words, grid, grids_of
+from fsamlab.config.compose import check_words, grid, grids_of, with_words_along
 from fsamlab.config.objective import check_validation
 from fsamlab.config.space import Dimension, Value, is_searched
 from fsamlab.sweep.plan import JobPlan, compose_job
@@ -140,7 +140,9 @@ def _parts(loader: ConfigLoader, master: DictConfig, words: list[str]) -> Iterat
             space.append(dimension)
         else:
             fixed.append(str(override.input_line))
-    for job in grid(loader, fixed):
+    names = [dimension.name for dimension in space]
+    jobs = [more for job in grid(loader, fixed) for more in with_words_along(loader, master.hydra.sweeper, job, names)]
+    for job in jobs:
         first = [*job, *seeds[:1]]
         try:
             yield _Part(job, seeds, space, {}, _checked(loader, master, first, space))

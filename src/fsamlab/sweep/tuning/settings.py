@@ -58,7 +58,14 @@ class Settings:
                 allowed.check(PREFIX + name, value)
             found[name.rpartition(".")[2]] = value
         for name in flat:
-            if name not in ALLOWED and name not in ("_target_", "max_batch_size", "params", "grids", "halving"):
+            if name not in ALLOWED and name not in (
+                "_target_",
+                "max_batch_size",
+                "params",
+                "grids",
+                "along",
+                "halving",
+            ):
                 raise ConfigError(PREFIX + str(name), flat[name], f"is no setting; there are {', '.join(ALLOWED)}")
         return cls(**found)
 
