@@ -20,6 +20,7 @@ from fsamlab.sweep.tuning.record import FILE, PRESENCE, Group, Study, Trial, rea
 from fsamlab.terminal.errors import SweepFailed
 
 RHO = "optimizer.rho=log(0.01,0.5)"
+ALONG = "+hydra.sweeper.along={seed: {1: {train.epochs: 3}}}"
 TUNE = ("hydra/sweeper=tune", "hydra.sweeper.trials=2", "hydra.sweeper.parallel=2", "name=tuned")
 
 
@@ -74,6 +75,15 @@ def test_words_along_hold_for_keys_that_are_not_searched(tmp_path):
         (["optimizer=sam", RHO, "force=true"], "force=True: a study does not start over"),
         (["optimizer=sam", RHO, "optimizer.momentum=0.9,0.90"], "is searched twice: leave out one"),
         (["optimizer=sam", "optimizer.roh=log(0.1,1)"], "roh"),
+        ([ALONG, "optimizer=sam", RHO, "seed=0,1"], "along.seed.1=seed: a study trains all"),
+        (
+            [ALONG.replace("seed", "optimizer.rho"), "optimizer=sam", RHO],
+            "along.optimizer.rho.1=optimizer.rho: is searched",
+        ),
+        (
+            [ALONG.replace("3", "'choice(3,4)'").replace("seed: {1", "optimizer: {sam"), "optimizer=sam", RHO],
+            "choice(3,4): is a range to search",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, words, reason):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
@@ -21,11 +21,11 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 
 from fsamlab.config import SCHEMAS, Config, ConfigError, register_schemas
-from fsamlab.config.along import words_along
+from fsamlab.config.along import Entry, entries_of, words_along
 from fsamlab.config.identity import register_resolvers
 from fsamlab.config.project import CONF, check_project, name_to_jobs
 from fsamlab.config.search import check_names
-from fsamlab.config.space import is_searched, spelled
+from fsamlab.config.space import is_searched, word_of
 
 MAX_JOBS = 100_000  # the record of a sweep holds one configuration for each job
 
@@ -61,7 +61,8 @@ def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[st
             than MAX_JOBS jobs.
     """
     grids = grids_of(sweeper, words)
-    jobs = [more for one in grids for job in grid(loader, one) for more in with_words_along(loader, sweeper, job)]
+    along = entries_of(loader, sweeper.get("along"), grids)
+    jobs = [more for one in grids for job in grid(loader, one) for more in with_words_along(loader, along, job)]
     if len(jobs) > MAX_JOBS:
         names = ",".join(sweeper.get("grids") or {})
         raise ConfigError("hydra.sweeper.grids", names, f"gives the sweep more than {MAX_JOBS} jobs")
@@ -69,16 +70,15 @@ def jobs_of(loader: ConfigLoader, sweeper: Mapping[str, Any], words: Iterable[st
 
 
 def with_words_along(
-    loader: ConfigLoader, sweeper: Mapping[str, Any], job: list[str], taken: Iterable[str] = ()
+    loader: ConfigLoader, along: Iterable[Entry], job: list[str], taken: Collection[str] = ()
 ) -> list[list[str]]:
     """Return a job with the words that come along with its values, or several jobs if these words have several values.
 
     Args:
-        loader, sweeper: Hydra's loader, and the section hydra.sweeper.
-        job: the words of the job.
-        taken: further keys that have their values already.
+        loader: Hydra's.
+        along, job, taken: as in :func:`fsamlab.config.along.words_along`.
     """
-    more = words_along(loader, sweeper.get("along"), job, tuple(taken))
+    more = words_along(along, job, taken)
     return grid(loader, [*job, *more]) if more else [job]
 
 
@@ -94,7 +94,7 @@ def grids_of(sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]
         words: the words of the command line.
 
     Raises:
-        ConfigError: an entry of `grids` is no grid.
+        ConfigError: `params` or an entry of `grids` is no grid.
     """
     entries = sweeper.get("grids") or {}
     if not isinstance(entries, Mapping):
@@ -106,12 +106,15 @@ def grids_of(sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]
     chosen = [entry for entry in entries.values() if entry is not None]
     if entries and not chosen:
         raise ConfigError("hydra.sweeper.grids", dict(entries), "leaves no job: every grid is null")
-    words, params = list(words), _as_words(sweeper.get("params"))
+    params = sweeper.get("params")
+    if not isinstance(params, Mapping | None):
+        raise ConfigError("hydra.sweeper.params", params, "must be keys with their values, {optimizer: 'sgd,sam'}")
+    words, params = list(words), _as_words(params)
     return [[*params, *_as_words(entry), *words] for entry in chosen or [None]]
 
 
 def _as_words(params: Mapping[str, Any] | None) -> list[str]:
-    return [spelled(f"{key}={values}") for key, values in (params or {}).items()]
+    return [word_of(key, values) for key, values in (params or {}).items()]
 
 
 def grid(loader: ConfigLoader, words: Iterable[str]) -> list[list[str]]:

@@ -97,6 +97,11 @@ def spelled(word: str) -> str:
     return LOG.sub(r"\1tag(log,interval(\2))", word)
 
 
+def word_of(key: object, value: object) -> str:
+    """Return the word of a command line for a key and a value of a sweep file."""
+    return spelled(f"{key}={'null' if value is None else value}")
+
+
 def is_searched(value: Any) -> bool:
     """Return whether a word's value is an interval, which has no list of values."""
     return isinstance(value, IntervalSweep)

@@ -31,6 +31,7 @@ class SweepFailed(RuntimeError):
     """Some jobs of a sweep did not finish; the table above the message lists them."""
 
 
+SWEEPS = ("hydra.sweeper.params", "hydra.sweeper.grids", "hydra.sweeper.along")  # mappings with keys of the user's
 CLOSED_PIPE = 128 + 13  # the exit code that a shell gives to a program that SIGPIPE has ended
 
 
@@ -204,6 +205,8 @@ def unknown_anywhere(key: str, file: str = "", owner: str = "") -> str:
     if where == "hydra.launcher":
         has = "hydra/launcher=local has num_jobs and threads_per_job; the settings of SLURM need hydra/launcher=slurm"
         return f"{shown(key)}: the chosen launcher has no such setting; {has}"
+    if key.startswith(SWEEPS):
+        return f"{shown(key)}: is not there yet; a new key has a + in front: '+{key}=VALUE'"
     if not where or where.split(".")[0] not in (f.name for f in fields(Config)):
         known = [*(f.name for f in fields(Config)), "experiment", "+sweeps"]
         return unknown_key(key, key, known, "the config")

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fsamlab.checks import ConfigError
 from fsamlab.config import from_plain
+from fsamlab.config.along import SEARCHED, Entry, entries_of, key_of
 from fsamlab.config.compose import check_words, grid, grids_of, with_words_along
 from fsamlab.config.objective import check_validation
 from fsamlab.config.space import Dimension, Value, is_searched
@@ -86,7 +87,9 @@ def methods_of(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -
         ConfigError, Hydra's and OmegaConf's errors: a word, a value or an end of a range cannot be used, nothing is
             searched, or the runs have no validation data.
     """
-    parts = [part for words in grids_of(master.hydra.sweeper, arguments) for part in _parts(loader, master, words)]
+    grids = [_split(loader, words) for words in grids_of(master.hydra.sweeper, arguments)]
+    along = _along(loader, master, grids)
+    parts = [part for one in grids for part in _parts(loader, master, one, along)]
     taken = {dimension.name for part in parts for dimension in part.kept}
     for part in parts:
         for key, error in part.refused.items():
@@ -121,8 +124,16 @@ class _Part:
     plan: JobPlan | None
 
 
-def _parts(loader: ConfigLoader, master: DictConfig, words: list[str]) -> Iterator[_Part]:
-    """Yield the methods of one grid: each combination of its plain lists, apart from the seeds."""
+@dataclass(frozen=True)
+class _Grid:
+    """The words of one grid: the searched keys, the words of the seeds, and the other words."""
+
+    space: list[Dimension]
+    seeds: list[str]
+    fixed: list[str]
+
+
+def _split(loader: ConfigLoader, words: list[str]) -> _Grid:
     check_words(words)
     last: dict[str, Any] = {}  # of several words for a key the last one counts
     for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
@@ -140,8 +151,41 @@ def _parts(loader: ConfigLoader, master: DictConfig, words: list[str]) -> Iterat
             space.append(dimension)
         else:
             fixed.append(str(override.input_line))
-    names = [dimension.name for dimension in space]
-    jobs = [more for job in grid(loader, fixed) for more in with_words_along(loader, master.hydra.sweeper, job, names)]
+    return _Grid(space, seeds, fixed)
+
+
+def _along(loader: ConfigLoader, master: DictConfig, grids: list[_Grid]) -> list[Entry]:
+    """Return the entries of `along`. The seeds and the searched keys are not yet known when words come along.
+
+    Raises:
+        ConfigError: an entry cannot be used in a study.
+    """
+    along = entries_of(
+        loader, master.hydra.sweeper.get("along"), [[*one.fixed, *one.seeds, *_names(one)] for one in grids]
+    )
+    searched, fixed = {name for one in grids for name in _names(one)}, {key_of(w) for one in grids for w in one.fixed}
+    for entry in along:
+        if "seed" in (entry.key, *entry.words):
+            raise ConfigError(
+                entry.name, "seed", "a study trains all trials of a method with the same seeds; give seed=0,1"
+            )
+        if entry.key in searched - fixed:
+            raise ConfigError(entry.name, entry.key, "is searched; words come along with a key that has plain values")
+        for override in OverridesParser.create().parse_overrides(list(entry.words.values())):
+            if Dimension.of(override) is not None:
+                key, _, values = str(override.input_line).partition("=")
+                raise ConfigError(f"{entry.name}.{key}", values, SEARCHED)
+    return along
+
+
+def _names(one: _Grid) -> list[str]:
+    return [dimension.name for dimension in one.space]
+
+
+def _parts(loader: ConfigLoader, master: DictConfig, one: _Grid, along: list[Entry]) -> Iterator[_Part]:
+    """Yield the methods of one grid: each combination of its plain lists, apart from the seeds."""
+    space, seeds = one.space, one.seeds
+    jobs = [more for job in grid(loader, one.fixed) for more in with_words_along(loader, along, job, _names(one))]
     for job in jobs:
         first = [*job, *seeds[:1]]
         try:
