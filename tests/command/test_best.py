@@ -151,8 +151,26 @@ def test_the_objective_of_a_study_chooses_until_another_is_said(tmp_path, quick,
     assert told(capsys, tmp_path / "two")["methods"][0]["column"] == "final/val/loss"
     assert main(["best", str(tmp_path / "one"), str(tmp_path / "two")]) == 1
     said = capsys.readouterr().err
-    assert "the studies are judged by best/val/acc1 and final/val/loss; say which one chooses" in said
+    assert "2 studies: are judged by best/val/acc1 and final/val/loss; say which one chooses: --metric best/" in said
     assert told(capsys, tmp_path / "one", tmp_path / "two", "--metric", "val/acc1")["at"] == "last"
+
+
+def test_runs_of_a_study_are_judged_as_the_study(tmp_path, quick, capsys):
+    for rho, val, best in ((0.05, 0.9, 0.91), (0.1, 0.6, 0.95)):
+        put(tmp_path / "one", "optimizer=sam", f"optimizer.rho={rho}", val=val, best=best)
+    TuningStudy({}, [Group([], [], {}, [2], "", 2, metric="best/val/acc1")]).write(tmp_path / "one")
+    choice = told(capsys, *sorted((tmp_path / "one").glob("sam*")))
+    assert (choice["at"], choice["methods"][0]["setting"]) == ("best", {"optimizer.rho": 0.1})
+
+
+def test_a_metric_may_name_its_epoch(sweep, quick, capsys):
+    put(sweep, "optimizer=sam", "optimizer.rho=0.4", val=0.5, best=0.6)
+    assert told(capsys, sweep, "--metric", "best/val/acc1")["at"] == "best"
+    assert told(capsys, sweep, "--metric", "final/val/acc1", "--at", "last")["at"] == "last"
+    assert main(["best", str(sweep), "--metric", "best/val/acc1"]) == 0
+    assert "at the best epoch" in capsys.readouterr().out
+    assert main(["best", str(sweep), "--metric", "best/val/acc1", "--at", "last"]) == 1
+    assert "--at=last: is not the epoch of --metric best/val/acc1" in capsys.readouterr().err
 
 
 def test_runs_that_have_not_finished_do_not_count(sweep, quick, capsys):

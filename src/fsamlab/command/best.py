@@ -64,7 +64,8 @@ def best(
     Args:
         sweeps: directories of runs.
         by, metric, at: as in :func:`fsamlab.results.best.chosen`. Without metric and epoch the objective of a tuning
-            study chooses, so that the choice is the study's own; other sweeps are judged at the last epoch.
+            study chooses, so that the choice is the study's own, for all runs that are given; without a study, the
+            headline at the last epoch.
         write: the directory for a file of each method; None prints the files.
         sweep: the name of a sweep file of all methods; it needs the methods' files, which are written too.
         num_seeds: seeds of the sweep, none of which has chosen.
@@ -74,11 +75,14 @@ def best(
         ConfigError: no choice is possible, or a file is there already. Nothing was written.
     """
     in_range("--seeds", num_seeds, 1, 100_000)
+    runs = runs_at(list(sweeps))
     if metric is None and at is None:
-        metric = objective_of(sweeps)
-        at = "best" if metric is not None and metric.startswith(PLACES["best"]) else "last"
-    at = at or "last"
-    study = Study(collect(runs_at(list(sweeps))))
+        metric = objective_of(runs)
+    own = next((place for place, prefix in PLACES.items() if metric is not None and metric.startswith(prefix)), None)
+    if own is not None and at not in (None, own):
+        raise ConfigError("--at", at, f"is not the epoch of --metric {metric}; leave one of them away")
+    at = own or at or "last"
+    study = Study(collect(runs))
     found = methods(chosen(study, by, metric, at), sweeps)
     notes = [line for line in (unfinished(study), _without(study, found)) if line]
     files: dict[Path, str] = {}
@@ -106,16 +110,17 @@ def best(
     return 0
 
 
-def objective_of(sweeps: Sequence[Path]) -> str | None:
-    """Return the column that judges the tuning studies of the sweeps, as `best/val/acc1`; None without a study.
+def objective_of(runs: Sequence[Path]) -> str | None:
+    """Return the column that judges the tuning studies of some runs, as `best/val/acc1`; None without a study.
 
     Raises:
         ConfigError: the studies are judged by different columns.
     """
-    studies = [study for sweep in sweeps if (study := read_study(sweep)) is not None]
+    studies = [study for sweep in sorted({run.parent for run in runs}) if (study := read_study(sweep)) is not None]
     columns = sorted({group.metric for study in studies for group in study.groups if group.metric is not None})
     if len(columns) > 1:
-        raise ConfigError("--metric", None, f"the studies are judged by {' and '.join(columns)}; say which one chooses")
+        allowed = f"are judged by {' and '.join(columns)}; say which one chooses: --metric {columns[0]}"
+        raise ConfigError("RUNS", f"{len(studies)} studies", allowed)
     return columns[0] if columns else None
 
 
