@@ -35,6 +35,7 @@ def test_small_differences_are_seen_beside_large_ones():
     (axes,) = figures.claims([unknown, small, large]).axes
     assert axes.get_xscale() == "symlog"
     assert axes.get_xlabel() == "fsam − sam, points (logarithmic beyond ±4)"
+    assert {0, 2, 10, 20, 50} <= {*axes.get_xticks()}  # the large one can be read
     assert figures.claims([unknown, small]).axes[0].get_xscale() == "linear"
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
 from fsamlab.figures.canvas import TWO_COLUMNS, look
 from fsamlab.results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict
 
-WIDE = (
-    20  # margins: beyond that the axis is linear around 0 and logarithmic outside, so that small differences are seen
-)
+WIDE = 20  # margins; where differences are larger, the axis is logarithmic away from 0, so that small ones are seen
 ROW, AROUND = 0.19, 0.62  # height of a claim, and of the axis and title of a panel, in inches
 LOOKS = {HOLDS: ("o", "#1b7837"), FAILS: ("X", "#b2182b"), UNDECIDED: ("d", "#6b6b6b")}  # marker, colour
 
@@ -61,10 +60,14 @@ def _panel(axes: Axes, unit: str, group: Sequence[Verdict]) -> None:
     sides = {_difference(one) for one in group}
     side = sides.pop() if len(sides) == 1 else "left side − right side"
     text, margin = f"{side}, {unit}" if unit not in ("", "-") else side, max(one.claim.margin for one in group)
-    if margin and any(abs(end) > WIDE * margin for one in group for end in one.interval):
-        axes.set_xscale("symlog", linthresh=4 * margin, linscale=1.5)
+    largest = max((abs(end) for one in group for end in one.interval if not isnan(end)), default=0.0)
+    if margin and largest > WIDE * margin:
+        linear = 4 * margin
+        steps = (1, 2, 5) if largest < 100 * linear else (1,)  # of the ticks in each power of ten
+        axes.set_xscale("symlog", linthresh=linear, linscale=1.5)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=steps))
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        text += f" (logarithmic beyond ±{4 * margin:g})"
+        text += f" (logarithmic beyond ±{linear:g})"
     axes.set_xlabel(text)
 
 
