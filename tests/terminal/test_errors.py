@@ -71,6 +71,12 @@ def test_cfg_job_prints_the_composed_config(launch):
     assert "name: sgd" in done.stdout
 
 
+def test_cfg_of_a_sweep_is_one_line(launch):
+    done = launch("-m", "--cfg", "job", "optimizer=sgd,sam")
+    assert done.returncode == 1
+    assert done.stderr == "error: --cfg=job: shows one run: leave out -m. `fsamlab check` shows the jobs of a sweep\n"
+
+
 def test_an_option_that_yaml_reads_as_false_is_one_line(tmp_path):
     from hydra import compose, initialize_config_dir
 

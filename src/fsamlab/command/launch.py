@@ -47,7 +47,11 @@ def enter(main: Callable[[], Any], script: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own message and exits
 
     def checked() -> Any:
-        check_words(get_args_parser().parse_args().overrides)
+        args = get_args_parser().parse_args()
+        if args.multirun and (args.cfg or args.info):
+            allowed = "shows one run: leave out -m. `fsamlab check` shows the jobs of a sweep"
+            raise ConfigError("--cfg" if args.cfg else "--info", args.cfg or args.info, allowed)
+        check_words(args.overrides)
         return main()
 
     # These words only print: a closed pipe may end the program. A training goes on when its output has no reader.
