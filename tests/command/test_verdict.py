@@ -71,6 +71,8 @@ def test_markdown_says_where_the_runs_come_from(verdict):
     assert second.endswith("| [radius](rho.svg) |")
     alone = verdict("--markdown", claims=claims)[1].splitlines()
     assert alone[2].endswith("| **holds** |  |")
+    folded = verdict("--markdown", claims=claims[:1], see="of two | lines\nof YAML\n")[1].splitlines()
+    assert folded[2].endswith("| **holds** | of two \\| lines of YAML |")
     code, _, err = verdict(see=3)
     assert code == 1
     assert "see" in err

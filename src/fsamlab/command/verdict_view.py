@@ -91,4 +91,9 @@ def markdown(found: Sequence[Verdict], interval: str) -> str:
             rows[-1].append(one.claim.see)
     head = [*head, "see"] if more else head
     table = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in table)
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of Markdown, which is one line."""
+    return " ".join(text.split()).replace("|", "\\|")
