@@ -5,7 +5,7 @@ from support.made_frames import frame, one_run
 
 from fsamlab.report import figures
 from fsamlab.results.study import Study
-from fsamlab.results.tuned import tuned, tuned_tables
+from fsamlab.results.tuned import own_radii, tuned, tuned_tables
 
 VAL = {0.1: 0.7, 0.2: 0.9, 0.4: 0.8}  # of SAM; its test accuracy is the reverse, and must not choose
 
@@ -54,6 +54,16 @@ def test_further_seeds_of_the_chosen_radius_enter_the_means_and_not_the_choice()
     sam = lines(tuned(Study(runs(further))))["SAM", "null"]
     assert sam[:2] == ["0.2 (of 3)", "3"]
     assert sam[4].endswith(" 2/2*")  # SGD has no seed 7
+
+
+def test_radii_without_a_column_are_said():
+    assert own_radii(Study(runs())) == []  # several of one method: a column
+    own = frame(
+        *(of_radius(m, s, rho, 0.5, 0.5) for m, rho in (("sgd", 0.0), ("fsam", 0.8), ("sam", 0.4)) for s in (0, 1))
+    )
+    assert own_radii(Study(own)) == ["each method has its own optimizer.rho: sam 0.4, fsam 0.8"]
+    assert own_radii(Study(own.assign(**{"optimizer.rho": 0.2}))) == []
+    assert own_radii(Study(own.assign(status="failed"))) == []
 
 
 def test_a_mean_square_error_chooses_the_lowest():

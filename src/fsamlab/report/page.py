@@ -27,7 +27,7 @@ from fsamlab.results import methods as style
 from fsamlab.results.comparison import Beside
 from fsamlab.results.passes import passes_per_step
 from fsamlab.results.settings import METHOD, values_of
-from fsamlab.results.tuned import tuned_tables
+from fsamlab.results.tuned import own_radii, tuned_tables
 from fsamlab.rundir.record import now
 from fsamlab.storage.writing import write_atomic
 
@@ -87,7 +87,7 @@ def render(gathered: Gathered, title: str, claims: page_claims.Judged | None = N
         claims=claims,
         references=page_references.reference_table(references),
         sources=page_references.sources(references),
-        tied=gathered.study.tie_notes(),
+        tied=[*(f"{line[0].upper()}{line[1:]}." for line in own_radii(gathered.study)), *gathered.study.tie_notes()],
         # of a study only its own table: it may judge at another epoch, or by another metric
         tuned=page_tuning.study_tables(gathered) or tuned_tables(gathered.study),
         conventions=page_notes.convention_notes(gathered),

@@ -17,7 +17,7 @@ from fsamlab.results.collect import collect
 from fsamlab.results.gains import VS_SGD, gain_text, gains_of, reference_words
 from fsamlab.results.settings import in_order, own_n, plain
 from fsamlab.results.study import Study
-from fsamlab.results.tuned import tuned_tables
+from fsamlab.results.tuned import own_radii, tuned_tables
 from fsamlab.rundir.find import current_status, settings_of, why_unfinished
 from fsamlab.rundir.measurements import MEASUREMENTS, latest
 from fsamlab.terminal.tables import Column, table, wrapped
@@ -64,7 +64,7 @@ def print_settings(study: Study, screen: Console) -> None:
     for part in study.finished.by_headline if len(study.finished.runs) else []:
         screen.print(settings_table(part, screen.width))
         gained = reference_words(gains_of(part.settings(), part.headline.at_end))
-        for note in [*gained, *part.tie_notes()]:
+        for note in [*own_radii(part), *gained, *part.tie_notes()]:
             screen.print(wrapped(screen, f"note: {note}", hang=6), soft_wrap=True)
         for found in tuned_tables(part):
             columns = [Column(heading, right=i >= found.num_names) for i, heading in enumerate(found.header)]

@@ -15,6 +15,7 @@ import pandas as pd
 from fsamlab.metrics import Headline
 from fsamlab.results.by_setting import by_setting, places_of
 from fsamlab.results.choice import best_value
+from fsamlab.results.frames import methods_of
 from fsamlab.results.gains import VS_SGD, gain_text, gains_of, reference_words
 from fsamlab.results.methods import label
 from fsamlab.results.settings import METHOD, in_order, numbers, own_n, plain, values_of
@@ -51,6 +52,21 @@ def is_tuned(study: Study, key: str = RHO) -> bool:
         return False
     validated = numbers(done[study.headline.chosen_at_end]).notna()
     return bool(values_of(done[validated], key).groupby(done[METHOD]).nunique().gt(1).any())
+
+
+def own_radii(study: Study) -> list[str]:
+    """Return a line with the radius of each method, where each has one and methods have different ones.
+
+    Such a radius has no column: it is a part of the method.
+    """
+    done = study.finished.distinct.known
+    if done.runs.empty or RHO not in done.runs or RHO in done.keys:
+        return []
+    runs = done.runs[numbers(done.runs[RHO]) > 0]
+    radii = {method: runs.loc[runs[METHOD] == method, RHO].iloc[0] for method in methods_of(runs)}
+    if len(set(radii.values())) < 2:
+        return []
+    return [f"each method has its own {RHO}: {', '.join(f'{name} {plain(rho)}' for name, rho in radii.items())}"]
 
 
 def tuned_tables(study: Study) -> list[TunedTable]:
