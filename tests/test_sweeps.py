@@ -166,6 +166,20 @@ def test_the_radii_of_the_quickstart_are_those_that_validation_chose():
         assert means[method].idxmax() == along[method]["optimizer.rho"]
 
 
+@pytest.mark.long
+def test_the_committed_runs_are_those_of_the_sweeps():
+    def setting(run):
+        return re.sub(r"-s\d+-", "-", run)
+
+    ours = {setting(run_id(config)) for sweep in SWEEPS if sweep.startswith("mini/") for config in settings(sweep)}
+    trained = set()
+    for path in (ROOT / "docs" / "verdicts").glob("*.csv"):
+        found = {setting(run) for run in pd.read_csv(path)["run_id"]}
+        assert found <= ours, path
+        trained |= found
+    assert ours == trained  # no sweep is left untrained
+
+
 @pytest.mark.parametrize(
     "recipe", long_but(["cifar100_fsam"], ["cifar10_fsam", "cifar100_fsam", "cifar100_sam_full_ema"])
 )

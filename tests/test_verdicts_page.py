@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 
 import pandas as pd
+import pytest
 from support.runs import ROOT
 
 from fsamlab.command.main import main
@@ -31,6 +33,21 @@ def test_the_headline_of_the_readme_is_that_of_the_claims(capsys):
     )
     assert said
     assert [int(one) for one in said.groups()] == [len(found), *counts.values()]
+
+
+def test_every_link_of_the_page_leads_to_a_file():
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE)
+    assert {f"verdicts/{path.name}" for path in CLAIMS.parent.glob("*.svg")} <= set(links)  # no picture without a place
+    for link in links:
+        assert link.startswith("http") or (CLAIMS.parent.parent / link).exists(), link
+
+
+@pytest.mark.long
+def test_the_pictures_are_made_from_the_committed_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pictures.py", str(tmp_path)])
+    runpy.run_path(str(CLAIMS.parent / "pictures.py"), run_name="__main__")
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn | {"claims.svg"} == {path.name for path in CLAIMS.parent.glob("*.svg")}
 
 
 def test_the_committed_runs_are_finished_and_small():

@@ -27,7 +27,9 @@ def grid(words: list[str]) -> list[list[str]]:
 def jobs(sweep: str) -> list[list[str]]:
     sweeper = yaml.safe_load(text(sweep))["hydra"]["sweeper"]
     grids = sweeper.get("grids", {"": {}}).values()
-    found = [job for one in grids for job in grid([f"{k}={v}" for k, v in {**sweeper["params"], **one}.items()])]
+    found = [
+        job for one in grids for job in grid([f"{k}={v}" for k, v in {**sweeper.get("params", {}), **one}.items()])
+    ]
     along = {f"{k}={v}": words for k, by_value in sweeper.get("along", {}).items() for v, words in by_value.items()}
     return [[*job, *(f"{k}={v}" for word in job for k, v in along.get(word, {}).items())] for job in found]
 
