@@ -103,7 +103,7 @@ def test_a_job_with_several_runs_is_preempted_after_one_of_them_was_killed(clust
 
 def test_the_time_limit(cluster, tmp_path):
     """slurmctld sends USR2 up to a minute early: here within half a minute of the start."""
-    words = ("optimizer=fsam", "seed=0,1", "train.epochs=1000", "train.checkpoint_every_steps=100")
+    words = ("optimizer=fsam", "seed=0,1", "train.epochs=600", "train.checkpoint_every_steps=100")
     limit = ("timeout_min=1", "signal_delay_s=45", "max_num_timeout=100")
     launcher = cluster.start(*arguments(tmp_path, *words, *(f"hydra.launcher.{word}" for word in limit)))
     output, _ = launcher.communicate(timeout=900)
