@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 
@@ -10,23 +9,28 @@ import pandas as pd
 import pytest
 from support.runs import ROOT
 
-from fsamlab.command.main import main
+from fsamlab.command.verdict_view import markdown
+from fsamlab.results.claims import read_claims
+from fsamlab.results.verdicts import FAILS, HOLDS, UNDECIDED, verdicts
 
 CLAIMS = ROOT / "docs" / "verdicts" / "claims.yaml"
 PAGE = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_that_of_the_command(capsys):
-    assert main(["verdict", str(CLAIMS), "--markdown"]) in (0, 3, 4)
-    table = capsys.readouterr().out.strip()
+@pytest.fixture(scope="module")
+def judged():
+    return verdicts(read_claims(CLAIMS))
+
+
+def test_the_table_is_that_of_the_command(judged):
+    table = markdown(judged, "95 % interval")
     assert table.count("\n") > 10
     assert table in PAGE
 
 
-def test_the_headline_of_the_readme_is_that_of_the_claims(capsys):
-    main(["verdict", str(CLAIMS), "--json"])
-    found = [one["verdict"] for one in json.loads(capsys.readouterr().out)["claims"]]
-    counts = {word: found.count(word) for word in ("holds", "does not hold", "undecided")}
+def test_the_headline_of_the_readme_is_that_of_the_claims(judged):
+    found = [one.verdict for one in judged]
+    counts = {word: found.count(word) for word in (HOLDS, FAILS, UNDECIDED)}
     said = re.search(
         r"Of (\d+) claims (\d+) hold, (\d+) do(?:es)? not, and (\d+) (?:are|is) undecided",
         " ".join((ROOT / "README.md").read_text(encoding="utf-8").split()),
