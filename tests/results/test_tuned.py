@@ -1,5 +1,6 @@
 """Each method at the radius that validation data choose."""
 
+import pandas as pd
 import pytest
 from support.made_frames import frame, one_run
 
@@ -64,6 +65,10 @@ def test_radii_without_a_column_are_said():
     assert own_radii(Study(own)) == ["each method has its own optimizer.rho: sam 0.4, fsam 0.8"]
     assert own_radii(Study(own.assign(**{"optimizer.rho": 0.2}))) == []
     assert own_radii(Study(own.assign(status="failed"))) == []
+    noisy = own.assign(
+        **{"optimizer.rho": 2 * own["optimizer.rho"], "data.batch_size": 128, "directory": own["directory"] + "b"}
+    )
+    assert own_radii(Study(pd.concat([own, noisy], ignore_index=True))) == []  # sam .4 and .8, with the batch size
 
 
 def test_a_mean_square_error_chooses_the_lowest():

@@ -63,6 +63,8 @@ def own_radii(study: Study) -> list[str]:
     if done.runs.empty or RHO not in done.runs or RHO in done.keys:
         return []
     runs = done.runs[numbers(done.runs[RHO]) > 0]
+    if runs.groupby(METHOD)[RHO].nunique().gt(1).any():  # a radius for each data set: a note says what changes together
+        return []
     radii = {method: runs.loc[runs[METHOD] == method, RHO].iloc[0] for method in methods_of(runs)}
     if len(set(radii.values())) < 2:
         return []
