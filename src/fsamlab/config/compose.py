@@ -78,8 +78,7 @@ def with_words_along(
         loader: Hydra's.
         along, job, taken: as in :func:`fsamlab.config.along.words_along`.
     """
-    more = words_along(along, job, taken)
-    return grid(loader, [*job, *more]) if more else [job]
+    return [[*job, *words] for words in grid(loader, words_along(along, job, taken))]
 
 
 def grids_of(sweeper: Mapping[str, Any], words: Iterable[str]) -> list[list[str]]:

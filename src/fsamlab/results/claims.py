@@ -121,10 +121,7 @@ class Claims:
     alpha: float
 
 
-SHARED = {
-    **{"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict, "equal_compute": bool},
-    **{"see": str},
-}
+SHARED = {"metric": str, "margin": NUMBER, "where": dict, "tune": list, "over": dict, "equal_compute": bool, "see": str}
 OF_FILE = {"runs": list, "alpha": NUMBER, "groups": dict, "claims": list, **SHARED}
 OF_CLAIM = {"claim": str, "name": str, "says": str, "source": str, "for_each": dict, "metrics": dict, **SHARED}
 
@@ -199,7 +196,7 @@ def _written_out(path: Path, place: str, shared: Where, entry: Where, groups: Ma
             [str(entry.get("name", entry["claim"])), *(f"{key}={plain(value)}" for key, value in chosen.items())]
         )
         tune = tuple(str(key) for key in said.get("tune", []) if over is None or key != over.key)
-        texts = {key: str(said.get(key, entry.get(key, ""))) for key in ("says", "source", "see")}
+        texts = {key: str({**entry, **said}.get(key, "")) for key in ("says", "source", "see")}
         found.append(
             Claim(
                 **texts,

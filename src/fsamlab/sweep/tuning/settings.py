@@ -9,6 +9,7 @@ from typing import Any
 from fsamlab.checks import COUNT, Choice, ConfigError, Number, check_type
 
 PREFIX = "hydra.sweeper."
+OF_SWEEPS = ("_target_", "max_batch_size", "params", "grids", "along", "halving")  # of any sweep, judged elsewhere
 ALLOWED: dict[str, tuple[Any, Number | Choice | None]] = {  # setting: type, allowed values
     "trials": (int, Number(1, 100_000)),
     "parallel": (int, Number(1, 10_000)),
@@ -58,14 +59,7 @@ class Settings:
                 allowed.check(PREFIX + name, value)
             found[name.rpartition(".")[2]] = value
         for name in flat:
-            if name not in ALLOWED and name not in (
-                "_target_",
-                "max_batch_size",
-                "params",
-                "grids",
-                "along",
-                "halving",
-            ):
+            if name not in ALLOWED and name not in OF_SWEEPS:
                 raise ConfigError(PREFIX + str(name), flat[name], f"is no setting; there are {', '.join(ALLOWED)}")
         return cls(**found)
 
